@@ -1,0 +1,59 @@
+PYTHON ?= python3
+DATA ?= elpv
+OUT ?= demo_out
+
+BIN := .venv/bin
+READY := .venv/ready
+# nbdev-test runs one notebook a core: with more than one torch thread each they would fight over the cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-gpu docs readme bench clean
+
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(BIN)/python -c '' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "Python 3.11 or newer is needed, and $(PYTHON) is not that: make PYTHON=/path/to/python3.11"; exit 1; }; \
+	  echo "==> making .venv (the first time takes minutes and about 7 GB)"; \
+	  $(PYTHON) -m venv --clear .venv; }
+	@echo "==> installing the tested set into .venv"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## from data to a report: make demo DATA=elpv OUT=demo_out
+	@echo "==> tl-demo $(DATA) --out $(OUT)"
+	@$(BIN)/tl-demo $(DATA) --out $(OUT)
+
+test: $(READY)  ## all that must hold before a change goes in
+	@echo "==> notebooks are clean, and tl_nbdev/ is what they export"
+	@$(BIN)/python tools/check.py
+	@echo "==> README.md is what nbs/index.ipynb makes"
+	@$(BIN)/python tools/readme.py --check
+	@echo "==> nbdev-test: the notebooks run"
+	@$(ONE_THREAD) $(BIN)/nbdev-test $(NBDEV_TEST)
+	@echo "==> pytest: what a notebook cannot hold"
+	@$(BIN)/python -m pytest -q $(PYTEST)
+
+test-gpu: $(READY)  ## the same, with what needs a GPU
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then $(MAKE) test NBDEV_TEST='--flags cuda' PYTEST="-m 'not slow and not hub'"; \
+	else echo "==> no GPU here: nothing to test beyond make test"; fi
+
+docs: $(READY)  ## build the site in _docs, with Quarto where it is installed
+	@echo "==> building the site in _docs"
+	@$(BIN)/python tools/docs.py
+
+readme: $(READY)  ## make README.md from nbs/index.ipynb
+	@echo "==> README.md from nbs/index.ipynb"
+	@$(BIN)/python tools/readme.py
+
+bench: $(READY)  ## measure against others, side by side
+	@echo "==> benchmarks"
+	@$(BIN)/python -m benchmarks.run
+
+clean:  ## remove what make made, except .venv
+	@echo "==> removing _docs, _proc, demo_out and build leftovers"
+	@rm -rf _docs _proc demo_out build dist *.egg-info nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis

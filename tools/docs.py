@@ -1,0 +1,62 @@
+"Build the site in _docs: with Quarto where it is installed, else with smalldocs. A broken link or a path of this machine fails."
+import re, shutil, subprocess, sys
+from pathlib import Path
+from urllib.parse import unquote
+from nbdev.config import get_config, nbpath2html
+from nbdev.doclinks import NbdevLookup
+from nbdev.quarto import nbdev_docs, nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+cfg = get_config(Path(__file__).parent)
+root, nbs, site = cfg.config_path, cfg.nbs_path, cfg.doc_path
+
+# Without a repository address in pyproject.toml, nbdev's [source] links lead nowhere.
+# Module level, so that the processes that proc_nbs spawns, which import this file, have it too.
+if not cfg.git_url: NbdevLookup.code = lambda self, sym: None
+
+def edit(file, *subs):
+    "Apply `(pattern, replacement)` pairs to a text file"
+    text = file.read_text(encoding='utf-8')
+    for pat, repl in subs: text = re.sub(pat, repl, text, flags=re.M)
+    file.write_text(text, encoding='utf-8')
+
+def as_quarto_names(proc):
+    "Give processed notebooks, and links to them, the page names that Quarto gives: 00_core.ipynb is core.html"
+    new = {p: nbpath2html(p).with_suffix('.ipynb') for p in proc.rglob('*.ipynb')}
+    if len({*new.values()}) < len(new): sys.exit('two notebooks would be one page: ' + ', '.join(sorted(p.name for p in new)))
+    for old, name in new.items(): old.rename(name)
+    number = r'\d+[a-zA-Z0-9]*_(?=[\w.-]+\.ipynb)'
+    for p in new.values(): edit(p, (r'^ *"output-file: .*\n', ''), (rf'(\]\(|\]: |href=\\?["\'])([^\s)"\']*/)?{number}', r'\1\2'))
+    for p in proc.glob('*.yml'): edit(p, (rf'(?<![\w.-]){number}', ''))
+
+def smalldocs():
+    "Build with smalldocs"
+    refresh_quarto_yml()
+    nbdev_sidebar.__wrapped__(path=nbs)
+    proc = proc_nbs(nbs)
+    as_quarto_names(proc)
+    # Markdown copies of the pages are Quarto's alone.
+    edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''))
+    edit(proc/'nbdev.yml', (r'^format-links:\n(?: .*\n)*', ''))
+    for verb in 'check', 'render':
+        if subprocess.run([sys.executable, '-m', 'smalldocs.cli', verb, proc]).returncode: sys.exit('the site is not built: see above')
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(proc/site.name, site)
+
+def faults():
+    "Broken links, and paths of this machine, in the site"
+    link = re.compile(r'<[^<>]*?\s(?:href|src)="(?![a-z][a-z+.-]*:|//|#|\?|")([^"#?]+)')
+    for page in site.rglob('*.html'):
+        for href in link.findall(page.read_text(encoding='utf-8')):
+            if not ((site if href[0] == '/' else page.parent)/unquote(href).lstrip('/')).exists(): yield f'{page.relative_to(site)}: broken link {href}'
+    for f in site.rglob('*'):
+        if f.suffix in ('.html', '.json', '.md', '.txt', '.xml'):
+            text = f.read_text(encoding='utf-8')
+            yield from (f'{f.relative_to(site)}: has a path of this machine, {d}' for d in {str(root), sys.prefix, f'{Path.home()}/'} if d in text)
+
+if __name__ == '__main__':
+    quarto = shutil.which('quarto')
+    print('with', 'Quarto' if quarto else 'smalldocs, as Quarto is not installed')
+    shutil.rmtree(root/'_proc', ignore_errors=True)
+    (nbdev_docs.__wrapped__ if quarto else smalldocs)()
+    sys.exit('\n'.join(faults()) or 0)
