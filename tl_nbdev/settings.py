@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TransferError', 'Settings', 'settings', 'device', 'whole', 'locked', 'remembered', 'progress']
 
-# %% ../nbs/api/00_settings.ipynb #fd9f1157
-import hashlib, json, os, shutil, sys, uuid
+# %% ../nbs/api/00_settings.ipynb #edbc2b4c
+import json, os, shutil, sys, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path

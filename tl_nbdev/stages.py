@@ -99,12 +99,14 @@ def _cut(net):
         return [*([f'{body}.{n}' for n in o] for o in _cut(net.get_submodule(body))), [f'{head}.{n}' for n, _ in net.get_submodule(head).named_parameters()]]
     return _children_cut(net)
 
-# %% ../nbs/api/02_stages.ipynb #a4d766cf
-def _name(params):
-    "What the names of a stage's parameters have in common, else the first and the last of them"
+# %% ../nbs/api/02_stages.ipynb #40853e95
+def _name(params, others):
+    "The part of the network that a stage's parameters share and no other stage has, else the first and the last of such parts"
     parts = [n.split('.')[:-1] or [n] for n in params]
-    if common := os.path.commonprefix(parts): return '.'.join(common)
-    tops = list(dict.fromkeys('.'.join(p[:2]) for p in parts))
+    common = os.path.commonprefix(parts)
+    alone = '.'.join(common)
+    if common and not any(n.startswith(alone + '.') for n in others): return alone
+    tops = list(dict.fromkeys('.'.join(p[:len(common) + 1]) for p in parts))
     return tops[0] if len(tops) == 1 else f'{tops[0]} … {tops[-1]}'
 
 def stages(
@@ -118,7 +120,7 @@ def stages(
     deepest = {}
     for n, p in everyone.items(): deepest[p] = max(deepest.get(p, 0), depth.get(n, 0))
     groups = [{n: p for n, p in unique.items() if deepest[p] == d} for d in range(len(cut))]
-    return Stages(Stage(_name(g), d, g) for d, g in enumerate(g for g in groups if g))
+    return Stages(Stage(_name(g, unique.keys() - g.keys()), d, g) for d, g in enumerate(g for g in groups if g))
 
 # %% ../nbs/api/02_stages.ipynb #3337cfa8
 def resting(
