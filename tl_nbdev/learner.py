@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rest', 'Arithmetic', 'seeded', 'transfer_learner', 'FeatureRows', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #18e844f7
+# %% ../nbs/api/20_learner.ipynb #39ebf7dd
 import random, time
 from contextlib import contextmanager
 import numpy as np
@@ -21,6 +21,7 @@ from .heads import *
 from .strategy import *
 from .metrics import *
 from .tasks import *
+from .saved import *
 from fastai.basics import Adam, BCEWithLogitsLossFlat, Callback, CrossEntropyLossFlat, DataLoaders, Learner, accuracy, accuracy_multi, patch, trainable_params
 from fastai.callback.fp16 import MixedPrecision
 import fastai.callback.schedule
@@ -190,6 +191,9 @@ def evaluate(self:Learner,
     probs = head_probs(self.model.head, feats, task.multi)
     self.model.to(d)
     return Result(task.metric, task.targets(part), probs, task.vocab, part, list(map(str, rows.item)), rows.group.to_numpy() if 'group' in rows else None)
+
+# %% ../nbs/api/20_learner.ipynb #33a815a4
+Learner.save_transfer = save_transfer
 
 # %% ../nbs/api/20_learner.ipynb #87ac70ee
 @patch

@@ -13,6 +13,9 @@ from pathlib import Path
 from fastcore.xtras import Config
 from filelock import FileLock
 
+# %% ../nbs/api/00_settings.ipynb #df1c97c9
+warnings.filterwarnings('ignore', message=r'`torch\.jit\.', category=FutureWarning)
+
 # %% ../nbs/api/00_settings.ipynb #bfdc1826
 class TransferError(Exception): "What is wrong, where, and what to do next, in one line"
 
