@@ -1,6 +1,7 @@
 PYTHON ?= python3
 DATA ?= elpv
 OUT ?= demo_out
+ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -24,8 +25,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## from data to a report: make demo DATA=elpv OUT=demo_out
-	@echo "==> tl-demo $(DATA) --out $(OUT)"
-	@$(BIN)/tl-demo $(DATA) --out $(OUT)
+	@echo "==> tl-demo $(DATA) --out $(OUT) $(ARGS)"
+	@$(BIN)/tl-demo "$(DATA)" --out "$(OUT)" $(ARGS)
 
 test: $(READY)  ## all that must hold before a change goes in
 	@echo "==> notebooks are clean, and tl_nbdev/ is what they export"

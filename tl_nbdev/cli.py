@@ -11,24 +11,38 @@ from pathlib import Path
 from fastcore.script import anno_parser
 from .settings import *
 
-# %% ../nbs/api/50_cli.ipynb #1d4583c5
+# %% ../nbs/api/50_cli.ipynb #be7bc6f0
+def _check_targets(args):
+    "Refuse before the work, not after it, what would lose something"
+    if args.get('json') or args.get('out'):
+        from tl_nbdev.keep import check_target
+        out = args.get('out')
+        check_target(Path(out)/'model' if out and 'strategies' in args else out, args.get('json'))
+
+def _one_line(text): return str(text).replace('\n', '\\n')
+
 def command(f):
     "Make a function a shell command: docments become its `--help`, a `TransferError` one line"
-    parser = anno_parser(f)
+    parser = anno_parser(f, pos=['data'] if 'data' in inspect.signature(f).parameters else None)
     parser.prog = f.__name__.replace('_', '-')
     def main(argv=None):
         args = vars(parser.parse_args(argv))
         debug = args.get('debug', False)
+        for o in (sys.stdout, sys.stderr): # a file's name may be no UTF-8
+            if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
         args.pop('pdb', None); args.pop('xtra', None)
         many = [args.pop(n) for n, o in inspect.signature(f).parameters.items() if o.kind is o.VAR_POSITIONAL and n in args]
         first = [args.pop('folder')] if many else []
-        try: f(*first, *(many[0] if many else []), **args); return 0
+        try:
+            _check_targets(args)
+            f(*first, *(many[0] if many else []), **args)
+            return 0
         except KeyboardInterrupt: print(f'{parser.prog}: interrupted', file=sys.stderr); return 130
         except BrokenPipeError: return 0
         except Exception as e:
             if debug: raise
             text = str(e) if isinstance(e, TransferError) else f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no message"} (--debug shows where)'
-            print(f'{parser.prog}: {text}', file=sys.stderr)
+            print(f'{parser.prog}: {_one_line(text)}', file=sys.stderr)
             return 1
     main.__doc__, main.__name__, main.function = f.__doc__, f.__name__, f
     return main
@@ -100,7 +114,7 @@ def tl_audit(
     found = _task(data, label, group, file, delim, limit, seed).audit()
     _out(found.as_dict(), json, found)
 
-# %% ../nbs/api/50_cli.ipynb #ad008499
+# %% ../nbs/api/50_cli.ipynb #107624f2
 def _report(task, result, extra):
     "What a run's JSON holds"
     return dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n_train=task.n('train'), n_valid=task.n('valid'), n_test=task.n('test'),
@@ -132,14 +146,14 @@ def tl_train(
     from tl_nbdev import strategy as s
     how = s.strategy(strategy)
     task = _task(data, label, group, file, delim, limit, seed, metric)
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.learner import transfer_learner, watched
     from tl_nbdev.keep import versions
     print(task)
     for note in task.notes: print(f'  note: {note}')
     learn = transfer_learner(task, model, head, weights, augment=augment, fit=fit, seed=seed, size=size)
     print(learn.plan(how, epochs))
     start = time.perf_counter()
-    _train(learn, how, epochs)
+    with watched(learn): learn.transfer(how, epochs)
     result = learn.evaluate()
     seconds = time.perf_counter() - start
     print(result)
@@ -149,13 +163,7 @@ def tl_train(
                  seconds=round(seconds, 2), seed=seed, arithmetic=f'{learn.mode.precision} {learn.mode.layout}', versions=versions(), out=out)
     _out(_report(task, result, extra), json)
 
-def _train(learn, how, epochs):
-    "Train with fastai's table where somebody watches, and without in a log"
-    if sys.stderr.isatty(): learn.transfer(how, epochs)
-    else:
-        with learn.no_bar(): learn.transfer(how, epochs)
-
-# %% ../nbs/api/50_cli.ipynb #989c537d
+# %% ../nbs/api/50_cli.ipynb #13540f8d
 @command
 def tl_eval(
     folder:str, # of a saved model
@@ -196,7 +204,7 @@ def tl_predict(
     wanted = [o for f in files for o in (image_files(f)[0] if Path(f).is_dir() else [Path(f)])]
     if not wanted: raise TransferError(f'{files[0]}: no image files in it')
     rows = load_transfer(folder).predict(wanted)
-    for r in rows: print(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\tnot read: {r["error"]}')
+    for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\tnot read: {r["error"]}'))
     _out(rows, json)
     if all('error' in r for r in rows): raise TransferError('none of the files could be read as an image')
 

@@ -16,7 +16,7 @@ from .tasks import *
 from .learner import *
 from fastai.basics import Learner
 
-# %% ../nbs/api/21_compare.ipynb #80706732
+# %% ../nbs/api/21_compare.ipynb #f66f5758
 @dataclass
 class Run:
     "One strategy carried out on one task"
@@ -60,7 +60,7 @@ def compare(
     runs = Comparison()
     for how in map(strategy, strategies):
         learn, start = transfer_learner(task, model, seed=seed, **kwargs), time.perf_counter()
-        with learn.no_bar() if hasattr(learn, 'no_bar') else learn.no_logging(), learn.no_logging(): learn.transfer(how, epochs)
+        with watched(learn): learn.transfer(how, epochs)
         runs.append(Run(how, learn, learn.evaluate('valid'), learn.evaluate(), time.perf_counter() - start))
         if tell: tell(runs[-1])
         gc.collect()

@@ -6,8 +6,9 @@
 __all__ = ['image_files', 'ImageTask', 'read_table', 'from_dataset', 'audit', 'TakeAt', 'OpenImage', 'AugmentImage',
            'SquareImage', 'dls']
 
-# %% ../nbs/api/11_images.ipynb #770f65b4
+# %% ../nbs/api/11_images.ipynb #adf31dee
 import hashlib, os
+from io import BytesIO, StringIO
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def _from_folders(root):
         raise TransferError(f'{root}: {why}: put the images of each class in a folder of its own, or use a CSV with a column of files and one of labels')
     return (df if parted else df.drop(columns='part')), skipped
 
-# %% ../nbs/api/11_images.ipynb #a91a937b
+# %% ../nbs/api/11_images.ipynb #4584920c
 class ImageTask(Task):
     "Photos with labels, split into train, valid and test"
     @classmethod
@@ -129,10 +130,10 @@ class ImageTask(Task):
         "A task from one of the package's samples, with its licence and citation"
         folder, info = sample(name), sample_info(name)
         said = dict(name=name, licence=info.licence, cite=info.cite)
-        if 'label' in kwargs: return cls.from_csv(folder/'labels.csv', **{**said, **kwargs})
+        if kwargs.keys() & {'label', 'group', 'file', 'delim', 'part'}: return cls.from_csv(folder/'labels.csv', **{**said, **kwargs})
         return cls.from_folder(folder, **{**said, **kwargs})
 
-# %% ../nbs/api/11_images.ipynb #a9360ac8
+# %% ../nbs/api/11_images.ipynb #d132f0b3
 def _carve_valid(rows, valid, seed):
     "A given split without a valid part: some of train becomes valid"
     train = rows[rows.part == 'train']
@@ -143,10 +144,14 @@ def read_table(
 ) -> pd.DataFrame: # of strings; raises `TransferError` if it can't be read
     "Read a CSV as it is written: every value a string, empty ones missing"
     if not Path(path).is_file(): raise TransferError(f'{path}: no such file')
-    for encoding in ('utf-8-sig', 'latin-1'):
-        try: df = pd.read_csv(path, dtype=str, encoding=encoding, sep=None, engine='python', skipinitialspace=True); break
-        except UnicodeDecodeError: continue
-        except Exception as e: raise TransferError(f'{path}: not a table that can be read ({str(e)[:120]})') from e
+    data = Path(path).read_bytes()
+    try: text = data.decode('utf-8-sig')
+    except UnicodeDecodeError: text = data.decode('latin-1')
+    first = text.lstrip().partition('\n')[0]
+    sep = max(',;\t|', key=first.count) # the first of equals: a single column has no separator
+    try: df = pd.read_csv(StringIO(text), dtype=str, sep=sep, skipinitialspace=True, keep_default_na=False, na_values=['']) # a class may well be called "None"
+    except pd.errors.EmptyDataError: df = pd.DataFrame()
+    except Exception as e: raise TransferError(f'{path}: not a table that can be read ({str(e).strip()[:120]})') from e
     if not len(df): raise TransferError(f'{path}: no rows in it')
     return df
 
@@ -155,16 +160,15 @@ def _file_column(df, path):
         if (v := df[c].dropna()).size and Path(str(v.iloc[0])).suffix.lower() in image_types: return c
     raise TransferError(f'{path}: no column holds names of image files; its columns are {", ".join(map(str, df.columns))}')
 
-# %% ../nbs/api/11_images.ipynb #00a5b4a0
+# %% ../nbs/api/11_images.ipynb #2a91e289
 def _write_images(rows, column, to):
-    import io
     files = []
     for o in rows:
         im = o[column]
         data, kind = (im['bytes'], '.png') if isinstance(im, dict) and im.get('bytes') else (None, '.png')
         if isinstance(im, dict) and data is None: files.append(im['path']); continue
         if data is None:
-            f = io.BytesIO()
+            f = BytesIO()
             (im if isinstance(im, Image.Image) else Image.fromarray(np.asarray(im))).save(f, 'PNG')
             data = f.getvalue()
         file = to/f'{hashlib.blake2b(data, digest_size=12).hexdigest()}{kind}'

@@ -6,7 +6,8 @@
 __all__ = ['metrics', 'check_metric', 'interval', 'Result', 'paired_interval', 'per_class', 'confusion', 'calibration',
            'most_wrong', 'Picture', 'plot_confusion', 'plot_most_wrong']
 
-# %% ../nbs/api/09_metrics.ipynb #952e60a8
+# %% ../nbs/api/09_metrics.ipynb #a518bc1c
+import textwrap
 from dataclasses import dataclass, field
 from io import BytesIO
 import numpy as np
@@ -134,7 +135,7 @@ def most_wrong(
     wrong = [i for i in np.argsort(given) if r.predicted[i] != r.targets[i]][:n]
     return Table(dict(item=r.items[i], label=r.classes[r.targets[i]], predicted=r.classes[r.predicted[i]], probability=round(float(r.probs[i].max()), 3)) for i in wrong)
 
-# %% ../nbs/api/09_metrics.ipynb #2b1e9277
+# %% ../nbs/api/09_metrics.ipynb #6e04b9a6
 class Picture(Figure):
     "A matplotlib figure that shows itself in a notebook without pyplot"
     def __init__(self, w, h): super().__init__(figsize=(w, h), layout='constrained'); FigureCanvasAgg(self) # inches
@@ -173,5 +174,5 @@ def plot_most_wrong(
         ax.imshow(open_image(row['item'], 256), cmap='gray')
         ax.set_title(f'{row["label"]}\ntaken for {row["predicted"]}\n({row["probability"]:.2f})', fontsize=8)
         ax.axis('off')
-    if caption: fig.supxlabel(caption, fontsize=7)
+    if caption: fig.supxlabel(textwrap.fill(caption, 30*cols), fontsize=6.5)
     return fig

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from .settings import *
 
-# %% ../nbs/api/04_pixels.ipynb #b0471c89
+# %% ../nbs/api/04_pixels.ipynb #64ca7d48
 image_types = {'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.jfif', '.avif'}
 
 def _eight_bits(im):
@@ -28,23 +28,28 @@ def _eight_bits(im):
         elif high <= 1: a = a*255
     return Image.fromarray(a.clip(0, 255).astype(np.uint8))
 
+def _upright(im):
+    "As the camera was held, where the picture says so in a way that can be understood"
+    try: return ImageOps.exif_transpose(im)
+    except Exception: return im # the pixels are fine, only the note about them isn't
+
 def open_image(
     file, # path, or an open binary file
     least=None # pixels: a JPEG whose shorter side is much longer may be decoded smaller than it is, which is faster
 ) -> Image.Image: # mode `L` or `RGB`, upright; raises `TransferError` with the reason
     "Open an image file of any kind: upright, first frame, 8 bits, on white where it is transparent"
     try:
-        with warnings.catch_warnings(), Image.open(file) as im:
-            warnings.simplefilter('ignore')
+        if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file): raise TransferError('not a file: a folder, a pipe or a device')
+        with Image.open(file) as im:
             if im.width*im.height > (most := settings().max_pixels):
                 raise TransferError(f'{im.width}x{im.height} pixels are more than {most:,} (tl_max_pixels)')
             if least: im.draft(None, (least, least))
             im.load()
+            im = _upright(im)
             if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im = _eight_bits(im)
-            if im.mode == 'P': im = im.convert('RGBA' if 'transparency' in im.info else 'RGB')
+            if im.mode in ('1', 'L', 'P', 'RGB') and 'transparency' in im.info: im = im.convert('RGBA')
             if im.mode in ('LA', 'PA', 'La', 'RGBa'): im = im.convert('RGBA')
             if im.mode == 'RGBA': im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-            im = ImageOps.exif_transpose(im)
             return im if im.mode == 'L' else im.convert('L' if im.mode == '1' else 'RGB')
     except TransferError: raise
     except Image.DecompressionBombError as e: raise TransferError(f'more pixels than tl_max_pixels allows ({e})') from e
@@ -56,8 +61,9 @@ def open_image(
 
 def _is_empty(file): return isinstance(file, (str, Path)) and os.path.isfile(file) and os.path.getsize(file) == 0
 
-# %% ../nbs/api/04_pixels.ipynb #c3f84cfc
+# %% ../nbs/api/04_pixels.ipynb #09fc25e8
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings('ignore', module='PIL')
 
 # %% ../nbs/api/04_pixels.ipynb #67018e10
 _filters = dict(nearest=Image.NEAREST, bilinear=Image.BILINEAR, bicubic=Image.BICUBIC, lanczos=Image.LANCZOS)
@@ -113,7 +119,7 @@ def augmented(
         if (turn := rng.integers(4)): im = im.transpose((Image.ROTATE_90, Image.ROTATE_180, Image.ROTATE_270)[turn - 1])
     return im
 
-# %% ../nbs/api/04_pixels.ipynb #de8438d2
+# %% ../nbs/api/04_pixels.ipynb #4a2e869f
 def _look(file):
     try:
         data = Path(file).read_bytes() if os.path.isfile(file) else b''
@@ -123,7 +129,7 @@ def _look(file):
     except OSError as e: return dict(why='no permission to read it' if isinstance(e, PermissionError) else str(e))
 
 def _state(file):
-    try: st = os.stat(file); return [st.st_size, st.st_mtime_ns]
+    try: st = os.stat(file); return [st.st_size, st.st_mtime_ns, st.st_ctime_ns] # the last also changes with permissions
     except OSError: return None
 
 def scan(
@@ -132,7 +138,7 @@ def scan(
     "Open every file once; unreadable ones say why"
     files = [os.path.abspath(f) for f in files]
     if not files: return []
-    key = hashlib.blake2b(f'{os.path.commonpath(files)} {settings().max_pixels}'.encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(f'{os.path.commonpath(files)} {settings().max_pixels}'.encode(errors='surrogateescape'), digest_size=8).hexdigest()
     book = settings().cache/'scans'/f'{key}.json'
     known = json.loads(book.read_text()) if book.exists() else {}
     states = [_state(f) for f in files]

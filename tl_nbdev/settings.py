@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TransferError', 'Settings', 'settings', 'device', 'whole', 'locked', 'remembered', 'progress']
 
-# %% ../nbs/api/00_settings.ipynb #edbc2b4c
+# %% ../nbs/api/00_settings.ipynb #8d7f6071
 import json, os, shutil, sys, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from fastcore.xtras import Config
 from filelock import FileLock
@@ -36,15 +37,20 @@ class Settings:
     max_pixels: int  # an image with more pixels is skipped, not decoded
     source: dict = field(repr=False)   # setting → where its value came from
 
-# %% ../nbs/api/00_settings.ipynb #3911b3fd
-def _ini(folder):
-    "The nearest `settings.ini` at or above `folder` that is ours; one without a `tl_` key belongs to another project"
-    for d in (folder, *folder.parents):
-        if (d/'settings.ini').is_file():
-            cfg = Config(d, 'settings.ini', save=False)
-            if any(k.startswith('tl_') for k in cfg.d): return cfg
+# %% ../nbs/api/00_settings.ipynb #5d09de5e
+@lru_cache
+def _parsed(folder, changed): return dict(Config(folder, 'settings.ini', save=False).d) # once for each state of the file: this is asked for every image
 
-# %% ../nbs/api/00_settings.ipynb #f95136dd
+def _ini(folder):
+    "What the nearest `settings.ini` at or above `folder` that is ours says; one without a `tl_` key belongs to another project"
+    for d in (folder, *folder.parents):
+        try: changed = os.stat(d/'settings.ini').st_mtime_ns
+        except OSError: continue
+        said = _parsed(d, changed)
+        if any(k.startswith('tl_') for k in said): return said
+    return {}
+
+# %% ../nbs/api/00_settings.ipynb #2451bdcf
 def _number(k, v, where):
     if not v.isdecimal(): raise TransferError(f'{where}: tl_{k} is "{v}", not a whole number: write digits only')
     return int(v)
@@ -53,10 +59,10 @@ def settings(
     folder=None # where the search for `settings.ini` begins; default the current folder
 ) -> Settings: # raises `TransferError` for a value that is none of the allowed ones
     "Read the settings as they are now"
-    cfg, got, source = _ini(Path(folder or Path.cwd()).absolute()), {}, {}
+    ini, got, source = _ini(Path(folder or Path.cwd()).absolute()), {}, {}
     for k, default in _defaults.items():
         got[k], source[k] = default, 'default'
-        if cfg and f'tl_{k}' in cfg: got[k], source[k] = cfg[f'tl_{k}'].strip(), cfg.config_file.name
+        if f'tl_{k}' in ini: got[k], source[k] = ini[f'tl_{k}'].strip(), 'settings.ini'
         if (v := os.environ.get(f'TL_{k.upper()}')) is not None: got[k], source[k] = v.strip(), f'environment variable TL_{k.upper()}'
         if k in _choices and got[k] not in _choices[k]:
             raise TransferError(f'{source[k]}: tl_{k} is "{got[k]}": use one of {", ".join(_choices[k])}')
@@ -75,7 +81,7 @@ def device(): # raises `TransferError` if the settings name a device which is no
     if not here[want]: raise TransferError(f'{s.source["device"]}: no {want} device here: set tl_device to auto or cpu')
     return torch.device(want)
 
-# %% ../nbs/api/00_settings.ipynb #a938750c
+# %% ../nbs/api/00_settings.ipynb #34e2f79f
 def _flush(path):
     for f in [path, *path.rglob('*')] if path.is_dir() else [path]:
         fd = os.open(f, os.O_RDONLY)
@@ -84,15 +90,16 @@ def _flush(path):
 
 @contextmanager
 def whole(
-    path # file or folder to make; one that exists is replaced
+    path # file or folder to make; one that exists is replaced, but never a folder by a file
 ):
     "A temporary neighbour of `path` that becomes `path` if the block ends well, and is gone if not"
-    path = Path(path)
+    path = Path(path).resolve() # a link stays a link, to what is made
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp, old = (path.parent/f'.{path.name}.{uuid.uuid4().hex[:8]}.{o}' for o in ('new', 'old'))
     try:
         yield tmp
         _flush(tmp)
+        if path.is_dir() and not tmp.is_dir(): raise TransferError(f'{path}: a folder, which a file must not replace: name a file')
         if path.is_dir(): path.rename(old)
         tmp.replace(path)
     finally:
@@ -122,9 +129,9 @@ def remembered(
     with locked(path), whole(path) as tmp: tmp.write_text(json.dumps({**read(), key: value}, indent=1))
     return value
 
-# %% ../nbs/api/00_settings.ipynb #39b15859
+# %% ../nbs/api/00_settings.ipynb #b7e6b947
 def progress(
-    it, # what to go through
+    it, # what to go through, or `None` for a bar that is moved by its `update`
     about, # one or two words
     total=None # number of items, if `it` has no length
 ):

@@ -38,7 +38,7 @@ def split_parts(
                 got += size[mine[left]]
     return np.array([parts.get(u, 'train') for u in df.unit], dtype=object)
 
-# %% ../nbs/api/10_tasks.ipynb #c0e12c09
+# %% ../nbs/api/10_tasks.ipynb #90b6c208
 class Task:
     "Labelled items in three parts; knows nothing of models"
     def __init__(self,
@@ -72,8 +72,9 @@ class Task:
         return df[lacks.map(len) == 0].reset_index(drop=True)
 
     def _check(self):
-        if not len(self.df): raise TransferError(f'{self.name}: nothing to learn from, no item is left' + (f'; the first that was skipped: {self.skipped[0][0]} ({self.skipped[0][1]})' if self.skipped else ''))
-        if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart: add images of another class')
+        also = f'; {len(self.skipped)} left out, the first {self.skipped[0][0]} ({self.skipped[0][1]})' if self.skipped else ''
+        if not len(self.df): raise TransferError(f'{self.name}: nothing to learn from, no item is left{also}')
+        if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart{also}: add items of another class')
         for c, n in self.sizes().items():
             if n < 3: self.notes.append(f'class "{c}" has {n} item{"s" if n > 1 else ""}: a split into train, valid and test needs at least 3, so it is not in every part')
 
@@ -101,7 +102,7 @@ class Task:
     def __repr__(self):
         return f'{self.name}: {len(self.df):,} items of {len(self.vocab)} classes; train {self.n("train"):,}, valid {self.n("valid"):,}, test {self.n("test"):,}' + (f'; {len(self.skipped)} skipped' if self.skipped else '')
 
-# %% ../nbs/api/10_tasks.ipynb #85126df4
+# %% ../nbs/api/10_tasks.ipynb #06382f16
 def _tidy(label, delim):
     if delim: return sorted({o.strip() for o in str(label).split(delim) if o.strip()})
     return str(label).strip()
@@ -114,6 +115,7 @@ def prepared(
     delim=None # separates the labels of an item that has several
 ) -> tuple: # the table as `Task` wants it, what was skipped, and whether the split was given
     "Clean a table of items and split it"
+    if limit is not None and limit < 1: raise TransferError(f'limit={limit}: use 1 or more')
     df, skipped = df.copy(), []
     missing = df.label.isna() | df.label.map(lambda o: str(o).strip().lower() in ('', 'nan'))
     if delim: missing = df.label.isna()
@@ -126,9 +128,9 @@ def prepared(
         share = rank.groupby(label).rank()/label.groupby(label).transform('size')
         df = df.loc[share.sort_values(kind='stable').index[:limit].sort_values()]
     given = 'part' in df and df.part.notna().all()
-    if not given and len(df):
+    if not given:
         unit = df.group if 'group' in df else df.hash if 'hash' in df else df.item
-        df['part'] = split_parts(df.label.map(str), unit.to_list(), valid, test, seed)
+        df = df.assign(part=split_parts(df.label.map(str), unit.to_list(), valid, test, seed) if len(df) else [])
     return df, skipped, given
 
 # %% ../nbs/api/10_tasks.ipynb #5fe9d09d

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['Pretrained', 'Pooled', 'headless', 'pretrained', 'body', 'models']
 
-# %% ../nbs/api/03_zoo.ipynb #8f2ed5a8
-import copy, difflib, json, re
-from collections import OrderedDict
+# %% ../nbs/api/03_zoo.ipynb #3788ca1a
+import copy, difflib, json, re, socket
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 import torch
 from torch import nn
 from .settings import *
@@ -143,7 +145,7 @@ _wheels = {p.name: p for p in [
     _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, _mean, _std, 'bilinear', 1235496, read=_read_squeezenet),
     _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic', 22056192, read=_read_vit)]}
 
-# %% ../nbs/api/03_zoo.ipynb #942fac08
+# %% ../nbs/api/03_zoo.ipynb #f364f6f2
 def _timm_pretrained(name):
     import timm
     cfg = timm.get_pretrained_cfg(name)
@@ -165,8 +167,9 @@ def _folder_pretrained(folder):
     else: raise TransferError(f'{folder}: neither config.json (timm\'s hub format) nor transfer.json (saved by this package) in it')
     if file == 'transfer.json': return Pretrained(**{**d['pretrained'], 'source': 'folder', 'mean': tuple(d['pretrained']['mean']), 'std': tuple(d['pretrained']['std']), 'where': folder})
     if 'architecture' not in d: raise TransferError(f'{folder}/config.json names no "architecture": it isn\'t in timm\'s hub format')
-    cfg = d.get('pretrained_cfg', d)
-    return Pretrained(d['architecture'], 'timm', 'folder', cfg.get('license') or 'not stated', cfg.get('input_size', (3, 224, 224))[-1],
+    import timm
+    cfg, library = d.get('pretrained_cfg', d), 'timm' if timm.is_model(d['architecture'].split('.')[0]) else 'torchvision'
+    return Pretrained(d['architecture'], d.get('library', library), 'folder', cfg.get('license') or 'not stated', cfg.get('input_size', (3, 224, 224))[-1],
                       tuple(cfg.get('mean', _mean)), tuple(cfg.get('std', _std)), cfg.get('interpolation', 'bicubic'), None, folder)
 
 # %% ../nbs/api/03_zoo.ipynb #a3853e32
@@ -191,22 +194,44 @@ def pretrained(
     if source == 'random': changes |= dict(source='random', licence='none: random weights')
     return replace(found, **changes)
 
-# %% ../nbs/api/03_zoo.ipynb #414cf6e5
-def _unreachable(p, e):
-    return TransferError(f'"{p.name}": its weights could not be had from the model hub ({type(e).__name__}). '
+# %% ../nbs/api/03_zoo.ipynb #ad5cf6dd
+def _unreachable(p, why):
+    return TransferError(f'"{p.name}": its weights could not be had from the model hub ({why}). '
                          f'These need none: {", ".join(_wheels)}; or pass a folder with config.json and model.safetensors')
 
-def _hub_net(p):
-    if settings().offline: raise _unreachable(p, TransferError())
-    try:
-        if p.library == 'timm': return _new_timm_pretrained(p)
-        import torchvision
-        return torchvision.models.get_model(p.name, weights='DEFAULT')
-    except (OSError, RuntimeError) as e: raise _unreachable(p, e) from e
+def _hub_url(p):
+    if p.library == 'timm':
+        from huggingface_hub import constants
+        return constants.ENDPOINT
+    import torchvision
+    return torchvision.models.get_model_weights(p.name).DEFAULT.url
 
-def _new_timm_pretrained(p):
-    import timm
-    return timm.create_model(p.name, pretrained=True, **_sized(p))
+def _reachable(url):
+    "Asked first, because the hub's own client tries for a minute, and says so a dozen times"
+    if getproxies().get('https'): return True
+    try: socket.create_connection((urlsplit(url).hostname, urlsplit(url).port or 443), timeout=5).close(); return True
+    except OSError: return False
+
+@contextmanager
+def _from_cache(only):
+    "Keep the hub's client from asking the network for what is in its cache"
+    from huggingface_hub import constants
+    was, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, only or constants.HF_HUB_OFFLINE
+    try: yield
+    finally: constants.HF_HUB_OFFLINE = was
+
+def _hub_net(p):
+    offline = settings().offline
+    online, kept = not offline and _reachable(_hub_url(p)), _here(p) == 'yes'
+    if not online and not kept: raise _unreachable(p, 'tl_offline is yes, and they are not in the hub\'s cache' if offline else 'it cannot be reached')
+    try:
+        with _from_cache(only=not online):
+            if p.library == 'timm':
+                import timm
+                return timm.create_model(p.name, pretrained=True, **_sized(p))
+            import torchvision
+            return torchvision.models.get_model(p.name, weights='DEFAULT')
+    except (OSError, RuntimeError) as e: raise _unreachable(p, type(e).__name__) from e
 
 def _sized(p):
     "A timm transformer is told the size of its images, for its position embeddings; a convolutional network takes any"
