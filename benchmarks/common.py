@@ -1,6 +1,7 @@
 "What the benchmarks share: a fresh process for each measurement, seconds and memory of a block, and records that say what they depend on"
-import json, os, platform, re, shutil, subprocess, sys, tempfile, threading, time
+import hashlib, json, os, platform, re, shutil, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -75,13 +76,30 @@ def machine() -> dict:
                 cpu_capability=torch.backends.cpu.get_cpu_capability(), memory_gib=round(os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30),
                 device=torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type, system=f'{platform.system()} {platform.machine()}')
 
+def code() -> str:
+    "A short hash of the package's source: its version doesn't change with every change"
+    return hashlib.blake2b(b''.join(f.read_bytes() for f in sorted((root/'tl_nbdev').glob('*.py'))), digest_size=6).hexdigest()
+
 def work():
     "What a fresh process does: carry out one job, and write what it returns"
     bench, job, args, out = sys.argv[1:]
-    from importlib import import_module
     load = os.getloadavg()[0]
     with Meter() as m: found = getattr(import_module(f'benchmarks.{bench}'), job)(**json.loads(args))
-    write_json(out, dict(found=found, process=dict(**m.record(), rss_peak_mib=memory('VmHWM')), load_before=round(load, 2), machine=machine(), versions=versions(), date=now()))
+    process = dict(**m.record(), cpu_seconds=round(sum(os.times()[:4]), 1), rss_peak_mib=memory('VmHWM'))
+    write_json(out, dict(found=found, process=process, load_before=round(load, 2), machine=machine(), versions=versions(), code=code(), date=now()))
+
+def fresh_process(
+    bench, # a module of this package
+    job, # a function of it, which returns what JSON can hold
+    **args # for the function
+) -> dict: # what it returned as `found`, seconds, memory, and what they depend on
+    "Carry out a job in a fresh Python process"
+    with tempfile.TemporaryDirectory() as d:
+        out = Path(d)/'out.json'
+        cmd = [sys.executable, '-c', 'from benchmarks.common import work; work()', bench, job, json.dumps(args), out]
+        got = subprocess.run(cmd, cwd=root, capture_output=True, text=True)
+        if got.returncode: raise SystemExit(f'{bench} {job} {args} failed:\n{got.stderr[-3000:]}')
+        return json.loads(out.read_text())
 
 class Records:
     "The measurements of one benchmark: each in a file of its own, so that a run which was cut off goes on where it was"
@@ -90,25 +108,21 @@ class Records:
         again=False, # measure anew what is there already
         folder=None # default `results`
     ):
-        self.bench, self.again, self.folder, self.here = bench, again, Path(folder or results), dict(machine=machine(), versions=versions())
+        self.bench, self.again, self.folder, self.here = bench, again, Path(folder or results), dict(machine=machine(), versions=versions(), code=code())
 
     def measure(self,
-        job, # a function of that module, which returns what JSON can hold
+        job, # a function of that module
         repeat=1, # its number
+        ours=True, # does it depend on the package's code?
         **args # for the function; they name the file too
-    ) -> dict: # with `found`: what the function returned
-        "One measurement, in a fresh process; or from its file, if it was taken on this machine with these versions"
+    ) -> dict: # see `fresh_process`
+        "One measurement; from its file, if it was taken on this machine with these versions and this code"
         name = '-'.join([job, *(f'{k}={v}' for k, v in args.items() if v is not None), f'repeat={repeat}'])
         file = self.folder/self.bench/f'{name}.json'
         if file.exists() and not self.again:
             known = json.loads(file.read_text())
-            if all(known[k] == v for k, v in self.here.items()): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
-        with tempfile.TemporaryDirectory() as d:
-            out = Path(d)/'out.json'
-            cmd = [sys.executable, '-c', 'from benchmarks.common import work; work()', self.bench, job, json.dumps(args), out]
-            got = subprocess.run(cmd, cwd=root, capture_output=True, text=True)
-            if got.returncode: raise SystemExit(f'{self.bench} {name} failed:\n{got.stderr[-3000:]}')
-            known = dict(job=job, repeat=repeat, arguments=args, **json.loads(out.read_text()))
+            if all(known[k] == v for k, v in self.here.items() if ours or k != 'code'): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
+        known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, **args))
         write_json(file, known)
         print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)
         return known
@@ -123,7 +137,7 @@ class Records:
     ):
         "The record of the whole run"
         dates = sorted(o['date'] for o in measurements)
-        single = [{k: o[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'date')} for o in measurements]
+        single = [{k: o[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} for o in measurements]
         write_json(self.folder/f'{self.bench}.json', dict(**record, reached=reached, table=table, remarks=remarks, arguments=arguments, **self.here, date=dates[-1], begun=dates[0], measurements=single))
 
 

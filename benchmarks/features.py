@@ -4,7 +4,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, fresh_cache, goal, interval, settings
+from .common import Laps, Records, fresh_cache, fresh_process, goal, interval, settings
 
 model = 'tf_efficientnet_lite0'
 quick = dict(splits=[1], limit=100, epochs=1)
@@ -51,7 +51,7 @@ def fastai(split, limit, epochs, tuned=False, num_workers=None):
     top = os.path.commonpath(task.df.item.to_list())
     rows = task.df.assign(item=[o.relative_to(top) for o in task.df.item], valid=task.df.part == 'valid')
     test = rows.part == 'test'
-    said, seen = [], set()
+    seen = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         set_seed(split)
@@ -69,7 +69,7 @@ def fastai(split, limit, epochs, tuned=False, num_workers=None):
         said = sorted({str(o.message) for o in caught if 'autocast' in str(o.message)})
     assert list(dls.vocab) == task.vocab
     return dict(accuracy=metrics['accuracy'](task.targets('test'), probs.numpy()), seconds=round(sum(laps.values()), 3), laps=laps, n_test=task.n('test'),
-                arithmetic=' and '.join(sorted(seen)), warnings=said, num_workers=dls.num_workers)
+                arithmetic=' and '.join(sorted(seen)), warnings=said, num_workers=dls.train.fake_l.num_workers)
 
 def _layout(o):
     import torch
@@ -83,7 +83,7 @@ def fastai_tuned(**args): return fastai(tuned=True, **args)
 
 def _best_workers(records, limit):
     "Processes that read images for the tuned peer: what is fastest on split 0, which is not reported"
-    runs = [records.measure('fastai_tuned', split=0, limit=min(limit or 512, 512), epochs=1, num_workers=n) for n in sorted({0, 1, os.cpu_count()})]
+    runs = [records.measure('fastai_tuned', ours=False, split=0, limit=min(limit or 512, 512), epochs=1, num_workers=n) for n in sorted({0, 1, os.cpu_count()})]
     return min(runs, key=lambda o: o['found']['seconds'])['arguments']['num_workers'], runs
 
 def _spread(values, show): # of one peer, a value a split
@@ -92,12 +92,12 @@ def _spread(values, show): # of one peer, a value a split
 
 def _remarks(got, splits, epochs, workers):
     "What a reader of the table must know"
-    said = [f'Mean over {len(splits)} random splits of the same images, with its 95 % interval (t). Test parts overlap between splits, so intervals for new images are wider.']
+    said = [f'Mean over random splits {", ".join(map(str, splits))} of the same images, with its 95 % interval (t). Test parts overlap between splits, so intervals for new images are wider.']
     if 'ours' in got: said.append('ours: the clock runs from the list of folders to the predictions; it includes looking at every file once (hash, can it be read), and the cache of features is empty.')
     if 'fastai_default' in got: said.append(f'fastai_default: `vision_learner`, frozen, `fit_one_cycle({epochs})`, `Resize(224)`, all else as fastai sets it; the split is made before the clock starts.')
     if 'fastai_tuned' in got:
         run = got['fastai_tuned'][splits[0]][0]['found']
-        said.append(f'fastai_tuned: also `train_bn=False`, `BnFreeze`, `to_bf16().to_channelslast()`, {workers} workers, the fastest on split 0.')
+        said.append(f'fastai_tuned: also `train_bn=False`, `BnFreeze`, `to_bf16().to_channelslast()`, and `num_workers={workers}`, the fastest on split 0.')
         if run['warnings']: said.append(f'`to_bf16()` changes nothing here: fastai enters `autocast("cuda")` on every device; torch says "{run["warnings"][0]}", and the last convolution puts out {run["arithmetic"]}.')
     return said
 
@@ -113,14 +113,14 @@ def bench(
 ):
     "Feature extraction on ELPV beside fastai's vision_learner: seconds and accuracy of the whole job"
     records = Records('features', again, out)
-    records.measure('ready')
+    fresh_process('features', 'ready')
     workers, runs = _best_workers(records, limit) if 'fastai_tuned' in peers else (None, [])
     args = dict(ours={}, fastai_default=dict(epochs=epochs), fastai_tuned=dict(epochs=epochs, num_workers=workers))
     got = {p: {s: [] for s in splits} for p in peers}
     for repeat in range(1, repeats + 1):
         for s in splits: # split by split, so that a change of the machine's speed meets all peers
             for p in peers:
-                runs.append(records.measure(p, repeat, split=s, limit=limit, **args[p]))
+                runs.append(records.measure(p, repeat, p == 'ours', split=s, limit=limit, **args[p]))
                 got[p][s].append(runs[-1])
     accuracy = {p: [100*mean(o['found']['accuracy'] for o in got[p][s]) for s in splits] for p in peers}
     seconds = {p: [median(o['found']['seconds'] for o in got[p][s]) for s in splits] for p in peers}

@@ -7,7 +7,7 @@ import numpy as np
 from fastcore.script import call_parse
 from PIL import Image
 from scipy import stats
-from .common import Meter, Records, fresh_cache, goal, settings
+from .common import Meter, Records, fresh_cache, fresh_process, goal, settings
 
 model, size = 'squeezenet1_1', 96
 quick = dict(sizes=[100, 200, 400], repeats=1)
@@ -81,7 +81,7 @@ def bench(
 ):
     "Seconds and memory of cached features as images become more; needs Linux, whose /proc tells the memory"
     records, runs = Records('scaling', again, out), []
-    records.measure('ready')
+    fresh_process('scaling', 'ready')
     shutil.rmtree(_folder(), ignore_errors=True)
     try:
         cut_cells(max(sizes))

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastcore.script import anno_parser
 from .settings import *
 
-# %% ../nbs/api/50_cli.ipynb #be7bc6f0
+# %% ../nbs/api/50_cli.ipynb #e54ca2c3
 def _check_targets(args):
     "Refuse before the work, not after it, what would lose something"
     if args.get('json') or args.get('out'):
@@ -25,6 +25,7 @@ def command(f):
     "Make a function a shell command: docments become its `--help`, a `TransferError` one line"
     parser = anno_parser(f, pos=['data'] if 'data' in inspect.signature(f).parameters else None)
     parser.prog = f.__name__.replace('_', '-')
+    parser.error = lambda why: parser.exit(2, f'{parser.prog}: {why} (see {parser.prog} --help)\n')
     def main(argv=None):
         args = vars(parser.parse_args(argv))
         debug = args.get('debug', False)
@@ -77,12 +78,12 @@ def tl_samples(
     found = samples()
     _out(found, json, sample(fetch) if fetch else found)
 
-# %% ../nbs/api/50_cli.ipynb #4fc28285
-def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None):
+# %% ../nbs/api/50_cli.ipynb #33a7f9a4
+def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True):
     "The task that DATA names"
     from tl_nbdev.samples import sample, sample_info
     from tl_nbdev.images import ImageTask
-    common = dict(limit=limit, seed=seed, metric=metric)
+    common = dict(limit=limit, seed=seed, metric=metric, learn=learn)
     table = {k: v for k, v in dict(label=label, group=group, file=file, delim=delim).items() if v}
     path = Path(data).expanduser()
     if (info := sample_info(data)) and not path.exists():
@@ -163,7 +164,7 @@ def tl_train(
                  seconds=round(seconds, 2), seed=seed, arithmetic=f'{learn.mode.precision} {learn.mode.layout}', versions=versions(), out=out)
     _out(_report(task, result, extra), json)
 
-# %% ../nbs/api/50_cli.ipynb #13540f8d
+# %% ../nbs/api/50_cli.ipynb #ecd4b383
 @command
 def tl_eval(
     folder:str, # of a saved model
@@ -179,7 +180,7 @@ def tl_eval(
     "How a saved model does on other labelled images"
     from tl_nbdev.saved import evaluate_saved, load_transfer
     model, start = load_transfer(folder), time.perf_counter()
-    task = _task(data, label, group, file, delim, limit)
+    task = _task(data, label, group, file, delim, limit, learn=False)
     result, lacks = evaluate_saved(model, task)
     last, info = (model.info['transfers'] or [{}])[-1], model.info
     for c, n in lacks.items(): print(f'  {n} items of class "{c}", which the model does not know, are left out')

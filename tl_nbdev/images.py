@@ -61,7 +61,7 @@ def _from_folders(root):
         raise TransferError(f'{root}: {why}: put the images of each class in a folder of its own, or use a CSV with a column of files and one of labels')
     return (df if parted else df.drop(columns='part')), skipped
 
-# %% ../nbs/api/11_images.ipynb #4584920c
+# %% ../nbs/api/11_images.ipynb #a021c604
 class ImageTask(Task):
     "Photos with labels, split into train, valid and test"
     @classmethod
@@ -78,6 +78,7 @@ class ImageTask(Task):
         delim=None, # separates several labels of one image, such as `;`
         metric=None, # default `accuracy`, or `f1` with several labels
         name='', licence='', cite='', # of the data, for the report
+        learn=True, # `False` for data that are only to be judged on: all of it is test
         skipped=() # `[(file, reason)]` known before
     ) -> 'ImageTask': # raises `TransferError` for a missing column, no image, or one class
         "A task from a table of files and labels"
@@ -94,9 +95,9 @@ class ImageTask(Task):
         skipped = list(skipped) + [(f, o['why']) for f, o in zip(rows.item, looked) if 'why' in o]
         rows = rows.assign(hash=[o.get('hash') for o in looked], px=[min(o.get('size', [0])) for o in looked])
         rows = rows[rows.hash.notna()]
-        if 'part' in rows and not (rows.part == 'valid').any(): rows = _carve_valid(rows, valid, seed)
+        if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = _carve_valid(rows, valid, seed)
         rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim)
-        return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given)
+        return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given, learn=learn)
 
     @classmethod
     def from_folder(cls,
@@ -133,7 +134,7 @@ class ImageTask(Task):
         if kwargs.keys() & {'label', 'group', 'file', 'delim', 'part'}: return cls.from_csv(folder/'labels.csv', **{**said, **kwargs})
         return cls.from_folder(folder, **{**said, **kwargs})
 
-# %% ../nbs/api/11_images.ipynb #d132f0b3
+# %% ../nbs/api/11_images.ipynb #0402aaab
 def _carve_valid(rows, valid, seed):
     "A given split without a valid part: some of train becomes valid"
     train = rows[rows.part == 'train']
@@ -145,7 +146,7 @@ def read_table(
     "Read a CSV as it is written: every value a string, empty ones missing"
     if not Path(path).is_file(): raise TransferError(f'{path}: no such file')
     data = Path(path).read_bytes()
-    try: text = data.decode('utf-8-sig')
+    try: text = data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except UnicodeDecodeError: text = data.decode('latin-1')
     first = text.lstrip().partition('\n')[0]
     sep = max(',;\t|', key=first.count) # the first of equals: a single column has no separator
@@ -197,15 +198,14 @@ def from_dataset(
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 
-# %% ../nbs/api/11_images.ipynb #aa45ce22
+# %% ../nbs/api/11_images.ipynb #b60d7483
 def audit(
     task:ImageTask
 ) -> Audit:
     "Look before training: unreadable files, duplicates, leaks, tiny classes, tiny images"
     rows, df = findings(task), task.df
-    if 'px' in df and (tiny := df[df.px < 16]).size: rows.append(dict(found='images smaller than 16 pixels', count=len(tiny), examples=', '.join(map(str, tiny.item[:3])), next='they are enlarged; check that they are what they should be'))
+    if 'px' in df and (tiny := df[df.px < 16]).size: rows.append(dict(found='images smaller than 16 pixels', count=len(tiny), examples=', '.join(o.name for o in tiny.item[:3]), next='they are enlarged; check that they are what they should be'))
     if not rows: rows = [dict(found='nothing to worry about', count=0, examples='', next='train')]
-    for r in rows: r['examples'] = ', '.join(Path(o).name for o in r['examples'].split(', ')) if r['examples'] else ''
     return Audit(task, rows)
 
 ImageTask.audit = audit

@@ -57,7 +57,7 @@ def now() -> str: # UTC, to the second
     "The time, as a record states it"
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/api/08_keep.ipynb #5826a90f
+# %% ../nbs/api/08_keep.ipynb #14e57f56
 def check_target(
     folder=None, # where a model will be saved
     file=None # where a JSON will be written
@@ -88,6 +88,7 @@ def load_folder(
 ) -> tuple: # `(state, info)`; raises `TransferError` if something is missing, torn or changed
     "Read a model folder; only safetensors and JSON are opened"
     folder = Path(folder)
+    repair(folder)
     if not folder.is_dir(): raise TransferError(f'{folder}: no such folder; name one that save_transfer or tl-train --out wrote')
     for name in ('transfer.json', 'model.safetensors'):
         if not (folder/name).is_file():

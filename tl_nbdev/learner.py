@@ -54,15 +54,15 @@ class Arithmetic(Callback):
     def after_cancel_batch(self): self._off()
     def after_cancel_fit(self): self._off()
 
-# %% ../nbs/api/20_learner.ipynb #d174c57b
+# %% ../nbs/api/20_learner.ipynb #e667cc7c
 class Bar(Callback):
     "One progress bar over all epochs of a fit, if it takes longer than two seconds and somebody is watching"
     order = 60
-    def before_fit(self): self.bar = progress(None, 'training', self.n_epoch*len(self.dls.train))
+    def before_fit(self): self.line = progress(None, 'training', self.n_epoch*len(self.dls.train))
     def after_batch(self):
-        if self.training: self.bar.update()
-    def after_epoch(self): self.bar.set_postfix_str(f'epoch {self.epoch + 1} of {self.n_epoch}, valid loss {self.recorder.values[-1][1]:.3f}')
-    def after_fit(self): self.bar.close()
+        if self.training: self.line.update()
+    def after_epoch(self): self.line.set_postfix_str(f'epoch {self.epoch + 1} of {self.n_epoch}, valid loss {self.recorder.values[-1][1]:.3f}')
+    def after_fit(self): self.line.close()
 
 @contextmanager
 def watched(

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['split_parts', 'Task', 'prepared', 'Audit', 'findings']
 
-# %% ../nbs/api/10_tasks.ipynb #fcc0f217
+# %% ../nbs/api/10_tasks.ipynb #87a88727
 from collections import Counter
+from pathlib import Path
 import numpy as np
 import pandas as pd
 from .settings import *
 from .samples import Table
 from .metrics import *
 
-# %% ../nbs/api/10_tasks.ipynb #ef2f275f
+# %% ../nbs/api/10_tasks.ipynb #bc3d0406
 def split_parts(
     labels, # `(n,)`, one hashable label an item
     units, # `(n,)`, items of one unit stay together
@@ -30,15 +31,15 @@ def split_parts(
     for label in sorted(main.unique()):
         mine = rng.permutation(main.index[main == label].to_numpy())
         n, left = size[mine].sum(), len(mine)
-        for part, share in (('test', test), ('valid', valid)):
+        for part, share, leave in (('test', test, 2 if valid else 1), ('valid', valid, 1)):
             got = 0
-            while share and left > 1 and (got == 0 or got + size[mine[left - 1]]/2 <= share*n):
+            while share and left > 1 and (got == 0 or left > leave and got + size[mine[left - 1]]/2 <= share*n):
                 left -= 1
                 parts[mine[left]] = part
                 got += size[mine[left]]
     return np.array([parts.get(u, 'train') for u in df.unit], dtype=object)
 
-# %% ../nbs/api/10_tasks.ipynb #90b6c208
+# %% ../nbs/api/10_tasks.ipynb #8d660ee2
 class Task:
     "Labelled items in three parts; knows nothing of models"
     def __init__(self,
@@ -51,29 +52,32 @@ class Task:
         licence='', # of the data
         cite='', # whom to cite
         seed=0, # of the split
-        given=False # was the split given by the owner of the data?
+        given=False, # was the split given by the owner of the data?
+        learn=True # `False` for data that are only to be judged on: all of it is test
     ):
         self.metric = metric or ('f1' if multi else 'accuracy')
         check_metric(self.metric, multi)
         self.name, self.multi, self.licence, self.cite, self.seed, self.given = name, multi, licence, cite, seed, given
         self.skipped, self.notes, self.reads = list(skipped or []), list(notes or []), Counter()
-        self.df = self._without_unlearnable(df.reset_index(drop=True))
-        self._check()
+        if learn: self.df = self._without_unlearnable(df.reset_index(drop=True))
+        else: self.df = df.reset_index(drop=True).assign(part='test')
+        self.vocab = sorted(set(self._labels(self.df)))
+        self._check(learn)
 
     def _labels(self, df): return df.label if not self.multi else df.label.explode().dropna()
 
     def _without_unlearnable(self, df):
         "Classes that train lacks can't be learned: their items are set aside, and said"
         known = set(self._labels(df[df.part == 'train']))
-        self.vocab = sorted(known)
         lacks = df.label.map(lambda l: sorted(set(l) - known) if self.multi else [] if l in known else [l])
         for item, part, l in zip(df.item, df.part, lacks):
             if l: self.skipped.append((item, f'its class "{l[0]}" is only in {part}, not in train'))
         return df[lacks.map(len) == 0].reset_index(drop=True)
 
-    def _check(self):
+    def _check(self, learn):
         also = f'; {len(self.skipped)} left out, the first {self.skipped[0][0]} ({self.skipped[0][1]})' if self.skipped else ''
         if not len(self.df): raise TransferError(f'{self.name}: nothing to learn from, no item is left{also}')
+        if not learn: return
         if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart{also}: add items of another class')
         for c, n in self.sizes().items():
             if n < 3: self.notes.append(f'class "{c}" has {n} item{"s" if n > 1 else ""}: a split into train, valid and test needs at least 3, so it is not in every part')
@@ -102,10 +106,22 @@ class Task:
     def __repr__(self):
         return f'{self.name}: {len(self.df):,} items of {len(self.vocab)} classes; train {self.n("train"):,}, valid {self.n("valid"):,}, test {self.n("test"):,}' + (f'; {len(self.skipped)} skipped' if self.skipped else '')
 
-# %% ../nbs/api/10_tasks.ipynb #06382f16
+# %% ../nbs/api/10_tasks.ipynb #28e02cbc
 def _tidy(label, delim):
     if delim: return sorted({o.strip() for o in str(label).split(delim) if o.strip()})
     return str(label).strip()
+
+def _units(df):
+    "What must not be torn apart: groups, joined where they hold copies of one item; else copies of one item"
+    if 'group' not in df: return (df.hash if 'hash' in df else df.item).to_list()
+    root = {g: g for g in df.group}
+    def find(g):
+        while root[g] != g: g = root[g]
+        return g
+    for _, same in df.groupby('hash').group if 'hash' in df else ():
+        first, *others = same.unique()
+        for g in others: root[find(g)] = find(first)
+    return [find(g) for g in df.group]
 
 def prepared(
     df, # columns `item`, `label`; optionally `group`, `part`, `hash`
@@ -117,7 +133,7 @@ def prepared(
     "Clean a table of items and split it"
     if limit is not None and limit < 1: raise TransferError(f'limit={limit}: use 1 or more')
     df, skipped = df.copy(), []
-    missing = df.label.isna() | df.label.map(lambda o: str(o).strip().lower() in ('', 'nan'))
+    missing = df.label.isna() | df.label.map(lambda o: str(o).strip().lower() in ('', 'nan')).astype(bool)
     if delim: missing = df.label.isna()
     skipped += [(i, 'no label') for i in df.item[missing]]
     df = df[~missing].assign(label=lambda d: d.label.map(lambda o: _tidy(o, delim)))
@@ -129,11 +145,10 @@ def prepared(
         df = df.loc[share.sort_values(kind='stable').index[:limit].sort_values()]
     given = 'part' in df and df.part.notna().all()
     if not given:
-        unit = df.group if 'group' in df else df.hash if 'hash' in df else df.item
-        df = df.assign(part=split_parts(df.label.map(str), unit.to_list(), valid, test, seed) if len(df) else [])
+        df = df.assign(part=split_parts(df.label.map(str), _units(df), valid, test, seed) if len(df) else [])
     return df, skipped, given
 
-# %% ../nbs/api/10_tasks.ipynb #5fe9d09d
+# %% ../nbs/api/10_tasks.ipynb #312c0eee
 class Audit(Table):
     "Findings about a task: what, how many, examples, what next"
     def __init__(self, task, rows):
@@ -142,7 +157,7 @@ class Audit(Table):
     def as_dict(self): return dict(task=self.task.name, n_train=self.task.n('train'), n_valid=self.task.n('valid'), n_test=self.task.n('test'),
         classes=self.task.sizes(), findings=list(self), skipped=self.task.skipped, notes=self.task.notes)
 
-def _finding(found, n, examples, next): return dict(found=found, count=n, examples=', '.join(map(str, examples[:3])), next=next)
+def _finding(found, n, examples, next): return dict(found=found, count=n, examples=', '.join(o.name if isinstance(o, Path) else str(o) for o in examples[:3]), next=next)
 
 def findings(
     task:Task

