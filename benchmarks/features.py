@@ -6,7 +6,7 @@ from typing import Annotated
 from fastcore.script import call_parse
 from .common import Laps, Records, fresh_cache, fresh_process, goal, interval, settings
 
-model = 'tf_efficientnet_lite0'
+model, everyone = 'tf_efficientnet_lite0', ('ours', 'fastai_default', 'fastai_tuned')
 quick = dict(splits=[1], limit=100, epochs=1)
 
 def _task(split, limit):
@@ -43,7 +43,6 @@ def ours(split, limit):
 
 def fastai(split, limit, epochs, tuned=False, num_workers=None):
     "vision_learner with the same weights, files, split and size of images; the split is known before the clock starts"
-    import torch
     from fastai.callback.training import BnFreeze
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
     from tl_nbdev.metrics import metrics
@@ -104,7 +103,7 @@ def _remarks(got, splits, epochs, workers):
 @call_parse
 def bench(
     splits:Annotated[int, dict(nargs='+')]=(1, 2, 3, 4, 5), # seeds of the split
-    peers:Annotated[str, dict(nargs='+')]=('ours', 'fastai_default', 'fastai_tuned'), # what is measured
+    peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # what is measured
     repeats:int=1, # of each split
     epochs:int=5, # of fastai, frozen
     limit:int=None, # at most so many images

@@ -3,8 +3,7 @@ import tempfile
 from importlib import import_module
 
 from fastcore.script import call_parse
-from .common import results
-from .summary import page, summary
+from .summary import page, records, summary
 
 names = ('throughput', 'scaling', 'features') # the longest last
 
@@ -23,7 +22,7 @@ def run(
     elif quick:
         with tempfile.TemporaryDirectory() as d:
             for m in found.values(): m.bench(**m.quick, out=d)
-            print(page(d))
+            print(page(records(d)))
     else:
-        for m in found.values(): m.bench(again=again, out=str(results))
-        summary(str(results))
+        for m in found.values(): m.bench(again=again)
+        summary()

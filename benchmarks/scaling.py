@@ -97,7 +97,7 @@ def bench(
                goal(f'highest memory of the whole process at {last:,} images / at {first:,}', rss[last]/rss[first], most=1.1, show='{:.2f}'),
                goal(f'memory that grows with the images while features are made, bytes an image (an image decoded is {3*size**2:,}, its features {4*width:,})', main['bytes_an_image'], show='{:,.0f}'),
                goal('memory that grows with the images while the head trains, bytes an image', steps['head']['bytes_an_image'], show='{:,.0f}')]
-    records.write(ratio=dict(images=last/first, seconds={k: v['median_seconds'][last]/v['median_seconds'][first] for k, v in steps.items()}, rss=rss[last]/rss[first]), **steps, median_rss_mib=rss,
+    records.write(ratio=dict(exponent=main['exponent'], images=last/first, seconds={k: v['median_seconds'][last]/v['median_seconds'][first] for k, v in steps.items()}, rss=rss[last]/rss[first]), **steps, median_rss_mib=rss,
                   median_start_seconds=median(o['found']['start']['seconds'] for o in runs), reached=reached, table=table,
                   remarks=[f'{model} at {size} pixels, JPEG files of 128x128; medians of {repeats} runs, a fresh process and an empty cache each; scan looks at the files, head trains {epochs} epochs.',
                            'MiB: highest anonymous memory (RssAnon) above what the process held before the step; what grows with the images is their names, hashes and keys.',

@@ -15,14 +15,20 @@ intro = '''# Benchmarks
 measurement in a fresh process, and its JSON is in `results/`, with every single value. Nothing here is a test: times depend on the machine.
 '''
 
-def page(
+def records(
     folder # of records
-) -> str:
-    "The records in `folder` as Markdown"
-    records = {f.stem: json.loads(f.read_text()) for f in sorted(Path(folder).glob('*.json'))}
-    goals = Table(dict(benchmark=f'[{b}](#{b})', **o) for b, r in records.items() for o in r['reached'])
-    parts = [intro, goals._repr_markdown_()]
-    for b, r in records.items():
+) -> dict: # benchmark → record
+    "What `Records.write` wrote"
+    return {f.stem: json.loads(f.read_text()) for f in sorted(Path(folder).glob('*.json'))}
+
+def goals(found) -> Table: # of `records`
+    "Goals beside what was reached"
+    return Table(dict(benchmark=b, **o) for b, r in found.items() for o in r['reached'])
+
+def page(found) -> str: # of `records`
+    "All records as Markdown"
+    parts = [intro, goals(found)._repr_markdown_()]
+    for b, r in found.items():
         m, v = r['machine'], r['versions']
         parts += [f'## {b}', f'`.venv/bin/python -m benchmarks.{b}`', Table(r['table'])._repr_markdown_(), '\n'.join(f'- {o}' for o in r['remarks']),
                   f'{m["cpu"]}, {m["cores"]} cores, {m["cpu_capability"]}, {m["torch_threads"]} torch threads, {m["memory_gib"]} GiB, device {m["device"]}; '
@@ -30,9 +36,7 @@ def page(
     return '\n\n'.join(parts) + '\n'
 
 @call_parse
-def summary(
-    folder:str=str(results) # of records
-):
-    "Write benchmarks/README.md"
-    with whole(results.parent/'README.md') as tmp: tmp.write_text(page(folder))
-    print(f'written: benchmarks/README.md')
+def summary():
+    "Write benchmarks/README.md and show the goals"
+    with whole(results.parent/'README.md') as tmp: tmp.write_text(page(found := records(results)))
+    print(f'\n{goals(found)}\n\nwritten: benchmarks/README.md')

@@ -17,6 +17,11 @@ from tl_nbdev.stages import stages
 from tl_nbdev.strategy import strategy
 from tl_nbdev.zoo import models
 
+@pytest.fixture(scope='module', autouse=True)
+def plain_arithmetic():
+    "Convolutions without oneDNN, which takes seconds to compile kernels for each new shape; these images are too small to repay that"
+    with torch.backends.mkldnn.flags(enabled=False): yield
+
 @pytest.fixture(scope='module')
 def task(tmp_path_factory): return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 12))
 

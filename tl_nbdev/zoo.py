@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pretrained', 'Pooled', 'headless', 'pretrained', 'body', 'models']
 
-# %% ../nbs/api/03_zoo.ipynb #3788ca1a
+# %% ../nbs/api/03_zoo.ipynb #f0dc73ca
 import copy, difflib, json, re, socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 from .settings import *
 from .samples import *
@@ -145,7 +147,7 @@ _wheels = {p.name: p for p in [
     _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, _mean, _std, 'bilinear', 1235496, read=_read_squeezenet),
     _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic', 22056192, read=_read_vit)]}
 
-# %% ../nbs/api/03_zoo.ipynb #f364f6f2
+# %% ../nbs/api/03_zoo.ipynb #99aa67af
 def _timm_pretrained(name):
     import timm
     cfg = timm.get_pretrained_cfg(name)
@@ -160,6 +162,10 @@ def _torchvision_pretrained(name):
                       t.interpolation.value, weights.DEFAULT.meta['num_params'])
 
 def _folder_pretrained(folder):
+    try: return _described(folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as e: raise TransferError(f'{folder}: its config.json or transfer.json can\'t be understood ({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
+
+def _described(folder):
     if not (folder/'model.safetensors').exists():
         raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the network as safetensors, or name a model')
     for file in ('transfer.json', 'config.json'):
@@ -260,7 +266,7 @@ def _fill(net, weights, name):
         raise TransferError(f'{name}: the weights are of another network ({len(lacks.unexpected_keys)} unexpected and {len(lacks.missing_keys)} missing names)')
     return net
 
-# %% ../nbs/api/03_zoo.ipynb #5958eb19
+# %% ../nbs/api/03_zoo.ipynb #f448fdeb
 def body(
     p:Pretrained, # from `pretrained`
     weights=True # fill in the pretrained weights? `False` where they are about to be loaded from elsewhere
@@ -279,8 +285,10 @@ def body(
     return net.eval()
 
 def _folder_body(p):
-    from safetensors.torch import load_file
-    state = load_file(p.where/'model.safetensors')
+    try: return _filled(p, load((p.where/'model.safetensors').read_bytes()))
+    except (SafetensorError, RuntimeError, ValueError) as e: raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({str(e).splitlines()[0][:120]}): copy the folder again') from e
+
+def _filled(p, state):
     if (p.where/'transfer.json').exists():
         net = headless(_new(p.name, p.library, **_sized(p)))
         net.load_state_dict({k.removeprefix('body.'): v for k, v in state.items() if k.startswith('body.')})
