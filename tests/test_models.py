@@ -17,13 +17,10 @@ from tl_nbdev.stages import stages
 from tl_nbdev.strategy import strategy
 from tl_nbdev.zoo import models
 
-@pytest.fixture(scope='module', autouse=True)
-def plain_arithmetic():
-    "Convolutions without oneDNN, which takes seconds to compile kernels for each new shape; these images are too small to repay that"
-    with torch.backends.mkldnn.flags(enabled=False): yield
-
 @pytest.fixture(scope='module')
-def task(tmp_path_factory): return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 12))
+def task(tmp_path_factory):
+    "Two images in each part: as many as in a trial pass, since kernels are compiled, for seconds, for each new size of a batch"
+    return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 3))
 
 def quiet(learn, f, *args):
     with learn.no_bar(), learn.no_logging(): f(*args)
@@ -53,7 +50,7 @@ def test_frozen_means_frozen_and_saved_means_kept(name, task, tmp_path):
     learn = transfer_learner(task, name, size=42 if name.startswith('vit') else 32, seed=0)
     for how in 'full', 'last:1', 'feature': # each frozen part has momentum and gradients of the one before to resist
         before = state(learn.model)
-        quiet(learn, learn.transfer, how, 1)
+        quiet(learn, learn.transfer, how, 2)
         check_frozen(learn.model, before, how)
     result = learn.evaluate()
     there = load_transfer(learn.save_transfer(tmp_path/'saved', result, check=False))
@@ -80,7 +77,7 @@ def test_fastai_verbs_freeze_too(task):
 
 def test_a_learner_that_fastai_made(task):
     items = task.df.item.to_list()
-    dls = ImageDataLoaders.from_lists('/', items, task.df.label.to_list(), valid_pct=.25, seed=0, item_tfms=Resize(32), bs=16, num_workers=0, device='cpu')
+    dls = ImageDataLoaders.from_lists('/', items, task.df.label.to_list(), valid_pct=.25, seed=0, item_tfms=Resize(32), bs=4, num_workers=0, device='cpu')
     learn = vision_learner(dls, resnet18, pretrained=False)
     for how in 'full', 'last:1', 'feature':
         before = state(learn.model)

@@ -1,0 +1,96 @@
+"What must hold whatever the data and the network."
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from torch import nn
+from tl_nbdev.metrics import Result
+from tl_nbdev.samples import Table
+from tl_nbdev.settings import TransferError, whole
+from tl_nbdev.stages import resting, stages
+from tl_nbdev.strategy import Phase
+from tl_nbdev.tasks import split_parts
+
+law = hypothesis_settings(deadline=None, derandomize=True, max_examples=60)
+items = st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 12)), min_size=1, max_size=60)
+
+@law
+@given(items, st.integers(0, 5))
+def test_a_split_covers_everything_and_tears_nothing(items, seed):
+    labels, units = zip(*items)
+    parts = split_parts(labels, units, .15, .25, seed)
+    assert set(parts) <= {'train', 'valid', 'test'} and 'train' in parts
+    assert all(len({p for p, u in zip(parts, units) if u == unit}) == 1 for unit in set(units))
+    assert (parts == split_parts(labels, units, .15, .25, seed)).all()
+
+@law
+@given(st.dictionaries(st.sampled_from('abcd'), st.integers(3, 30), min_size=1), st.integers(0, 5))
+def test_a_class_of_three_is_in_every_part(sizes, seed):
+    labels = [c for c, n in sizes.items() for _ in range(n)]
+    parts = split_parts(labels, range(len(labels)), .1, .2, seed)
+    for c in sizes: assert {p for p, l in zip(parts, labels) if l == c} == {'train', 'valid', 'test'}
+
+@law
+@given(st.integers(2, 15), st.data(), st.floats(1e-6, 1e-3), st.floats(1, 1000))
+def test_rates_rise_with_depth_and_are_zero_below(n, data, low, times):
+    train = data.draw(st.one_of(st.sampled_from(['head', 'all']), st.integers(0, n - 1)))
+    ph = Phase(train, slice(low, low*times))
+    rates, first = ph.rates(n), ph.first(n)
+    assert len(rates) == n and not any(rates[:first]) and all(rates[first:])
+    assert all(a <= b*(1 + 1e-9) for a, b in zip(rates[first:], rates[first + 1:])) and rates[-1] == pytest.approx(low*times)
+
+@law
+@given(st.integers(2, 60), st.integers(0, 1000))
+def test_an_interval_holds_its_value(n, seed):
+    rng = np.random.default_rng(seed)
+    p = rng.random((n, 3))
+    r = Result('accuracy', rng.integers(3, size=n), p/p.sum(1, keepdims=True), list('abc'))
+    assert 0 <= r.interval[0] <= r.value + 1e-9 and r.value - 1e-9 <= r.interval[1] <= 1
+
+@law
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), min_size=1, max_size=3), max_size=4))
+def test_a_table_shows_anything(rows):
+    assert isinstance(repr(Table(rows)), str)
+    if rows: assert Table(rows)._repr_markdown_().count('\n') == len(rows) + 1 or any('\r' in k + v or '\n' in k for r in rows for k, v in r.items())
+
+class Odd(nn.Module):
+    "A network of random shape: nested, with loose parameters, perhaps tied"
+    def __init__(self, shape, loose, tied):
+        super().__init__()
+        self.parts = nn.Sequential(*(nn.Sequential(*(nn.Linear(4, 4) if k else nn.BatchNorm1d(4) for k in part)) for part in shape))
+        if loose: self.scale = nn.Parameter(torch.ones(3))
+        self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+        if tied: self.head.weight = self.first.weight
+
+@law
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=6), st.booleans(), st.booleans())
+def test_stages_partition_any_network(shape, loose, tied):
+    net = Odd(shape, loose, tied)
+    times = Counter(id(p) for s in stages(net) for p in s.params.values())
+    assert times == Counter(id(p) for p in net.parameters())
+    assert any(n.startswith('head.') for n in stages(net)[-1].params)
+
+@law
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=6), st.data())
+def test_what_trains_never_rests(shape, data):
+    net = Odd(shape, False, False)
+    for s in stages(net)[:data.draw(st.integers(0, 4))]:
+        for p in s.params.values(): p.requires_grad_(False)
+    at_rest = {id(m) for m in resting(net)}
+    for m in net.modules():
+        own = [p.requires_grad for p in m.parameters(recurse=False)]
+        if own: assert (id(m) in at_rest) == (not any(own))
+
+@law
+@given(st.binary(max_size=20), st.binary(max_size=20), st.booleans())
+def test_a_file_is_whole_or_as_it_was(tmp_path_factory, old, new, fails):
+    path = tmp_path_factory.mktemp('whole')/'file'
+    with whole(path) as tmp: tmp.write_bytes(old)
+    try:
+        with whole(path) as tmp:
+            tmp.write_bytes(new)
+            if fails: raise TransferError('the power failed')
+    except TransferError: pass
+    assert path.read_bytes() == (old if fails else new) and [o.name for o in path.parent.iterdir()] == ['file']

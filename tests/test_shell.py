@@ -1,0 +1,86 @@
+"The commands, as a shell sees them: help without torch, JSON with what was promised, one line where something is wrong."
+import json, signal, subprocess, sys
+
+import pytest
+from conftest import photos, refused, run, small, start, tl
+
+commands = 'models samples audit train eval predict demo'.split()
+
+@pytest.mark.parametrize('name', commands)
+def test_help_needs_no_torch(name):
+    code = f'import sys; from tl_nbdev import cli; sys.argv = ["tl-{name}", "--help"]\ntry: cli.tl_{name}()\nexcept SystemExit as e: print(e.code, "torch" in sys.modules)'
+    got = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert got.stdout.splitlines()[-1] == '0 False', got.stderr
+    assert f'tl-{name}' in got.stdout
+
+def test_a_console_script_is_installed():
+    got = run('samples')
+    assert got.status == 0 and 'elpv' in got.out
+
+def test_lists(tmp_path):
+    found = tl('models', '--task', 'image', '--json', tmp_path/'new'/'models.json').json
+    assert {'name', 'parameters', 'input', 'licence', 'source', 'available'} <= found[0].keys()
+    assert 'tf_efficientnet_lite0' in {o['name'] for o in found}
+    assert {o['name'] for o in tl('samples', '--json', tmp_path/'samples.json').json} >= {'elpv', 'mnist'}
+
+def test_reports(model, tmp_path):
+    promised = {'metric', 'value', 'interval', 'part', 'n_train', 'n_valid', 'n_test', 'classes', 'model', 'strategy', 'trainable_params', 'total_params', 'seconds', 'skipped'}
+    assert promised <= model.report.keys() and model.report['part'] == 'test'
+    judged = tl('eval', model.folder, model.data, '--json', tmp_path/'eval.json').json
+    assert promised <= judged.keys() and judged['n_test'] == 24
+    found = tl('audit', model.data, '--json', tmp_path/'audit.json').json
+    assert found['classes'] == {'round': 12, 'square': 12} and found['findings']
+
+def test_predict_goes_through_folders(model, tmp_path):
+    said = tl('predict', model.folder, model.data/'round', '--json', tmp_path/'said.json').json
+    assert len(said) == 12 and all({'file', 'label', 'probability'} == o.keys() for o in said)
+    assert sum(o['label'] == 'round' for o in said) >= 9
+
+def test_the_same_seed_gives_the_same_value(model, tmp_path):
+    again = tl('train', model.data, *small, '--epochs', 20, '--json', tmp_path/'again.json').json
+    assert (again['value'], again['interval']) == (model.report['value'], model.report['interval'])
+
+@pytest.mark.parametrize('wrong, words', [
+    (['--model', 'resnet51'], 'no model "resnet51"'), (['--strategy', 'everything'], 'use feature, last:N'), (['--head', 'cubic'], 'use linear, textbook'),
+    (['--metric', 'luck'], 'use one of accuracy'), (['--strategy', 'last:99'], 'this network has'), (['--augment', 'cutmix'], 'use one of none'),
+    (['--fit', 'stretch'], 'use one of squeeze'), (['--epochs', 0], 'use 1 or more'), (['--limit', 0], 'use 1 or more')])
+def test_a_wrong_word_is_one_line(wrong, words, model): refused(tl('train', model.data, *small, *wrong), words)
+
+def test_no_hub(model, monkeypatch):
+    monkeypatch.setenv('TL_OFFLINE', 'yes')
+    refused(tl('train', model.data, '--model', 'resnet50'), 'These need none: tf_efficientnet_lite0')
+
+def test_unknown_sample(): refused(tl('samples', '--fetch', 'imagenet'), 'no sample "imagenet"')
+
+def test_usage_is_one_line():
+    got = run('train', '--epochs', 'five', 'photos')
+    assert got.status == 2 and got.err.count('\n') == 1 and '--epochs' in got.err
+
+def test_a_bad_setting_is_one_line(model, monkeypatch):
+    monkeypatch.setenv('TL_DEVICE', 'gpu')
+    refused(tl('train', model.data, *small), 'environment variable TL_DEVICE', 'auto, cpu, cuda, mps')
+
+def test_out_never_loses_a_folder(model, tmp_path):
+    data = photos(tmp_path/'photos')
+    before = sorted(data.rglob('*.png'))
+    refused(tl('train', data, *small, '--out', data), 'would be lost')
+    refused(tl('train', data, *small, '--json', data), 'must not replace')
+    assert sorted(data.rglob('*.png')) == before
+
+def test_interrupted(tmp_path):
+    data = photos(tmp_path/'photos', 12)
+    p = start('train', data, '--model', 'squeezenet1_1', '--strategy', 'full', '--epochs', 5000, '--size', 64, '--out', tmp_path/'out')
+    for line in p.stdout: # the plan is printed when training begins
+        if 'rates are the highest of one-cycle' in line: break
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 130 and err.splitlines()[-1] == 'tl-train: interrupted', err
+    assert not (tmp_path/'out').exists()
+
+def test_the_main_job_on_photos_of_ones_own(tmp_path):
+    got = tl('demo', photos(tmp_path/'photos', 15), '--model', 'squeezenet1_1', '--size', 64, '--epochs', 2, '--strategies', 'feature,last:1', '--out', tmp_path/'out')
+    assert got.status == 0, got.err
+    page = (tmp_path/'out'/'report.md').read_text()
+    assert '## The data' in page and '![Confusion matrix' in page and 'FeatureExtraction()' in page and 'FineTune(last=1)' in page
+    assert len(json.loads((tmp_path/'out'/'report.json').read_text())) == 2
+    assert (tmp_path/'out'/'model'/'model.safetensors').is_file()
