@@ -1,5 +1,8 @@
 "What must hold whatever the data and the network."
+import re
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -8,9 +11,9 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from torch import nn
 from tl_nbdev.metrics import Result
 from tl_nbdev.samples import Table
-from tl_nbdev.settings import TransferError, whole
+from tl_nbdev.settings import whole
 from tl_nbdev.stages import resting, stages
-from tl_nbdev.strategy import Phase
+from tl_nbdev.strategy import Phase, strategy
 from tl_nbdev.tasks import split_parts
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=60)
@@ -26,10 +29,10 @@ def test_a_split_covers_everything_and_tears_nothing(items, seed):
     assert (parts == split_parts(labels, units, .15, .25, seed)).all()
 
 @law
-@given(st.dictionaries(st.sampled_from('abcd'), st.integers(3, 30), min_size=1), st.integers(0, 5))
-def test_a_class_of_three_is_in_every_part(sizes, seed):
-    labels = [c for c, n in sizes.items() for _ in range(n)]
-    parts = split_parts(labels, range(len(labels)), .1, .2, seed)
+@given(st.dictionaries(st.sampled_from('abcd'), st.lists(st.integers(1, 40), min_size=3, max_size=9), min_size=1), st.integers(0, 5))
+def test_a_class_of_three_units_is_in_every_part(sizes, seed):
+    labels, units = zip(*((c, f'{c}{i}') for c, ns in sizes.items() for i, n in enumerate(ns) for _ in range(n))) # unit `i` of a class has `n` items
+    parts = split_parts(labels, units, .1, .2, seed)
     for c in sizes: assert {p for p, l in zip(parts, labels) if l == c} == {'train', 'valid', 'test'}
 
 @law
@@ -42,18 +45,26 @@ def test_rates_rise_with_depth_and_are_zero_below(n, data, low, times):
     assert all(a <= b*(1 + 1e-9) for a, b in zip(rates[first:], rates[first + 1:])) and rates[-1] == pytest.approx(low*times)
 
 @law
-@given(st.integers(2, 60), st.integers(0, 1000))
-def test_an_interval_holds_its_value(n, seed):
-    rng = np.random.default_rng(seed)
-    p = rng.random((n, 3))
-    r = Result('accuracy', rng.integers(3, size=n), p/p.sum(1, keepdims=True), list('abc'))
-    assert 0 <= r.interval[0] <= r.value + 1e-9 and r.value - 1e-9 <= r.interval[1] <= 1
+@given(st.one_of(st.sampled_from(['feature', 'full']), st.integers(1, 99).map('last:{}'.format)))
+def test_a_strategy_is_spelled_as_it_is_read(word):
+    how = strategy(word)
+    assert how.name == word and strategy(how) is how and strategy(how.name) == how
 
 @law
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), min_size=1, max_size=3), max_size=4))
-def test_a_table_shows_anything(rows):
-    assert isinstance(repr(Table(rows)), str)
-    if rows: assert Table(rows)._repr_markdown_().count('\n') == len(rows) + 1 or any('\r' in k + v or '\n' in k for r in rows for k, v in r.items())
+@given(st.integers(1, 60), st.one_of(st.none(), st.integers(1, 9)), st.integers(0, 1000))
+def test_an_interval_holds_its_value(n, groups, seed):
+    rng = np.random.default_rng(seed)
+    r = Result('accuracy', rng.integers(3, size=n), rng.dirichlet([1, 1, 1], n), list('abc'), groups=None if groups is None else rng.integers(groups, size=n))
+    low, high = r.interval
+    assert 0 <= low <= r.value + 1e-9 and r.value - 1e-9 <= high <= 1
+
+@law
+@given(st.lists(st.dictionaries(st.sampled_from('abc'), st.text(), min_size=1), min_size=1, max_size=4), st.text(st.characters(exclude_characters='\n')))
+def test_a_table_has_a_line_for_each_row(rows, about):
+    table = Table(rows, about)
+    assert repr(table).split('\n')[len(rows) + 1:] == ([about] if about else [])
+    lines = table._repr_markdown_().split('\n')[:len(rows) + 2]
+    assert len({len(re.findall(r'(?<!\\)\|', o)) for o in lines}) == 1 # as many cells in each
 
 class Odd(nn.Module):
     "A network of random shape: nested, with loose parameters, perhaps tied"
@@ -84,13 +95,18 @@ def test_what_trains_never_rests(shape, data):
         if own: assert (id(m) in at_rest) == (not any(own))
 
 @law
-@given(st.binary(max_size=20), st.binary(max_size=20), st.booleans())
-def test_a_file_is_whole_or_as_it_was(tmp_path_factory, old, new, fails):
-    path = tmp_path_factory.mktemp('whole')/'file'
-    with whole(path) as tmp: tmp.write_bytes(old)
-    try:
-        with whole(path) as tmp:
-            tmp.write_bytes(new)
-            if fails: raise TransferError('the power failed')
-    except TransferError: pass
-    assert path.read_bytes() == (old if fails else new) and [o.name for o in path.parent.iterdir()] == ['file']
+@given(st.one_of(st.none(), st.binary(max_size=20)), st.binary(max_size=20), st.sampled_from([None, ValueError, OSError, KeyboardInterrupt, SystemExit]), st.booleans())
+def test_it_is_whole_or_as_it_was(old, new, fails, folder):
+    with TemporaryDirectory() as d:
+        path, file = Path(d)/'it', Path(d)/'it/file' if folder else Path(d)/'it'
+        def write(data, fails=None):
+            with whole(path) as tmp:
+                if folder: tmp.mkdir()
+                (tmp/'file' if folder else tmp).write_bytes(data)
+                if fails: raise fails
+        if old is not None: write(old)
+        if fails:
+            with pytest.raises(fails): write(new, fails)
+        else: write(new)
+        assert (file.read_bytes() if file.exists() else None) == (old if fails else new)
+        assert [o.name for o in Path(d).iterdir()] == (['it'] if file.exists() else [])

@@ -13,9 +13,13 @@ def test_help_needs_no_torch(name):
     assert got.stdout.splitlines()[-1] == '0 False', got.stderr
     assert f'tl-{name}' in got.stdout
 
-def test_a_console_script_is_installed():
+def test_a_process_keeps_stderr_for_what_is_wrong():
     got = run('samples')
-    assert got.status == 0 and 'elpv' in got.out
+    assert got.status == 0 and got.err == '' and 'elpv' in got.out
+    got = run('samples', '--fetch', 'imagenet')
+    assert got.status == 1 and got.out == '' and got.err.startswith('tl-samples: no sample "imagenet"') and got.err.count('\n') == 1
+    got = run('samples', '--fetch', 'imagenet', '--debug')
+    assert got.status == 1 and 'Traceback' in got.err
 
 def test_lists(tmp_path):
     found = tl('models', '--task', 'image', '--json', tmp_path/'new'/'models.json').json
@@ -50,8 +54,6 @@ def test_no_hub(model, monkeypatch):
     monkeypatch.setenv('TL_OFFLINE', 'yes')
     refused(tl('train', model.data, '--model', 'resnet50'), 'These need none: tf_efficientnet_lite0')
 
-def test_unknown_sample(): refused(tl('samples', '--fetch', 'imagenet'), 'no sample "imagenet"')
-
 def test_usage_is_one_line():
     got = run('train', '--epochs', 'five', 'photos')
     assert got.status == 2 and got.err.count('\n') == 1 and '--epochs' in got.err
@@ -67,15 +69,12 @@ def test_out_never_loses_a_folder(model, tmp_path):
     refused(tl('train', data, *small, '--json', data), 'must not replace')
     assert sorted(data.rglob('*.png')) == before
 
-def test_interrupted(tmp_path):
-    data = photos(tmp_path/'photos', 12)
-    p = start('train', data, '--model', 'squeezenet1_1', '--strategy', 'full', '--epochs', 5000, '--size', 64, '--out', tmp_path/'out')
-    for line in p.stdout: # the plan is printed when training begins
-        if 'rates are the highest of one-cycle' in line: break
+def test_interrupted_while_training(tmp_path):
+    p = start('train', photos(tmp_path/'photos', 12), '--model', 'squeezenet1_1', '--strategy', 'full', '--epochs', 5000, '--size', 64, '--out', tmp_path/'out', '--json', tmp_path/'out.json')
+    next(line for line in p.stdout if 'rates are the highest of one-cycle' in line) # the plan is printed when training begins
     p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=120)
-    assert p.returncode == 130 and err.splitlines()[-1] == 'tl-train: interrupted', err
-    assert not (tmp_path/'out').exists()
+    assert (p.communicate(timeout=300)[1], p.returncode) == ('tl-train: interrupted\n', 130)
+    assert [o.name for o in tmp_path.iterdir()] == ['photos']
 
 def test_the_main_job_on_photos_of_ones_own(tmp_path):
     got = tl('demo', photos(tmp_path/'photos', 15), '--model', 'squeezenet1_1', '--size', 64, '--epochs', 2, '--strategies', 'feature,last:1', '--out', tmp_path/'out')

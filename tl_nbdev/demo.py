@@ -18,7 +18,7 @@ from .learner import *
 from .compare import *
 from .saved import *
 
-# %% ../nbs/api/40_demo.ipynb #8a10c8a4
+# %% ../nbs/api/40_demo.ipynb #f3d06e00
 def _credit(task): return f'Photos: {task.cite}. Licence: {task.licence}.' if task.licence else ''
 
 def _page(task, audit, runs, result, said, pictures):
@@ -56,9 +56,9 @@ def main_job(
             plot_most_wrong(result, caption=_credit(task)).savefig(out/'most_wrong.png', dpi=110)
             pictures.append(('most_wrong.png', 'The photos it got most wrong, with the class they have and the one they were taken for'))
     print(f'4. The model chosen on valid, {best.strategy!r}, is saved in {folder}, and was checked in a fresh process\n')
-    photos = task.part(task.reported).item.to_list()[:5]
-    said = load_transfer(folder).predict(photos)
-    said = Table(dict(file=Path(r['file']).name, predicted=r['label'], probability=r['probability'], true=l) for r, l in zip(said, task.part(task.reported).label))
+    seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//5)][:5]
+    said = load_transfer(folder).predict(seen.item)
+    said = Table(dict(file=Path(r['file']).name, predicted=r['label'], probability=r['probability'], true=l) for r, l in zip(said, seen.label))
     print(f'5. It predicts\n\n{said}\n')
     (out/'report.md').write_text(_page(task, audit, runs, result, said, pictures))
     write_json(out/'report.json', [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval, part=r.report.part,
