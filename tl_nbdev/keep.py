@@ -57,7 +57,7 @@ def now() -> str: # UTC, to the second
     "The time, as a record states it"
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/api/08_keep.ipynb #285a5c78
+# %% ../nbs/api/08_keep.ipynb #3c114c89
 def check_target(
     folder=None, # where a model will be saved
     file=None # where a JSON will be written
@@ -97,10 +97,10 @@ def load_folder(
             raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or tl-train --out wrote')
     try: info = json.loads((folder/'transfer.json').read_text())
     except ValueError as e: raise TransferError(f'{folder}/transfer.json is not JSON ({e}): save the model again') from e
-    if not isinstance(info, dict): raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
+    if not isinstance(info, dict) or 'sha256' not in info: raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
     if info.get('format') != 1: raise TransferError(f'{folder}/transfer.json has format {info.get("format")}, this version reads format 1: update tl_nbdev, or save the model again')
     data = (folder/'model.safetensors').read_bytes() # read, not mapped: a file that changes later must not change the weights
-    if hashlib.sha256(data).hexdigest() != info.get('sha256'):
+    if hashlib.sha256(data).hexdigest() != info['sha256']:
         raise TransferError(f'{folder}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again, or train again')
     try: return load(data), info
     except SafetensorError as e: raise TransferError(f'{folder}/model.safetensors cannot be read ({e})') from e
