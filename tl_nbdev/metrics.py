@@ -135,10 +135,13 @@ def most_wrong(
     wrong = [i for i in np.argsort(given) if r.predicted[i] != r.targets[i]][:n]
     return Table(dict(item=r.items[i], label=r.classes[r.targets[i]], predicted=r.classes[r.predicted[i]], probability=round(float(r.probs[i].max()), 3)) for i in wrong)
 
-# %% ../nbs/api/09_metrics.ipynb #6e04b9a6
+# %% ../nbs/api/09_metrics.ipynb #fce11ec9
 class Picture(Figure):
     "A matplotlib figure that shows itself in a notebook without pyplot"
-    def __init__(self, w, h): super().__init__(figsize=(w, h), layout='constrained'); FigureCanvasAgg(self) # inches
+    def __init__(self, w, h):
+        "A picture of `w` by `h` inches"
+        super().__init__(figsize=(w, h), layout='constrained')
+        FigureCanvasAgg(self)
     def _repr_png_(self):
         f = BytesIO()
         self.savefig(f, format='png', dpi=100)
