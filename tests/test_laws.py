@@ -29,7 +29,7 @@ def test_a_split_covers_everything_and_tears_nothing(items, seed):
     assert (parts == split_parts(labels, units, .15, .25, seed)).all()
 
 @law
-@given(st.dictionaries(st.sampled_from('abcd'), st.lists(st.integers(1, 40), min_size=3, max_size=9), min_size=1), st.integers(0, 5))
+@given(st.dictionaries(st.sampled_from('abcd'), st.lists(st.sampled_from([1, 2, 50]), min_size=3, max_size=6), min_size=1), st.integers(0, 5))
 def test_a_class_of_three_units_is_in_every_part(sizes, seed):
     labels, units = zip(*((c, f'{c}{i}') for c, ns in sizes.items() for i, n in enumerate(ns) for _ in range(n))) # unit `i` of a class has `n` items
     parts = split_parts(labels, units, .1, .2, seed)

@@ -211,6 +211,14 @@ def test_killed_while_saving_over_a_model_leaves_the_old_one(moment, model, tmp_
     save_folder(tmp_path/'saved', {'w': torch.zeros(2)}, {})
     assert sorted(o.name for o in (tmp_path/'saved').iterdir()) == ['model.safetensors', 'transfer.json']
 
+def test_a_move_that_fails_leaves_the_old_one(model, tmp_path, monkeypatch):
+    def fails(self, to): raise OSError(28, 'No space left on device')
+    shutil.copytree(model.folder, tmp_path/'saved')
+    with monkeypatch.context() as mp:
+        mp.setattr(Path, 'replace', fails)
+        with pytest.raises(OSError): save_folder(tmp_path/'saved', {'w': torch.zeros(2)}, {})
+    assert [o.name for o in tmp_path.iterdir()] == ['saved'] and load_transfer(tmp_path/'saved').classes == ['round', 'square']
+
 def test_only_a_model_is_replaced(model, task, tmp_path):
     (tmp_path/'precious').mkdir()
     (tmp_path/'precious/photo.png').touch()
