@@ -105,6 +105,7 @@ def test_a_class_of_few_images_is_trained_and_noted(data, n):
     assert got.status == 0 and got.json['classes'] == ['line', 'round', 'square'] and got.json['skipped'] == []
     assert [o for o in got.json['notes'] if f'"line" has {n} item' in o and 'at least 3' in o]
     assert f'line ({n})' in str(audited(data).json['findings'])
+    assert tl('train', data, *small, '--metric', 'auroc').status == 0 # a class that test lacks has no AUROC, the others have
 
 def test_the_same_image_under_two_labels(data):
     shutil.copy('photos/round/round0.png', 'photos/square/also.png')

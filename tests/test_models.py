@@ -167,7 +167,7 @@ def test_a_spoilt_folder_is_refused_in_a_line(case, model, tmp_path):
     refused(tl('predict', tmp_path/'saved', model.data), words)
     with pytest.raises(TransferError): load_transfer(tmp_path/'saved')
 
-@pytest.mark.parametrize('case', ['gone', 'empty', 'no weights', 'no json', 'torn, new hash', 'torn json', 'nothing in json', 'no such network'])
+@pytest.mark.parametrize('case', ['gone', 'empty', 'no weights', 'no json', 'one bit', 'torn weights', 'torn, new hash', 'torn json', 'nothing in json', 'no such network'])
 def test_a_spoilt_folder_is_no_start_for_training(case, model, tmp_path):
     shutil.copytree(model.folder, tmp_path/'saved')
     spoilt[case][0](tmp_path/'saved')

@@ -47,7 +47,8 @@ def test_the_same_seed_gives_the_same_value(model, tmp_path):
 @pytest.mark.parametrize('wrong, words', [
     (['--model', 'resnet51'], 'no model "resnet51"'), (['--strategy', 'everything'], 'use feature, last:N'), (['--head', 'cubic'], 'use linear, textbook'),
     (['--metric', 'luck'], 'use one of accuracy'), (['--strategy', 'last:99'], 'this network has'), (['--augment', 'cutmix'], 'use one of none'),
-    (['--fit', 'stretch'], 'use one of squeeze'), (['--epochs', 0], 'use 1 or more'), (['--limit', 0], 'use 1 or more')])
+    (['--fit', 'stretch'], 'use one of squeeze'), (['--epochs', 0], 'use 1 or more'), (['--limit', 0], 'use 1 or more'),
+    (['--seed', -1], 'use 0 or more'), (['--size', 0], 'use 1 or more'), (['--size', 3], 'use another size')])
 def test_a_wrong_word_is_one_line(wrong, words, model): refused(tl('train', model.data, *small, *wrong), words)
 
 def test_no_hub(model, monkeypatch):

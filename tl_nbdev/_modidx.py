@@ -143,6 +143,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tl_nbdev.metrics.Result.multi': ('api/metrics.html#result.multi', 'tl_nbdev/metrics.py'),
                                   'tl_nbdev.metrics.Result.n': ('api/metrics.html#result.n', 'tl_nbdev/metrics.py'),
                                   'tl_nbdev.metrics.Result.predicted': ('api/metrics.html#result.predicted', 'tl_nbdev/metrics.py'),
+                                  'tl_nbdev.metrics._auroc': ('api/metrics.html#_auroc', 'tl_nbdev/metrics.py'),
                                   'tl_nbdev.metrics._draws': ('api/metrics.html#_draws', 'tl_nbdev/metrics.py'),
                                   'tl_nbdev.metrics._top': ('api/metrics.html#_top', 'tl_nbdev/metrics.py'),
                                   'tl_nbdev.metrics._wilson': ('api/metrics.html#_wilson', 'tl_nbdev/metrics.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['plain', 'versions', 'as_json', 'write_json', 'now', 'check_target', 'save_folder', 'load_folder']
 
-# %% ../nbs/api/08_keep.ipynb #d48e1763
-import hashlib, json, math, platform
+# %% ../nbs/api/08_keep.ipynb #c3ba04f4
+import hashlib, json, math, platform, tempfile
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,7 +57,7 @@ def now() -> str: # UTC, to the second
     "The time, as a record states it"
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/api/08_keep.ipynb #3c114c89
+# %% ../nbs/api/08_keep.ipynb #4eff02f6
 def check_target(
     folder=None, # where a model will be saved
     file=None # where a JSON will be written
@@ -66,6 +66,12 @@ def check_target(
     if folder and (folder := Path(folder)).exists() and not (folder/'transfer.json').is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise TransferError(f'{folder}: not a model folder, and what is in it would be lost: name a new or an empty folder')
     if file and Path(file).is_dir(): raise TransferError(f'{file}: a folder, which a file must not replace: name a file')
+    for o in filter(None, (folder, file)):
+        parent = Path(o).resolve().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=parent).close()
+        except OSError as e: raise TransferError(f'{o}: nothing can be written there ({e.strerror}): name another place') from e
 
 def save_folder(
     folder, # to make; a model that is there is replaced, anything else is not

@@ -71,7 +71,7 @@ def watched(
     "One bar in place of fastai's table"
     with learn.no_logging(), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]), learn.added_cbs(Bar()): yield learn
 
-# %% ../nbs/api/20_learner.ipynb #223959a6
+# %% ../nbs/api/20_learner.ipynb #b247ea1a
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -101,9 +101,12 @@ def transfer_learner(
     "A fastai Learner that starts from a pretrained network"
     if not task.n('valid'): raise TransferError(f'{task.name}: no item is left for valid (train has {task.n("train")}, test {task.n("test")}): add items, at least 3 a class')
     if seed is not None: seeded(seed)
-    p = pretrained(model, source, **(dict(size=size) if size else {}))
+    if size is not None and size < 1: raise TransferError(f'size={size}: use 1 or more')
+    p = pretrained(model, source, **(dict(size=size) if size is not None else {}))
     net, d = body(p), device()
-    with torch.no_grad(): dim = net(torch.zeros(2, 3, p.size, p.size)).shape[1]
+    try:
+        with torch.no_grad(): dim = net(torch.zeros(2, 3, p.size, p.size)).shape[1]
+    except RuntimeError as e: raise TransferError(f'{p.name} can\'t take images of {p.size} pixels ({str(e).splitlines()[0][:100]}): use another size') from e
     frozen = Frozen(net, p, fit, mode)
     mode = frozen.mode
     learn = Learner(task.dls(p, bs, augment, fit), Network(net, make_head(head, dim, len(task.vocab))).to(d), _loss(task, class_weights), opt_func=opt_func,

@@ -18,14 +18,22 @@ from .settings import TransferError
 from .samples import Table
 from .pixels import open_image
 
-# %% ../nbs/api/09_metrics.ipynb #f123734a
+# %% ../nbs/api/09_metrics.ipynb #292c6c22
 def _top(p): return p.argmax(1)
+
+def _auroc(y, p):
+    "Mean of one-against-rest AUROC over the classes that have both positives and negatives; `ValueError` if none has"
+    if y.ndim == 1 and p.shape[1] == 2: y, p = y[:, None], p[:, 1:]
+    elif y.ndim == 1: y = np.eye(p.shape[1], dtype=int)[y]
+    known = [c for c in range(p.shape[1]) if 0 < y[:, c].sum() < len(y)]
+    if not known: raise ValueError('one class only')
+    return float(np.mean([skm.roc_auc_score(y[:, c], p[:, c]) for c in known]))
 
 metrics = dict(
     accuracy          = lambda y, p: float((_top(p) == y).mean()),
     balanced_accuracy = lambda y, p: float(np.mean([(_top(p)[y == c] == c).mean() for c in np.unique(y)])),
     f1                = lambda y, p: float(skm.f1_score(y, p > .5 if y.ndim > 1 else _top(p), average='macro', zero_division=0)),
-    auroc             = lambda y, p: float(skm.roc_auc_score(y, p[:, 1] if p.shape[1] == 2 and y.ndim == 1 else p, average='macro', multi_class='ovr')))
+    auroc             = _auroc)
 
 def check_metric(
     name, # of a metric
@@ -65,7 +73,7 @@ def interval(
     units = n if groups is None else len(np.unique(groups))
     return [low, high] if low < high else _wilson(low*units, units) if 0 <= low <= 1 else [low, high]
 
-# %% ../nbs/api/09_metrics.ipynb #2ba3d589
+# %% ../nbs/api/09_metrics.ipynb #402db4c6
 @dataclass
 class Result:
     "Predictions on one part of the data, and what can be said of them"
@@ -79,7 +87,8 @@ class Result:
 
     def __post_init__(self):
         score = metrics[self.metric]
-        self.value = score(self.targets, self.probs)
+        try: self.value = score(self.targets, self.probs)
+        except ValueError: self.value, self.interval = float('nan'), [float('nan')]*2; return # not defined on these items: the model is kept all the same
         self.interval = interval(lambda i: score(self.targets[i], self.probs[i]), len(self.targets), self.groups)
 
     @property

@@ -56,7 +56,7 @@ def why_not(
     try: open_image(file); return 'it changed while it was read'
     except TransferError as e: return str(e)
 
-# %% ../nbs/api/19_saved.ipynb #d89791f4
+# %% ../nbs/api/19_saved.ipynb #22c73690
 def _rebuild(info, folder, state, net=None, head=None):
     p = Pretrained(**{**info['pretrained'], 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
@@ -74,9 +74,10 @@ def load_transfer(
 ) -> Predictor: # raises `TransferError` if the folder is torn, changed, or no model folder
     "Load a saved model; nothing is unpickled"
     state, info = load_folder(folder)
-    try: return Predictor(*_rebuild(info, folder, state, body, head), info)
+    try: made = _rebuild(info, folder, state, body, head)
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: {str(e).splitlines()[0][:120]}): copy the folder again, or train again') from e
+    return Predictor(*made, info)
 
 # %% ../nbs/api/19_saved.ipynb #dbe3573c
 def _probe(size): return np.random.default_rng(0).integers(0, 255, (4, size, size, 3), dtype=np.uint8)

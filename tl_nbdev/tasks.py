@@ -106,7 +106,7 @@ class Task:
     def __repr__(self):
         return f'{self.name}: {len(self.df):,} items of {len(self.vocab)} classes; train {self.n("train"):,}, valid {self.n("valid"):,}, test {self.n("test"):,}' + (f'; {len(self.skipped)} skipped' if self.skipped else '')
 
-# %% ../nbs/api/10_tasks.ipynb #28e02cbc
+# %% ../nbs/api/10_tasks.ipynb #000bc2ef
 def _tidy(label, delim):
     if delim: return sorted({o.strip() for o in str(label).split(delim) if o.strip()})
     return str(label).strip()
@@ -131,6 +131,7 @@ def prepared(
     delim=None # separates the labels of an item that has several
 ) -> tuple: # the table as `Task` wants it, what was skipped, and whether the split was given
     "Clean a table of items and split it"
+    if seed < 0: raise TransferError(f'seed={seed}: use 0 or more')
     if limit is not None and limit < 1: raise TransferError(f'limit={limit}: use 1 or more')
     df, skipped = df.copy(), []
     missing = df.label.isna() | df.label.map(lambda o: str(o).strip().lower() in ('', 'nan')).astype(bool)

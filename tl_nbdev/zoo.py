@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Pretrained', 'Pooled', 'headless', 'pretrained', 'body', 'models']
 
-# %% ../nbs/api/03_zoo.ipynb #f0dc73ca
-import copy, difflib, json, re, socket
+# %% ../nbs/api/03_zoo.ipynb #f45db813
+import copy, difflib, hashlib, json, re, socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -266,7 +266,7 @@ def _fill(net, weights, name):
         raise TransferError(f'{name}: the weights are of another network ({len(lacks.unexpected_keys)} unexpected and {len(lacks.missing_keys)} missing names)')
     return net
 
-# %% ../nbs/api/03_zoo.ipynb #f448fdeb
+# %% ../nbs/api/03_zoo.ipynb #e357abb2
 def body(
     p:Pretrained, # from `pretrained`
     weights=True # fill in the pretrained weights? `False` where they are about to be loaded from elsewhere
@@ -285,7 +285,10 @@ def body(
     return net.eval()
 
 def _folder_body(p):
-    try: return _filled(p, load((p.where/'model.safetensors').read_bytes()))
+    data = (p.where/'model.safetensors').read_bytes()
+    if (p.where/'transfer.json').exists() and hashlib.sha256(data).hexdigest() != json.loads((p.where/'transfer.json').read_text()).get('sha256'):
+        raise TransferError(f'{p.where}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again')
+    try: return _filled(p, load(data))
     except (SafetensorError, RuntimeError, ValueError) as e: raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({str(e).splitlines()[0][:120]}): copy the folder again') from e
 
 def _filled(p, state):
