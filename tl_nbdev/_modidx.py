@@ -80,6 +80,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.images._carve_valid': ('api/images.html#_carve_valid', 'tl_nbdev/images.py'),
                                  'tl_nbdev.images._file_column': ('api/images.html#_file_column', 'tl_nbdev/images.py'),
                                  'tl_nbdev.images._from_folders': ('api/images.html#_from_folders', 'tl_nbdev/images.py'),
+                                 'tl_nbdev.images._opens': ('api/images.html#_opens', 'tl_nbdev/images.py'),
+                                 'tl_nbdev.images._path': ('api/images.html#_path', 'tl_nbdev/images.py'),
                                  'tl_nbdev.images._write_images': ('api/images.html#_write_images', 'tl_nbdev/images.py'),
                                  'tl_nbdev.images.audit': ('api/images.html#audit', 'tl_nbdev/images.py'),
                                  'tl_nbdev.images.dls': ('api/images.html#dls', 'tl_nbdev/images.py'),

@@ -78,17 +78,19 @@ def tl_samples(
     found = samples()
     _out(found, json, sample(fetch) if fetch else found)
 
-# %% ../nbs/api/50_cli.ipynb #33a7f9a4
+# %% ../nbs/api/50_cli.ipynb #172a612d
 def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True):
     "The task that DATA names"
     from tl_nbdev.samples import sample, sample_info
     from tl_nbdev.images import ImageTask
+    from tl_nbdev.pixels import image_types as _image_types
     common = dict(limit=limit, seed=seed, metric=metric, learn=learn)
     table = {k: v for k, v in dict(label=label, group=group, file=file, delim=delim).items() if v}
     path = Path(data).expanduser()
     if (info := sample_info(data)) and not path.exists():
         if info.kind != 'image': raise TransferError(f'{data} is a sample of {info.kind}, not of labelled images: see tl-samples')
         return ImageTask.from_sample(data, **common, **table)
+    if path.suffix.lower() in _image_types and path.is_file(): raise TransferError(f'{data}: one image; name the folder that holds it, or a CSV')
     if path.is_dir():
         if not table: return ImageTask.from_folder(path, **common)
         tables = sorted(path.glob('*.csv'))

@@ -22,9 +22,15 @@ from .tasks import *
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, IntToFloatTensor, MultiCategorize, Normalize, OneHotEncode, PILImage,
                                ToTensor, Transform)
 
-# %% ../nbs/api/11_images.ipynb #50fd2733
+# %% ../nbs/api/11_images.ipynb #7d4df103
 _part_names = dict(train='train', training='train', valid='valid', val='valid', validation='valid', dev='valid', test='test', testing='test')
 _beside = {'.txt', '.csv', '.json', '.md', '.xml', '.yaml', '.yml', '.ini', '.html', '.pdf', '.tsv', '.npy', '.zip', '.db', '.py', '.ipynb', ''} # lie beside photos
+
+def _opens(file):
+    "Is a file without a suffix an image? Its first bytes tell"
+    try:
+        with Image.open(file): return True
+    except Exception: return False
 
 def image_files(
     folder # searched with all that is below it; hidden files are passed over
@@ -38,15 +44,15 @@ def image_files(
         for f in sorted(files):
             if f.startswith('.') or f == 'Thumbs.db': continue
             kind = Path(f).suffix.lower()
-            if kind in image_types: found.append(Path(where)/f)
+            if kind in image_types or (not kind and _opens(Path(where)/f)): found.append(Path(where)/f)
             elif kind not in _beside: other.append(Path(where)/f)
     return found, other
 
-def _from_folders(root):
+def _from_folders(root, learn=True):
     found, other = image_files(root)
     rows, loose = [], []
     parted = {o.name for o in root.iterdir() if o.is_dir() and o.name.lower() in _part_names}
-    parted = parted if any(_part_names[o.lower()] == 'train' for o in parted) else set()
+    if learn and not any(_part_names[o.lower()] == 'train' for o in parted): parted = set()
     for f in found:
         above = f.relative_to(root).parts[:-1]
         part = _part_names[above[0].lower()] if above and above[0] in parted else None
@@ -59,9 +65,13 @@ def _from_folders(root):
     if not len(df):
         why = f'{len(loose)} images lie in no class folder' if loose else 'no image files in it'
         raise TransferError(f'{root}: {why}: put the images of each class in a folder of its own, or use a CSV with a column of files and one of labels')
+    if df.label.nunique() == 1 and not parted:
+        top = root/df.label.iloc[0]
+        below = sorted({f.relative_to(top).parts[0] for f in df.item if len(f.relative_to(top).parts) > 1})
+        if len(below) > 1: raise TransferError(f'{root}: all images are below "{top.name}", whose folders {", ".join(below[:5])} look like the classes: name {top}')
     return (df if parted else df.drop(columns='part')), skipped
 
-# %% ../nbs/api/11_images.ipynb #a021c604
+# %% ../nbs/api/11_images.ipynb #a791ad8c
 class ImageTask(Task):
     "Photos with labels, split into train, valid and test"
     @classmethod
@@ -84,7 +94,7 @@ class ImageTask(Task):
         "A task from a table of files and labels"
         for c in (file, label, group, part):
             if c is not None and c not in df: raise TransferError(f'{name or "table"}: no column "{c}"; its columns are {", ".join(map(str, df.columns))}')
-        items = [Path(root)/str(f) for f in df[file]]
+        items = [_path(root, str(f)) for f in df[file]]
         cols = dict(item=items, label=df[label].to_list())
         if group: cols['group'] = df[group].map(str, na_action='ignore').to_list()
         if part:
@@ -107,7 +117,7 @@ class ImageTask(Task):
         "A task from folders: one a class, with or without train, valid and test above them"
         root = Path(path).expanduser()
         if not root.is_dir(): raise TransferError(f'{path}: no such folder')
-        df, skipped = _from_folders(root)
+        df, skipped = _from_folders(root, kwargs.get('learn', True))
         return cls.from_df(df, 'item', part='part' if 'part' in df else None, **{'name': root.name, **kwargs, 'skipped': skipped})
 
     @classmethod
@@ -134,7 +144,12 @@ class ImageTask(Task):
         if kwargs.keys() & {'label', 'group', 'file', 'delim', 'part'}: return cls.from_csv(folder/'labels.csv', **{**said, **kwargs})
         return cls.from_folder(folder, **{**said, **kwargs})
 
-# %% ../nbs/api/11_images.ipynb #0402aaab
+# %% ../nbs/api/11_images.ipynb #1f972eb3
+def _path(root, file):
+    "A file of a table; one written on Windows has backslashes"
+    path = Path(root)/file
+    return Path(root)/file.replace('\\', '/') if '\\' in file and not path.exists() else path
+
 def _carve_valid(rows, valid, seed):
     "A given split without a valid part: some of train becomes valid"
     train = rows[rows.part == 'train']

@@ -71,7 +71,7 @@ def watched(
     "One bar in place of fastai's table"
     with learn.no_logging(), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]), learn.added_cbs(Bar()): yield learn
 
-# %% ../nbs/api/20_learner.ipynb #b247ea1a
+# %% ../nbs/api/20_learner.ipynb #f2252597
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -99,7 +99,7 @@ def transfer_learner(
     **kwargs # for fastai's `Learner`
 ) -> Learner: # raises `TransferError` if the model can't be had
     "A fastai Learner that starts from a pretrained network"
-    if not task.n('valid'): raise TransferError(f'{task.name}: no item is left for valid (train has {task.n("train")}, test {task.n("test")}): add items, at least 3 a class')
+    if not task.n('valid'): raise TransferError(f'{task.name}: no item is left for valid (train has {task.n("train")}, test {task.n("test")}): add items, at least 3 different ones a class (identical copies count once)')
     if seed is not None: seeded(seed)
     if size is not None and size < 1: raise TransferError(f'size={size}: use 1 or more')
     p = pretrained(model, source, **(dict(size=size) if size is not None else {}))

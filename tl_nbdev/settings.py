@@ -124,16 +124,17 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.parent/f'.{path.name}.lock')
 
-# %% ../nbs/api/00_settings.ipynb #94daf562
+# %% ../nbs/api/00_settings.ipynb #2d89d41b
 def remembered(
     key, # what was measured, as a string that names everything it depends on
-    measure # called without arguments where the answer isn't known; returns what JSON can hold
+    measure, # called without arguments where the answer isn't known; returns what JSON can hold
+    trusted=lambda value: True # is a measurement good enough to be remembered?
 ):
     "The remembered measurement of `key` on this machine, measured now if it is not known"
     path = settings().cache/'machine.json'
     read = lambda: json.loads(path.read_text()) if path.exists() else {}
     if key in (known := read()): return known[key]
-    value = measure()
+    if not trusted(value := measure()): return value
     with locked(path), whole(path) as tmp: tmp.write_text(json.dumps({**read(), key: value}, indent=1))
     return value
 

@@ -39,7 +39,7 @@ def split_parts(
                 got += size[mine[left]]
     return np.array([parts.get(u, 'train') for u in df.unit], dtype=object)
 
-# %% ../nbs/api/10_tasks.ipynb #8d660ee2
+# %% ../nbs/api/10_tasks.ipynb #8f14eb31
 class Task:
     "Labelled items in three parts; knows nothing of models"
     def __init__(self,
@@ -79,6 +79,8 @@ class Task:
         if not len(self.df): raise TransferError(f'{self.name}: nothing to learn from, no item is left{also}')
         if not learn: return
         if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart{also}: add items of another class')
+        if not self.multi and len(self.df) >= 10 and len(self.vocab) > len(self.df)/2:
+            raise TransferError(f'{self.name}: {len(self.vocab)} classes for {len(self.df)} items: is the label a number or a name, rather than a class? Name another column{also}')
         for c, n in self.sizes().items():
             if n < 3: self.notes.append(f'class "{c}" has {n} item{"s" if n > 1 else ""}: a split into train, valid and test needs at least 3, so it is not in every part')
 
