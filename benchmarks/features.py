@@ -90,13 +90,15 @@ def _spread(values, show): # of one peer, a value a split
     ends = interval(values)
     return show.format(mean(values)) + (f' [{show.format(ends[0])}, {show.format(ends[1])}]' if ends else '')
 
-def _remarks(got, splits, epochs, workers):
+def _remarks(got, seen, epochs, workers):
     "What a reader of the table must know"
-    said = [f'Mean over random splits {", ".join(map(str, splits))} of the same images, with its 95 % interval (t). Test parts overlap between splits, so intervals for new images are wider.']
+    longest = max(seen.values(), key=len)
+    said = [f'Mean over random splits {", ".join(map(str, longest))} of the same images, with its 95 % interval (t). Test parts overlap between splits, so intervals for new images are wider.']
+    if fewer := next((s for s in seen.values() if len(s) < len(longest)), None): said.append(f'The peers are measured on splits {", ".join(map(str, fewer))}; ratios and differences are of the same splits.')
     if 'ours' in got: said.append('ours: the clock runs from the list of folders to the predictions; it includes looking at every file once (hash, can it be read), and the cache of features is empty. Imports are timed for no one.')
     if 'fastai_default' in got: said.append(f'fastai_default: `vision_learner`, frozen, `fit_one_cycle({epochs})`, `Resize(224)`, all else as fastai sets it; the split is made before the clock starts.')
     if 'fastai_tuned' in got:
-        run = got['fastai_tuned'][splits[0]][0]['found']
+        run = got['fastai_tuned'][seen['fastai_tuned'][0]][0]['found']
         said.append(f'fastai_tuned: also `train_bn=False`, `BnFreeze`, `to_bf16().to_channelslast()`, and `num_workers={workers}`, the fastest on split 0.')
         if run['warnings']: said.append(f'`to_bf16()` changes nothing here: fastai enters `autocast("cuda")` on every device; torch says "{run["warnings"][0]}", and the last convolution puts out {run["arithmetic"]}.')
     return said
@@ -108,6 +110,7 @@ def bench(
     repeats:int=1, # of each split
     epochs:int=5, # of fastai, frozen
     limit:int=None, # at most so many images
+    peer_splits:int=None, # the others are measured on the first so many splits only, as one takes a quarter of an hour; default all
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
@@ -116,14 +119,15 @@ def bench(
     fresh_process('features', 'ready')
     workers, runs = _best_workers(records, limit) if 'fastai_tuned' in peers else (None, [])
     args = dict(ours={}, fastai_default=dict(epochs=epochs), fastai_tuned=dict(epochs=epochs, num_workers=workers))
-    got = {p: {s: [] for s in splits} for p in peers}
+    seen = {p: list(splits) if p == 'ours' else list(splits)[:peer_splits] for p in peers} # the splits of each
+    got = {p: {s: [] for s in seen[p]} for p in peers}
     for repeat in range(1, repeats + 1):
         for s in splits: # split by split, so that a change of the machine's speed meets all peers
-            for p in peers:
+            for p in [p for p in peers if s in seen[p]]:
                 runs.append(records.measure(p, repeat, p == 'ours', split=s, limit=limit, **args[p]))
                 got[p][s].append(runs[-1])
-    accuracy = {p: [100*mean(o['found']['accuracy'] for o in got[p][s]) for s in splits] for p in peers}
-    seconds = {p: [median(o['found']['seconds'] for o in got[p][s]) for s in splits] for p in peers}
+    accuracy = {p: [100*mean(o['found']['accuracy'] for o in got[p][s]) for s in seen[p]] for p in peers}
+    seconds = {p: [median(o['found']['seconds'] for o in got[p][s]) for s in seen[p]] for p in peers}
     others = [p for p in peers if p != 'ours' and 'ours' in peers]
     ratio = {p: [b/a for a, b in zip(seconds['ours'], seconds[p])] for p in others}
     apart = {p: [a - b for a, b in zip(accuracy['ours'], accuracy[p])] for p in others}
@@ -136,7 +140,7 @@ def bench(
         reached += [goal('accuracy of ours, %, mean over splits', mean(accuracy['ours']), least=85), goal('seconds of ours, median over splits', median(seconds['ours']), most=60)]
     table = [dict(peer=p, **{'accuracy %': _spread(accuracy[p], '{:.1f}'), 'ours − it, points': _spread(apart[p], '{:+.1f}') if p in others else '',
                              'seconds, median': f'{median(seconds[p]):.0f}', 'its time / ours': f'{median(ratio[p]):.1f} ({min(ratio[p]):.1f}–{max(ratio[p]):.1f})' if p in others else '',
-                             'arithmetic': got[p][splits[0]][0]['found']['arithmetic']}) for p in peers]
+                             'arithmetic': got[p][seen[p][0]][0]['found']['arithmetic']}) for p in peers]
     records.write(ratio={p: median(v) for p, v in ratio.items()}, ratio_by_split=ratio, median_seconds={p: median(v) for p, v in seconds.items()}, seconds_by_split=seconds,
-                  accuracy_by_split=accuracy, difference_by_split=apart, reached=reached, table=table, remarks=_remarks(got, splits, epochs, workers),
-                  arguments=dict(model=model, splits=splits, peers=peers, repeats=repeats, epochs=epochs, limit=limit), measurements=runs)
+                  accuracy_by_split=accuracy, difference_by_split=apart, reached=reached, table=table, remarks=_remarks(got, seen, epochs, workers),
+                  arguments=dict(model=model, splits=splits, peers=peers, repeats=repeats, epochs=epochs, limit=limit, peer_splits=peer_splits), measurements=runs)

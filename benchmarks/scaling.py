@@ -29,7 +29,7 @@ def cut_cells(
             x, y = rng.integers(im.width - 127), rng.integers(im.height - 127)
             view = im.crop((x, y, x + 128, y + 128))
             if rng.random() < .5: view = view.transpose(Image.FLIP_LEFT_RIGHT)
-            view.save(_folder()/f'{i:05}-{file.parent.name}.jpg', quality=90)
+            view.save(_folder()/f'{i:05}-{file.parent.name}.jpg', quality=90, comment=str(i)) # so that no two files are the same
 
 
 # jobs, each in a process of its own

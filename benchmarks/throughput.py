@@ -19,7 +19,7 @@ def share(model, images, repeats):
     p = pretrained(model)
     frozen, files = Frozen(body(p), p), image_files(sample('elpv'))[0][:images]
     arrays = [a for _, a in batches(files, frozen.prep)]
-    tensors = [((torch.from_numpy(a).to(frozen.device).permute(0, 3, 1, 2) - frozen.mean)/frozen.std).contiguous(memory_format=frozen.mode.format) for a in arrays]
+    tensors = [frozen.ready(a) for a in arrays]
     @torch.no_grad()
     def alone(x):
         with frozen.mode.autocast(frozen.device): return frozen.net(x).float().cpu()

@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tl_nbdev.features.Frozen.__init__': ('api/features.html#frozen.__init__', 'tl_nbdev/features.py'),
                                    'tl_nbdev.features.Frozen.key': ('api/features.html#frozen.key', 'tl_nbdev/features.py'),
                                    'tl_nbdev.features.Frozen.passes': ('api/features.html#frozen.passes', 'tl_nbdev/features.py'),
+                                   'tl_nbdev.features.Frozen.ready': ('api/features.html#frozen.ready', 'tl_nbdev/features.py'),
                                    'tl_nbdev.features.Mode': ('api/features.html#mode', 'tl_nbdev/features.py'),
                                    'tl_nbdev.features.Mode.autocast': ('api/features.html#mode.autocast', 'tl_nbdev/features.py'),
                                    'tl_nbdev.features.Mode.format': ('api/features.html#mode.format', 'tl_nbdev/features.py'),

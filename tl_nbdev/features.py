@@ -137,14 +137,20 @@ class Frozen:
         mean, std = (torch.tensor(o, device=self.device)*255 for o in (p.mean, p.std))
         self.scale, self.shift = (o.repeat(p.size) for o in (1/std, -mean/std)) # for a row of pixels
 
+    def ready(self,
+        a # `(B, size, size, 3)`, uint8
+    ) -> torch.Tensor: # `(B, 3, size, size)`, float32, normalised, on the device, in the layout of `mode`
+        "A batch of images as the network takes it"
+        rows = torch.from_numpy(a).to(self.device).view(*a.shape[:2], -1).float()
+        x = torch.addcmul(self.shift, rows, self.scale).view(a.shape).permute(0, 3, 1, 2) # this is channels_last already
+        return x.contiguous(memory_format=self.mode.format)
+
     @torch.no_grad()
     def __call__(self,
         a # `(B, size, size, 3)`, uint8
     ) -> torch.Tensor: # `(B, D)`, float32, on the CPU
         "Features of a batch of images"
-        rows = torch.from_numpy(a).to(self.device).view(*a.shape[:2], -1).float()
-        x = torch.addcmul(self.shift, rows, self.scale).view(a.shape).permute(0, 3, 1, 2) # this is channels_last already
-        x = x.contiguous(memory_format=self.mode.format)
+        x = self.ready(a)
         with self.mode.autocast(self.device): return self.net(x).float().cpu()
 
     def passes(self,
