@@ -1,5 +1,5 @@
 "What must hold whatever the data and the network."
-import re
+import json, re
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from torch import nn
 from tl_nbdev.metrics import Result
 from tl_nbdev.samples import Table
-from tl_nbdev.settings import whole
+from tl_nbdev.settings import TransferError, whole
 from tl_nbdev.stages import resting, stages
 from tl_nbdev.strategy import Phase, strategy
 from tl_nbdev.tasks import split_parts
@@ -40,15 +40,27 @@ def test_a_class_of_three_units_is_in_every_part(sizes, seed):
 def test_rates_rise_with_depth_and_are_zero_below(n, data, low, times):
     train = data.draw(st.one_of(st.sampled_from(['head', 'all']), st.integers(0, n - 1)))
     ph = Phase(train, slice(low, low*times))
-    rates, first = ph.rates(n), ph.first(n)
+    rates, first = ph.rates(n), ph.which(n)[0]
     assert len(rates) == n and not any(rates[:first]) and all(rates[first:])
     assert all(a <= b*(1 + 1e-9) for a, b in zip(rates[first:], rates[first + 1:])) and rates[-1] == pytest.approx(low*times)
 
+words = st.one_of(st.sampled_from(['feature', 'full', 'gradual', 'lpft', 'layerdecay:0.75', 'surgical:early', 'surgical:0,2', 'bitfit', 'lora:4', 'l2sp', 'wise', 'wise:0.5']), st.integers(1, 99).map('last:{}'.format))
+
 @law
-@given(st.one_of(st.sampled_from(['feature', 'full']), st.integers(1, 99).map('last:{}'.format)))
+@given(st.lists(words, min_size=1, max_size=4).map('+'.join))
 def test_a_strategy_is_spelled_as_it_is_read(word):
     how = strategy(word)
     assert how.name == word and strategy(how) is how and strategy(how.name) == how
+    assert strategy(json.loads(json.dumps(how.as_dict()))) == how
+
+@law
+@given(st.lists(words, min_size=1, max_size=4), st.integers(1, 30), st.integers(2, 15))
+def test_epochs_are_whole_and_all_used(names, epochs, n):
+    how = strategy('+'.join(names))
+    try: phases = how.resolved(n, epochs)
+    except TransferError: return
+    fixed = sum(ph.epochs for ph in how.phases if ph.epochs)
+    assert all(ph.epochs >= 1 for ph in phases) and sum(ph.epochs for ph in phases) - fixed >= epochs*any(ph.epochs is None for ph in how.phases or [Phase()])
 
 @law
 @given(st.integers(1, 60), st.one_of(st.none(), st.integers(1, 9)), st.integers(0, 1000))

@@ -37,7 +37,7 @@ def frozen_names(net, first):
 def check_frozen(net, before, how):
     "Bit-equal below, weights and buffers; something new in every stage above"
     ss, now = stages(net), changed(before, net)
-    first = strategy(how).phases[0].first(len(ss))
+    first = strategy(how).phases[0].which(ss)[0]
     assert not (drifted := now & frozen_names(net, first)), f'{how} changed {sorted(drifted)[:3]}'
     for s in ss[first:]: assert now & s.params.keys(), f'{how} did not train {s.name}'
     if first == len(ss) - 1: assert all(k.startswith('head.') for k in now)
@@ -83,7 +83,7 @@ def test_a_learner_that_fastai_made(task):
         before = state(learn.model)
         quiet(learn, learn.transfer, how, 1)
         ss, now = stages(learn.model), changed(before, learn.model)
-        first = strategy(how).phases[0].first(len(ss))
+        first = strategy(how).phases[0].which(ss)[0]
         assert not now & frozen_names(learn.model, first)
         for s in ss[first:]: assert now & s.params.keys()
     assert [o['strategy'] for o in learn.transfers] == ['full', 'last:1', 'feature']

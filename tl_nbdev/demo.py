@@ -18,7 +18,7 @@ from .learner import *
 from .compare import *
 from .saved import *
 
-# %% ../nbs/api/40_demo.ipynb #f3d06e00
+# %% ../nbs/api/40_demo.ipynb #1731da71
 def _credit(task): return f'Photos: {task.cite}. Licence: {task.licence}.' if task.licence else ''
 
 def _page(task, audit, runs, result, said, pictures):
@@ -62,6 +62,6 @@ def main_job(
     print(f'5. It predicts\n\n{said}\n')
     (out/'report.md').write_text(_page(task, audit, runs, result, said, pictures))
     write_json(out/'report.json', [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval, part=r.report.part,
-                                        seconds=r.seconds, **{k: r.learn.transfers[-1][k] for k in ('epochs', 'trained', 'total')}) for r in runs])
+                                        seconds=r.seconds, epochs=r.epochs, trained=r.trained, total=r.total) for r in runs])
     print(f'The whole report, with pictures: {out/"report.md"}')
     return runs

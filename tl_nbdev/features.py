@@ -109,7 +109,7 @@ def fastest(
     got = remembered(key, measure, lambda o: o['steady'])
     return Mode(got['precision'], got['layout'])
 
-# %% ../nbs/api/05_features.ipynb #25528ec7
+# %% ../nbs/api/05_features.ipynb #b068e284
 def weights_hash(
     net:nn.Module # any network
 ) -> str: # sha256 of parameters and buffers, by name

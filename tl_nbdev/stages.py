@@ -11,26 +11,29 @@ from dataclasses import dataclass
 from torch import nn
 from .samples import Table
 
-# %% ../nbs/api/02_stages.ipynb #73652971
+# %% ../nbs/api/02_stages.ipynb #8cba2345
 @dataclass(frozen=True, eq=False)
 class Stage:
     "A part of a network that is frozen or trained as a whole"
     name: str    # where in the network, such as `blocks.3`
     depth: int   # 0 at the input
     params: dict # name → `nn.Parameter`
+    shared: tuple = () # names under which other stages use some of them too
     @property
     def n(self): return sum(p.numel() for p in self.params.values())
 
 class Stages(list):
     "The stages of a network, input first, head last"
     def splitter(self): return [list(s.params.values()) for s in self] # the parameter groups of a fastai optimizer
-    def table(self): return Table(dict(depth=s.depth, stage=s.name, parameters=f'{s.n:,}') for s in self)
+    def table(self):
+        tied = any(s.shared for s in self)
+        return Table(dict(depth=s.depth, stage=s.name, parameters=f'{s.n:,}', **({'also used as': ', '.join(s.shared)} if tied else {})) for s in self)
     def _repr_markdown_(self): return self.table()._repr_markdown_()
     def __repr__(self): return repr(self.table())
 
-# %% ../nbs/api/02_stages.ipynb #8f34cace
+# %% ../nbs/api/02_stages.ipynb #2467084f
 def _size(m): return sum(p.numel() for p in m.parameters())
-def _named(m, prefix=''): return [f'{prefix}{n}' for n, _ in m.named_parameters()]
+def _named(m, prefix=''): return [f'{prefix}{n}' for n, _ in m.named_parameters(remove_duplicate=False)]
 
 def _timm_cut(net):
     from timm.models import group_parameters
@@ -86,7 +89,16 @@ def _children_cut(net, least=5):
         parts[i:i+1] = inner
     return [names for _, names in parts]
 
-# %% ../nbs/api/02_stages.ipynb #0d3a5dfa
+# %% ../nbs/api/02_stages.ipynb #b5de49e3
+def _tower_cut(net, towers):
+    "Towers of layers side by side, the last stage of each at the same depth, and with it what follows them"
+    cuts = [[[f'{k}.{n}' for n in o] for o in _transformer_cut(m, *_layers(m))] for k, m in towers]
+    n, inside = max(map(len, cuts)), {k for k, _ in towers}
+    cut = [[name for c in cuts if (j := len(c) - n + i) >= 0 for name in c[j]] for i in range(n)]
+    cut[0] += [k for k, _ in net.named_parameters(recurse=False)]
+    cut[-1] += [k for k in _named(net) if '.' in k and k.partition('.')[0] not in inside]
+    return cut
+
 def _body_and_head(net):
     "The names of body and head, where a network is just these two"
     names = [n for n, m in net.named_children() if any(True for _ in m.parameters())]
@@ -94,12 +106,15 @@ def _body_and_head(net):
 
 def _cut(net):
     if hasattr(net, 'group_matcher'): return _timm_cut(net)
+    kids = [(k, m) for k, m in net.named_children() if _size(m)]
+    if len(kids) == 1 and list(kids[0][1].children()) and not any(True for _ in net.parameters(recurse=False)): return [[f'{kids[0][0]}.{n}' for n in o] for o in _cut(kids[0][1])]
+    if len(towers := [(k, m) for k, m in kids if _layers(m)]) > 1: return _tower_cut(net, towers)
     if (parts := _body_and_head(net)) and list(net.get_submodule(parts[0]).children()):
         body, head = parts
         return [*([f'{body}.{n}' for n in o] for o in _cut(net.get_submodule(body))), [f'{head}.{n}' for n, _ in net.get_submodule(head).named_parameters()]]
     return _children_cut(net)
 
-# %% ../nbs/api/02_stages.ipynb #40853e95
+# %% ../nbs/api/02_stages.ipynb #f0e967bc
 def _name(params, others):
     "The part of the network that a stage's parameters share and no other stage has, else the first and the last of such parts"
     parts = [n.split('.')[:-1] or [n] for n in params]
@@ -115,12 +130,13 @@ def stages(
     "Cut `net` into stages, input first, head last; every parameter belongs to one"
     if not any(True for _ in net.parameters()): raise ValueError(f'{type(net).__name__} has no parameters, so nothing to cut into stages')
     unique, everyone = dict(net.named_parameters()), dict(net.named_parameters(remove_duplicate=False))
-    cut = _cut(net)
+    cut = getattr(net, 'stage_cut', None) or _cut(net)
     depth = {n: d for d, group in enumerate(cut) for n in group}
     deepest = {}
     for n, p in everyone.items(): deepest[p] = max(deepest.get(p, 0), depth.get(n, 0))
-    groups = [{n: p for n, p in unique.items() if deepest[p] == d} for d in range(len(cut))]
-    return Stages(Stage(_name(g, unique.keys() - g.keys()), d, g) for d, g in enumerate(g for g in groups if g))
+    groups = [(d, g) for d in range(len(cut)) if (g := {n: p for n, p in unique.items() if deepest[p] == d})]
+    shared = [tuple(n for n, p in everyone.items() if deepest[p] == d != depth.get(n, 0)) for d, _ in groups]
+    return Stages(Stage(_name(g, unique.keys() - g.keys()), i, g, o) for i, ((_, g), o) in enumerate(zip(groups, shared)))
 
 # %% ../nbs/api/02_stages.ipynb #3337cfa8
 def resting(
