@@ -61,7 +61,7 @@ def _run_from_dict(task, d, folder):
     return Run(d['model'], strategy(d['strategy']), d['seed'], _known(task, d['valid']), _known(task, d['report']), d['seconds'], d['epochs'], d['trained'], d['total'], d['mib'],
                folder=folder if d['weights'] and folder.is_dir() else None)
 
-# %% ../nbs/api/21_compare.ipynb #b3600d77
+# %% ../nbs/api/21_compare.ipynb #308f39bb
 def _span(v, ends): return f'{100*v:.1f} [{100*ends[0]:.1f}, {100*ends[1]:.1f}]'
 
 class Comparison(list):
@@ -125,6 +125,7 @@ class Comparison(list):
             ax.errorbar(r['seconds'], 100*r['value'], [[100*max(0, r['value'] - low)], [100*max(0, high - r['value'])]], fmt='o' if not r['chosen'] else 'D', color=f'C{i % 10}', capsize=3,
                         label=r['strategy'] if len({o['model'] for o in rows}) == 1 else f'{r["model"]}, {r["strategy"]}')
         ax.set(xscale='log', xlabel='seconds, training and evaluation', ylabel=f'{rows[0]["part"]} {rows[0]["metric"]} %')
+        for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): axis(lambda v, _: f'{v:g}' if f'{v:e}'[0] in '1235' else '')
         ax.grid(alpha=.3)
         fig.legend(loc='outside right upper', fontsize=7, title='◆ chosen on valid', title_fontsize=7)
         return fig

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #0f127c03
+# %% ../nbs/api/20_learner.ipynb #11ec2349
 import copy, hashlib, random, time
 import numpy as np
 import torch
+from matplotlib import colormaps
 from torch import nn
 from .settings import *
 from .samples import *
@@ -237,7 +238,7 @@ def evaluate(self:Learner,
 # %% ../nbs/api/20_learner.ipynb #33a815a4
 Learner.save_transfer = save_transfer
 
-# %% ../nbs/api/20_learner.ipynb #1d9a95cb
+# %% ../nbs/api/20_learner.ipynb #b8c6cf45
 def _norms(ss, net):
     "For each stage, its BatchNorms that rest and those that train their statistics"
     at = {k.rpartition('.')[0]: s.depth for s in ss for k in s.params}
@@ -253,19 +254,20 @@ class FrozenReport(Table):
         super().__init__(rows, about)
         self.names, self.sizes, self.rates, self.heads = [s.name for s in ss], [s.n for s in ss], rates, heads
     def plot(self):
-        "The network with depth across and rate upward; a step for each phase, grey where a stage is frozen"
+        "The network with depth across and rate upward; within a stage time goes to the right, a step for each phase, and what is always frozen is grey"
         fig = Picture(7.5, 3.4)
         ax = fig.add_subplot()
-        n, some = len(self.names), [r for rs in self.rates for r in rs if r]
+        n, k, some = len(self.names), len(self.rates), [r for rs in self.rates for r in rs if r]
+        colour = lambda j: colormaps['viridis'](j/max(k - 1, 1)*.85)
         low, high = (min(some)/3, max(some)*2) if some else (1e-4, 1e-3)
         for i in range(n):
-            if not any(rs[i] for rs in self.rates): ax.axvspan(i - .5, i + .5, color='.9', hatch='//', ec='.75', lw=0)
+            if not any(rs[i] for rs in self.rates): ax.axvspan(i - .5, i + .5, color='.9', lw=0)
         for j, (rs, head) in enumerate(zip(self.rates, self.heads)):
             for i, r in enumerate(rs):
-                if r: ax.plot([i - .45, i + .45], [r, r], lw=4, color=f'C{j % 10}', solid_capstyle='butt', label=head if not any(rs[:i]) else None)
+                if r: ax.plot([i - .45 + .9*j/k, i - .45 + .9*(j + 1)/k], [r, r], lw=4, color=colour(j), solid_capstyle='butt', label=head if not any(rs[:i]) else None)
         ax.set(yscale='log', ylim=(low, high), xlim=(-.5, n - .5), ylabel='highest rate', xticks=range(n))
-        ax.set_xticklabels([f'{k}\n{s:,}' for k, s in zip(self.names, self.sizes)], rotation=40, ha='right', fontsize=7)
-        if some: ax.legend(fontsize=7, title='hatched: frozen' if len(some) < n*len(self.rates) else None, title_fontsize=7)
+        ax.set_xticklabels([f'{name.removeprefix("body.")}\n{s:,}' for name, s in zip(self.names, self.sizes)], rotation=40, ha='right', fontsize=7)
+        if some: fig.legend(loc='outside right upper', fontsize=7, title='grey: frozen' if any(not any(rs[i] for rs in self.rates) for i in range(n)) else None, title_fontsize=7)
         return fig
 
 @patch

@@ -114,15 +114,17 @@ def _cut(net):
         return [*([f'{body}.{n}' for n in o] for o in _cut(net.get_submodule(body))), [f'{head}.{n}' for n, _ in net.get_submodule(head).named_parameters()]]
     return _children_cut(net)
 
-# %% ../nbs/api/02_stages.ipynb #f0e967bc
+# %% ../nbs/api/02_stages.ipynb #f338749a
 def _name(params, others):
     "The part of the network that a stage's parameters share and no other stage has, else the first and the last of such parts"
     parts = [n.split('.')[:-1] or [n] for n in params]
     common = os.path.commonprefix(parts)
     alone = '.'.join(common)
     if common and not any(n.startswith(alone + '.') for n in others): return alone
-    tops = list(dict.fromkeys('.'.join(p[:len(common) + 1]) for p in parts))
-    return tops[0] if len(tops) == 1 else f'{tops[0]} … {tops[-1]}'
+    tops = {}
+    for p in parts: tops.setdefault(p[:len(common) + 1][-1], []).append(p)
+    first, *_, last = [os.path.commonprefix(o) for o in tops.values()]*2
+    return '.'.join(first) if len(tops) == 1 else f'{".".join(first)} … {".".join(last[len(common):] or last)}'
 
 def stages(
     net:nn.Module # any network

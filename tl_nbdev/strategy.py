@@ -183,7 +183,7 @@ class Adapters(Step):
         if hasattr(net, 'stage_cut'): del net.stage_cut
         for p in net.parameters(): p.requires_grad_(True)
 
-# %% ../nbs/api/07_strategy.ipynb #d9f8e0d7
+# %% ../nbs/api/07_strategy.ipynb #1492ba16
 _steps = {'adapters': Adapters, 'pull': Pull, 'interpolate': Interpolate}
 
 def _to_json(o):
@@ -209,7 +209,7 @@ class Strategy:
     name: str        # as the shell spells it, such as `last:2`
     phases: tuple    # of `Phase`, carried out in turn; where there are none, everything trains
     epochs: int = 5  # of the phases that don't fix their own, where `transfer` is given none
-    views: int = 1   # of each image in the feature cache, where a phase trains the head alone
+    views: int = 1   # of each image in the cache, where what is frozen comes first; with 1, an augmented image is run again each time, except for the head alone
     steps: tuple = () # of `Step`
     call: str = field(default=None, compare=False) # as Python spells it
 
@@ -271,7 +271,7 @@ def _gradual(ph, epochs, n):
         else: out.append(replace(ph, train=train, epochs=1))
     return out
 
-# %% ../nbs/api/07_strategy.ipynb #4f908754
+# %% ../nbs/api/07_strategy.ipynb #11bbda81
 def _spelled(f):
     "Let what `f` returns know how it was called"
     @wraps(f)
@@ -295,10 +295,11 @@ def FeatureExtraction(
 def FineTune(
     last:int=2, # body stages that train with the head
     lr=slice(1e-4, 1e-3), # smaller below
-    epochs=5
+    epochs=5,
+    views=1 # of each image; more are augmented and kept as the frozen stages see them, and each epoch takes one by chance
 ) -> Strategy:
     "Train the last stages, the lower the slower (Yosinski et al. 2014; rates by depth: Howard and Ruder 2018, eq. 2)"
-    return Strategy(f'last:{last}', (Phase(last, lr),), epochs)
+    return Strategy(f'last:{last}', (Phase(last, lr),), epochs, views)
 
 @_spelled
 def FullFineTune(
