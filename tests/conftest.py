@@ -65,6 +65,7 @@ def start(name, *argv, process_group=None, **env):
     "`tl-name argv` as a process of its own"
     script = Path(sys.executable).with_name(f'tl-{name}')
     return subprocess.Popen([script, *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=process_group,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), # a shell's background job ignores it, and so would its children
                             env={**os.environ, 'PYTHONUNBUFFERED': '1', **env})
 
 def run(name, *argv, **env):

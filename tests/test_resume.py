@@ -4,6 +4,7 @@ import errno, json, os, signal, subprocess, sys
 import pytest
 from conftest import photos, tl
 from tl_nbdev import checkpoint
+from tl_nbdev.features import weights_hash
 from tl_nbdev.images import ImageTask
 from tl_nbdev.learner import transfer_learner, watched
 from tl_nbdev.settings import TransferError
@@ -97,3 +98,19 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert keep.load()[1] == dict(n=1)
     with watched(learn), pytest.warns(UserWarning, match='could not be written'): learn.transfer('last:1', 1, resume=True, folder=tmp_path/'other')
     assert learn.transfers[-1]['strategy'] == 'last:1'
+
+def test_interrupted_by_hand_the_same_learner_goes_on(tmp_path, monkeypatch):
+    "As in a notebook: stop, then the same call once more"
+    from fastai.basics import Callback
+    monkeypatch.setattr('tl_nbdev.training.KeepState.often', 0.)
+    class Stop(Callback):
+        order = 90
+        def after_batch(self):
+            if self.training and self.train_iter == 2: raise KeyboardInterrupt
+    data = photos(tmp_path/'photos', 8)
+    def fresh(): return transfer_learner(ImageTask.from_folder(data), 'squeezenet1_1', size=32, bs=4, seed=0)
+    whole, part = fresh(), fresh()
+    with watched(whole): whole.transfer('full', 1)
+    with watched(part), part.added_cbs(Stop()), pytest.raises(KeyboardInterrupt): part.transfer('full', 1, resume=True, folder=tmp_path/'run')
+    with watched(part): part.transfer('full', 1, resume=True, folder=tmp_path/'run')
+    assert weights_hash(part.model) == weights_hash(whole.model) and len(part.recorder.losses) == len(whole.recorder.losses)

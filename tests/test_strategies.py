@@ -190,3 +190,35 @@ def test_a_loss_that_is_no_number_stops_it(ruin):
     with pytest.raises(TransferError, match='the loss is (nan|inf)|had run away') as e: quiet(learn, how)
     if ruin == 'batch': assert ' 3' in str(e.value)
     assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+# steps that meet
+
+def test_adapters_and_interpolation_meet():
+    "The start of an adapted layer is the layer without its adapter"
+    net = small()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    learn = learner(net, torch.randn(8, 3, 8, 8))
+    quiet(learn, LoRA(2, lr=.1, epochs=2))
+    far = {k: (v - before[k]).abs().max() for k, v in net.state_dict().items() if k.endswith('weight') and v.dim() > 1}
+    again = small()
+    quiet(learner(again, torch.randn(8, 3, 8, 8)), LoRA(2, lr=.1, epochs=2) + WiSE(1e-6))
+    assert all(far.values()) and all(torch.allclose(v, before[k], atol=1e-4) for k, v in again.state_dict().items() if k in far)
+
+class Gradients(Callback):
+    "What a step is made of"
+    order = 80
+    def __init__(self): self.seen = []
+    def before_step(self): self.seen.append(torch.cat([p.grad.flatten() for p in self.model.parameters()]))
+
+def test_gradients_are_accumulated():
+    "Two halves make the step that the whole makes"
+    x, seen = torch.randn(8, 3, 8, 8), []
+    for bs, times in (8, 1), (4, 2):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4, 2))
+        data, spy = [(o, i % 2) for i, o in enumerate(x)], Gradients()
+        learn = Learner(DataLoaders(Loader(data, bs=bs), Loader(data, bs=bs)), net, CrossEntropyLossFlat(), opt_func=Adam)
+        with learn.added_cbs(spy): quiet(learn, FullFineTune(), 1, accumulate=times)
+        seen.append(spy.seen)
+    assert [len(o) for o in seen] == [1, 1] and torch.allclose(seen[0][0], seen[1][0], atol=1e-6)
