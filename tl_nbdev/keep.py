@@ -57,7 +57,7 @@ def now() -> str: # UTC, to the second
     "The time, as a record states it"
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/api/08_keep.ipynb #4eff02f6
+# %% ../nbs/api/08_keep.ipynb #c107cf4f
 def check_target(
     folder=None, # where a model will be saved
     file=None # where a JSON will be written
@@ -81,12 +81,14 @@ def save_folder(
 ) -> Path:
     "Write weights and what is known about them, whole or not at all"
     check_target(folder)
-    with whole(folder) as tmp:
-        tmp.mkdir()
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp/'model.safetensors')
-        sha = hashlib.sha256((tmp/'model.safetensors').read_bytes()).hexdigest()
-        (tmp/'transfer.json').write_bytes(as_json({'format': 1, 'sha256': sha, **info}))
-        for name, text in (files or {}).items(): (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace')
+    try:
+        with whole(folder) as tmp:
+            tmp.mkdir()
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp/'model.safetensors')
+            sha = hashlib.sha256((tmp/'model.safetensors').read_bytes()).hexdigest()
+            (tmp/'transfer.json').write_bytes(as_json({'format': 1, 'sha256': sha, **info}))
+            for name, text in (files or {}).items(): (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace')
+    except (OSError, SafetensorError) as e: raise TransferError(f'{folder}: could not be written ({getattr(e, "strerror", None) or e}); what was there before is untouched: make room, or name another place, and save again') from e
     return Path(folder)
 
 def load_folder(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #11ec2349
+# %% ../nbs/api/20_learner.ipynb #0d846715
 import copy, hashlib, random, time
+from dataclasses import asdict
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -33,7 +34,7 @@ import fastai.callback.schedule
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
 
-# %% ../nbs/api/20_learner.ipynb #1387d40d
+# %% ../nbs/api/20_learner.ipynb #62e0e93b
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -87,14 +88,14 @@ def transfer_learner(
     learn.task, learn.pretrained, learn.mode, learn.fit_how, learn.augment, learn.compiled = task, p, mode, fit, augment, compile
     learn.head_kind, learn.transfers = head if isinstance(head, str) else type(head).__name__, []
     learn.start, learn.frozen_now = frozen.weights, frozen
-    learn.recipe = dict(seed=seed, bs=bs, augment=augment, fit=fit, size=p.size, head=learn.head_kind, arithmetic=f'{mode.precision} {mode.layout}', classes=task.vocab, class_weights=str(class_weights))
+    learn.recipe = dict(seed=seed, bs=bs, augment=augment, fit=fit, size=p.size, head=learn.head_kind, classes=task.vocab, class_weights=str(class_weights))
     if compile: learn.model.compile()
     learn.freeze()
     return learn
 
 def _fp16(): return [MixedPrecision()]
 
-# %% ../nbs/api/20_learner.ipynb #0fff16ff
+# %% ../nbs/api/20_learner.ipynb #61d62633
 def _check_head(net):
     "A network without a head would be taken for one whose last block is its head"
     if getattr(net, 'num_classes', None) == 0 and hasattr(net, 'reset_classifier'): raise TransferError(f'{type(net).__name__} has no head (num_classes=0): make it with the number of your classes, or use transfer_learner')
@@ -105,7 +106,7 @@ def _about(learn, how, epochs, wd, accumulate):
     net, shapes = learn.model, hashlib.blake2b(repr([(k, tuple(v.shape)) for k, v in learn.model.state_dict().items()]).encode(), digest_size=8).hexdigest()
     if hasattr(learn, 'task'):
         return dict(network=f'{learn.pretrained.name} {weights_hash(net.body)[:16]} {shapes}', task=f'{learn.task.name} {learn.task.fingerprint}', strategy=how.as_dict(), epochs=epochs or how.epochs,
-                    settings=dict(**learn.recipe, wd=wd, accumulate=accumulate))
+                    settings=dict(learn.recipe, wd=wd, accumulate=accumulate))
     return dict(network=f'{type(net).__name__} {shapes}', task=f'{len(learn.dls.train_ds)} items', strategy=how.as_dict(), epochs=epochs or how.epochs, settings=dict(bs=learn.dls.train.bs, wd=wd, accumulate=accumulate))
 
 def _checkpoints(folder, about):
@@ -128,13 +129,19 @@ class _Job:
 
     def more(self):
         "What a checkpoint holds beside the state of the learner"
-        return ({f'start.{k}': v for k, v in self.start.items()}, dict(phases=self.phases, found=self.found, seconds=self.seconds + time.perf_counter() - self.began))
+        return ({f'start.{k}': v for k, v in self.start.items()}, dict(phases=self.phases, found=self.found, seconds=self.seconds + time.perf_counter() - self.began,
+                mode=asdict(self.learn.mode) if hasattr(self.learn, 'mode') else None))
 
     def recall(self, state):
         "Go on from a checkpoint: the leg, and the state inside it if there is one"
         tensors, said = state
         self.start = {k.removeprefix('start.'): v for k, v in tensors.items() if k.startswith('start.')}
         self.phases, self.found, self.seconds = said['phases'], said['found'], said['seconds']
+        if said['mode'] and Mode(**said['mode']) != self.learn.mode: # this process measured another arithmetic to be the fastest: the run keeps its own
+            self.learn.mode = Mode(**said['mode'])
+            for cb in self.learn.cbs:
+                if isinstance(cb, Arithmetic): cb.mode = self.learn.mode
+            self.learn.frozen_now = Frozen(self.learn.model.body, self.learn.pretrained, self.learn.fit_how, self.learn.mode)
         inside = 'recorder' in said
         set_model_state(self.learn, tensors, said, also_random=not inside)
         return said['leg'], state if inside else None
@@ -159,7 +166,8 @@ class _Job:
             if not alone:
                 if any(type(o).before_step is not Step.before_step for o in self.how.steps): cbs.append(Steps(self.how.steps, self.start))
                 if self.keep: cbs.append(KeepState(self.keep, i, self.every, self.more, inside))
-            learn.fit_one_cycle(ph.epochs, rates if len(rates) > 1 else rates[0], wd=self.wd, cbs=cbs)
+            wd = 0. if self.wd is None and any(isinstance(o, Pull) for o in self.how.steps) else self.wd
+            learn.fit_one_cycle(ph.epochs, rates if len(rates) > 1 else rates[0], wd=wd, cbs=cbs)
         if alone: learn.opt.frozen_idx = len(ss) - 1
         self.phases.append(dict(epochs=ph.epochs, rates=[0.]*(len(ss) - len(rates)) + list(map(float, rates)), trained=n))
 
@@ -196,13 +204,15 @@ def transfer(self:Learner,
     if accumulate < 1: raise TransferError(f'accumulate={accumulate}: use 1 or more')
     _check_head(self.model)
     if dry_run: return estimate(self, how, epochs)
-    keep = _checkpoints(folder, _about(self, how, epochs, wd, accumulate)) if resume else None
+    about = _about(self, how, epochs, wd, accumulate)
+    if (cut_off := getattr(self, 'cut_off', None)) and all(cut_off[k] == about[k] for k in about if k != 'network'): about = cut_off # in this process: the network is on its way
+    keep = _checkpoints(folder, about) if resume or folder else None
     state = keep.load() if keep else None
-    self.checkpoint = keep
+    self.checkpoint, self.cut_off = keep, about
     if state and 'done' in state[1]:
         self.model.load_state_dict({k.removeprefix('model.'): v for k, v in state[0].items()})
         set_recorder_state(self.recorder, state[1]['recorder'])
-        self.transfers = [*getattr(self, 'transfers', []), state[1]['done']]
+        self.transfers, self.cut_off = [*getattr(self, 'transfers', []), state[1]['done']], None
         return self
     keep_memory()
     job = _Job(self, how, epochs, wd, accumulate, keep, every)
@@ -216,6 +226,7 @@ def transfer(self:Learner,
             if isinstance(o, Adapters): o.finish(self.model, {}, None); cut_learner(self)
         raise
     job.finish()
+    self.cut_off = None
     return self
 
 # %% ../nbs/api/20_learner.ipynb #29bb8eab

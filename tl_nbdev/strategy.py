@@ -132,7 +132,7 @@ class Interpolate(Step):
         if self.alpha is not None: go(self.alpha)
         else: go(min((o/10 for o in range(10, 0, -1)), key=lambda a: loss() if go(a) else None)) # of equals what training gave
 
-# %% ../nbs/api/07_strategy.ipynb #e1a5c205
+# %% ../nbs/api/07_strategy.ipynb #a1744b1e
 def _peft():
     try: import peft
     except ImportError as e: raise TransferError('LoRA needs peft: pip install "tl_nbdev[lora]"') from e
@@ -180,6 +180,9 @@ class Adapters(Step):
             if isinstance(m, LoraLayer):
                 if not m.merged: m.merge()
                 net.set_submodule(n, m.get_base_layer())
+        for k in [k for k in start or () if '.lora_' in k or '.base_layer.' in k]: # the start had no adapters: they began at zero
+            v = start.pop(k)
+            if '.lora_' not in k: start[k.replace('.base_layer.', '.')] = v
         if hasattr(net, 'stage_cut'): del net.stage_cut
         for p in net.parameters(): p.requires_grad_(True)
 
