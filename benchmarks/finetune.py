@@ -4,7 +4,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, fresh_process, goal, settings
+from .common import Laps, Records, fresh_process, goal
 from .features import _task, _weights, model
 
 everyone = ('ours', 'fastai_default', 'fastai_tuned', 'timm_default', 'timm_tuned')

@@ -6,9 +6,9 @@
 __all__ = ['Phase', 'Step', 'Pull', 'Interpolate', 'Adapters', 'Strategy', 'FeatureExtraction', 'FineTune', 'FullFineTune',
            'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical', 'BitFit', 'LoRA', 'L2SP', 'WiSE', 'strategy']
 
-# %% ../nbs/api/07_strategy.ipynb #e2cbb1f9
+# %% ../nbs/api/07_strategy.ipynb #0f9de29c
 import inspect, json, re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
 import numpy as np
