@@ -8,7 +8,7 @@ from .common import Laps, Records, fresh_cache, fresh_process, goal, interval, s
 
 model, everyone = 'tf_efficientnet_lite0', ('ours', 'fastai_default', 'fastai_tuned')
 quick = dict(splits=[1], limit=100, epochs=1)
-rate = 3e-4 # of the head: best of 1e-3, 3e-3 and 3e-4 in five folds of split 0's train and valid (85.7, 84.9 and 86.2 %)
+rate = 3e-4 # of the head: the lowest loss in five folds of split 0's train and valid (.332; .343 at the default of 1e-3, which does better on fewer labels)
 
 def _task(split, limit):
     from tl_nbdev.images import ImageTask

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from .settings import TransferError
 
-# %% ../nbs/api/06_heads.ipynb #ed108b92
+# %% ../nbs/api/06_heads.ipynb #733d2845
 heads = ('linear', 'textbook')
 
 def make_head(
@@ -22,7 +22,10 @@ def make_head(
     "The head of a network"
     if isinstance(kind, nn.Module): return kind
     norm = nn.BatchNorm1d(dim, affine=False)
-    if kind == 'linear': return nn.Sequential(norm, nn.Linear(dim, n_out))
+    if kind == 'linear':
+        last = nn.Linear(dim, n_out)
+        nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+        return nn.Sequential(norm, last)
     if kind == 'textbook': return nn.Sequential(norm, nn.Linear(dim, 256), nn.ReLU(), nn.Dropout(.5), nn.Linear(256, n_out))
     raise TransferError(f'no head "{kind}": use {", ".join(heads)}, or pass an nn.Module')
 
