@@ -76,9 +76,14 @@ def machine() -> dict:
                 cpu_capability=torch.backends.cpu.get_cpu_capability(), memory_gib=round(os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30),
                 device=torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type, system=f'{platform.system()} {platform.machine()}')
 
-def code() -> str:
+def code(
+    modules=None # names of files; default all
+) -> str:
     "A short hash of the package's source: its version doesn't change with every change"
-    return hashlib.blake2b(b''.join(f.read_bytes() for f in sorted((root/'tl_nbdev').glob('*.py'))), digest_size=6).hexdigest()
+    files = [root/'tl_nbdev'/o for o in modules] if modules else sorted((root/'tl_nbdev').glob('*.py'))
+    return hashlib.blake2b(b''.join(f.read_bytes() if f.exists() else b'' for f in files), digest_size=6).hexdigest()
+
+def _imported(): return sorted(Path(m.__file__).name for n, m in sys.modules.items() if n.partition('.')[0] == 'tl_nbdev')
 
 def work():
     "What a fresh process does: carry out one job, and write what it returns"
@@ -86,7 +91,7 @@ def work():
     load, start = os.getloadavg()[0], time.perf_counter()
     found = getattr(import_module(f'benchmarks.{bench}'), job)(**json.loads(args))
     process = dict(seconds=round(time.perf_counter() - start, 3), cpu_seconds=round(sum(os.times()[:4]), 1), rss_peak_mib=memory('VmHWM'))
-    write_json(out, dict(found=found, process=process, load_before=round(load, 2), machine=machine(), versions=versions(), code=code(), date=now()))
+    write_json(out, dict(found=found, process=process, load_before=round(load, 2), machine=machine(), versions=versions(), modules=(used := _imported()), code=code(used), date=now()))
 
 def fresh_process(
     bench, # a module of this package
@@ -123,7 +128,7 @@ class Records:
         file = self.folder/self.bench/f'{name}.json'
         if file.exists() and not self.again:
             known = json.loads(file.read_text())
-            if all(known[k] == v for k, v in self.here.items() if ours or k != 'code'): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
+            if all(known[k] == v for k, v in self.here.items() if k != 'code') and (not ours or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
         known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))
         write_json(file, known)
         print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)

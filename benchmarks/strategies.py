@@ -6,22 +6,23 @@ from .common import Laps, Records, goal
 from .features import model
 
 every = ('feature', 'last:2', 'full', 'gradual', 'lpft', 'layerdecay:0.75', 'surgical:early', 'bitfit', 'lora:8', 'l2sp', 'wise', 'lpft+wise')
+data = dict(elpv=dict(epochs=3), mnist=dict(epochs=5, size=96, limit=2000)) # digits of 28 pixels gain nothing from 224
 quick = dict(samples=['mnist'], strategies=['feature', 'last:1'], seeds=2, epochs=1, limit=120)
 
 def _task(sample, limit):
     from tl_nbdev.images import ImageTask
     return ImageTask.from_sample(sample, limit=limit)
 
-def ours(sample, limit, how, seed, epochs):
+def ours(sample, limit, how, seed, epochs, size=None):
     "One run: its predictions on test are in the record, so that intervals can be made later"
     from tl_nbdev.compare import compare
-    run = compare(_task(sample, limit), model, [how], [seed], epochs)[0]
+    run = compare(_task(sample, limit), model, [how], [seed], epochs, size=size)[0]
     return dict(valid=run.valid.value, value=run.report.value, probs=run.report.probs.round(5).tolist(), seconds=run.seconds, epochs=run.epochs, trained=run.trained, total=run.total, mib=run.mib)
 
-def fine_tune(sample, limit, seed, epochs):
+def fine_tune(sample, limit, seed, epochs, size=None):
     "fastai's own verb on a learner of this package, so that weights, files, split and arithmetic are the same"
     from tl_nbdev.learner import transfer_learner
-    learn = transfer_learner(_task(sample, limit), model, seed=seed)
+    learn = transfer_learner(_task(sample, limit), model, seed=seed, size=size)
     laps = Laps()
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs)
     laps('train')
@@ -33,7 +34,7 @@ def bench(
     samples:Annotated[str, dict(nargs='+')]=('elpv', 'mnist'), # data
     strategies:Annotated[str, dict(nargs='+')]=every, # words of the shell
     seeds:int=3, # of head and training; the split is that of seed 0
-    epochs:int=5, # of each, on the body; a head alone has its own
+    epochs:int=None, # of each, on the body; a head alone has its own
     limit:int=None, # at most so many images
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
@@ -43,12 +44,13 @@ def bench(
     from tl_nbdev.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached = Records('strategies', again, out), [], [], []
     for sample in samples:
-        task = _task(sample, limit)
-        got = {}
+        set_up = {**data.get(sample, {}), **{k: v for k, v in dict(epochs=epochs, limit=limit).items() if v}}
+        many, size, most = set_up.get('epochs', 5), set_up.get('size'), set_up.get('limit')
+        task, got = _task(sample, most), {}
         for seed in range(seeds):
             for how in (*strategies, "fastai's fine_tune"):
-                own = None if how == 'feature' else epochs
-                runs.append(records.measure('ours', sample=sample, limit=limit, how=how, seed=seed, epochs=own) if how in strategies else records.measure('fine_tune', sample=sample, limit=limit, seed=seed, epochs=epochs))
+                own = None if how == 'feature' else many
+                runs.append(records.measure('ours', sample=sample, limit=most, how=how, seed=seed, epochs=own, size=size) if how in strategies else records.measure('fine_tune', sample=sample, limit=most, seed=seed, epochs=many, size=size))
                 got.setdefault(how, []).append(runs[-1]['found'])
         results = {how: [Result(task.metric, task.targets(task.reported), np.array(o['probs']), task.vocab, task.reported) for o in v] for how, v in got.items()}
         chosen = max(strategies, key=lambda how: np.mean([o['valid'] for o in got[how]]))
@@ -65,5 +67,5 @@ def bench(
             reached.append(goal(f'{sample}: {how} − fastai\'s fine_tune, points [{100*a:+.1f}, {100*b:+.1f}]', apart, least=0, show='{:+.1f}'))
             reached.append(goal(f'{sample}: time of fine_tune / of {how}', np.median([o['seconds'] for o in theirs])/np.median([o['seconds'] for o in got[how]]), least=1, show='{:.2f}'))
     records.write(ratio={}, reached=reached, table=table, arguments=dict(samples=samples, strategies=strategies, seeds=seeds, epochs=epochs, limit=limit), measurements=runs,
-                  remarks=[f'{model}, {seeds} seeds on the split of seed 0, {epochs} epochs where the body trains; intervals (95 %) by bootstrap over test items and seeds, differences paired by both. Chosen on valid, reported on test.',
+                  remarks=[f'{model}, {seeds} seeds on the split of seed 0; ELPV at 224 pixels, 3 epochs where the body trains, 2,000 digits at 96 pixels, 5 epochs; intervals (95 %) by bootstrap over test items and seeds, differences paired by both. Chosen on valid, reported on test.',
                            'fine_tune runs on the same learner, so with the same fast arithmetic and resting BatchNorm; beside fastai as it comes, see finetune.'])
