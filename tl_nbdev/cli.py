@@ -78,9 +78,9 @@ def tl_samples(
     found = samples()
     _out(found, json, sample(fetch) if fetch else found)
 
-# %% ../nbs/api/50_cli.ipynb #172a612d
-def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True):
-    "The task that DATA names"
+# %% ../nbs/api/50_cli.ipynb #23ee32f6
+def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True, text=None, second=None):
+    "The task that DATA names: of texts where a column of texts is named, or the data are a folder of text files"
     from tl_nbdev.samples import sample, sample_info
     from tl_nbdev.images import ImageTask
     from tl_nbdev.pixels import image_types as _image_types
@@ -88,9 +88,11 @@ def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=
     table = {k: v for k, v in dict(label=label, group=group, file=file, delim=delim).items() if v}
     path = Path(data).expanduser()
     if (info := sample_info(data)) and not path.exists():
-        if info.kind != 'image': raise TransferError(f'{data} is a sample of {info.kind}, not of labelled images: see tl-samples')
+        if info.kind == 'text' or text: return _texts(data, common, table, text, second, True)
+        if info.kind != 'image': raise TransferError(f'{data} is a sample of {info.kind}, not of labelled images or texts: see tl-samples')
         return ImageTask.from_sample(data, **common, **table)
     if path.suffix.lower() in _image_types and path.is_file(): raise TransferError(f'{data}: one image; name the folder that holds it, or a CSV')
+    if path.exists() and (text or second or path.is_dir() and not table and _holds_texts(path)): return _texts(path, common, table, text, second, False)
     if path.is_dir():
         if not table: return ImageTask.from_folder(path, **common)
         tables = sorted(path.glob('*.csv'))
@@ -99,12 +101,26 @@ def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=
     if not path.exists(): raise TransferError(f'{data}: no such folder or file, and no sample of that name: see tl-samples')
     return ImageTask.from_csv(path, **common, **table)
 
+def _holds_texts(folder):
+    "Are there text files in class folders, and no images?"
+    from tl_nbdev.images import image_files
+    from tl_nbdev.encoders import text_types
+    return not image_files(folder)[0] and any(f.suffix.lower() in text_types for f in folder.glob('*/**/*.*'))
+
+def _texts(data, common, table, text, second, known):
+    from tl_nbdev.texts import TextTask
+    named = {k: v for k, v in dict(table, text=text, second=second).items() if v and k != 'file'}
+    if known: return TextTask.from_sample(data, **common, **named)
+    return TextTask.from_csv(data, **common, **named) if data.is_file() else TextTask.from_folder(data, **common)
+
 def _skipped(task): return [dict(file=str(f), reason=why) for f, why in task.skipped]
 
 @command
 def tl_audit(
     data:str, # a folder, a CSV, or a sample's name
     label:str=None, # column of labels, for a CSV
+    text:str=None, # column of texts, for a CSV of texts
+    second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
     delim:str=None, # separates several labels of one image
@@ -114,10 +130,10 @@ def tl_audit(
     debug:bool=False # show the whole traceback of an error
 ):
     "Look at labelled images before training: what can't be read, is there twice, or is too small to say anything"
-    found = _task(data, label, group, file, delim, limit, seed).audit()
+    found = _task(data, label, group, file, delim, limit, seed, text=text, second=second).audit()
     _out(found.as_dict(), json, found)
 
-# %% ../nbs/api/50_cli.ipynb #2a94b698
+# %% ../nbs/api/50_cli.ipynb #7066cfa4
 def _report(task, result, extra):
     "What a run's JSON holds"
     return dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n_train=task.n('train'), n_valid=task.n('valid'), n_test=task.n('test'),
@@ -126,22 +142,24 @@ def _report(task, result, extra):
 @command
 def tl_train(
     data:str, # a folder, a CSV, or a sample's name
-    model:str='tf_efficientnet_lite0', # a name, or a folder with config.json or transfer.json
+    model:str=None, # a name, or a folder with config.json or transfer.json; default tf_efficientnet_lite0, all-MiniLM-L6-v2 for texts
     strategy:str='feature', # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise; joined with +; or a .json file
     head:str='linear', # linear or textbook
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
     label:str=None, # column of labels, for a CSV
+    text:str=None, # column of texts, for a CSV of texts
+    second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
     delim:str=None, # separates several labels of one image
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc
-    size:int=None, # pixels of the images; default what the model was trained with
-    augment:str='flip', # none, flip or dihedral
+    size:int=None, # pixels of the images, default what the model was trained with; or tokens of a text, default 256
+    augment:str='flip', # none, flip, flips or dihedral
     fit:str='squeeze', # squeeze, crop or pad
     weights:bool=False, # let rare classes count as much as frequent ones
-    bs:int=64, # images in a batch
+    bs:int=None, # items in a batch; default 64 images, or 32 texts
     accumulate:int=1, # batches that make one step
     compile:bool=False, # by torch.compile
     checkpointing:bool=False, # of gradients: less memory, more time
@@ -154,7 +172,7 @@ def tl_train(
     "Adapt a pretrained network to labelled images, and report on test"
     from tl_nbdev import strategy as s
     how = s.strategy(strategy)
-    task = _task(data, label, group, file, delim, limit, seed, metric)
+    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second)
     from tl_nbdev.learner import transfer_learner, watched
     from tl_nbdev.keep import versions
     print(task)
@@ -176,12 +194,14 @@ def tl_train(
                  seconds=round(seconds, 2), seed=seed, arithmetic=f'{learn.mode.precision} {learn.mode.layout}', versions=versions(), out=out)
     _out(_report(task, result, extra), json)
 
-# %% ../nbs/api/50_cli.ipynb #ecd4b383
+# %% ../nbs/api/50_cli.ipynb #115bb6a6
 @command
 def tl_eval(
     folder:str, # of a saved model
     data:str, # labelled: a folder, a CSV, or a sample's name
     label:str=None, # column of labels, for a CSV
+    text:str=None, # column of texts, for a CSV of texts
+    second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups, for the interval
     file:str=None, # column of files, for a CSV
     delim:str=None, # separates several labels of one image
@@ -192,7 +212,7 @@ def tl_eval(
     "How a saved model does on other labelled images"
     from tl_nbdev.saved import evaluate_saved, load_transfer
     model, start = load_transfer(folder), time.perf_counter()
-    task = _task(data, label, group, file, delim, limit, learn=False)
+    task = _task(data, label, group, file, delim, limit, learn=False, text=text, second=second)
     result, lacks = evaluate_saved(model, task)
     last, info = (model.info['transfers'] or [{}])[-1], model.info
     for c, n in lacks.items(): print(f'  {n} items of class "{c}", which the model does not know, are left out')
@@ -206,39 +226,70 @@ def tl_eval(
 @command
 def tl_predict(
     folder:str, # of a saved model
-    *files, # images, or folders of images
+    *files, # images, or folders of them; for a model of texts: text files, or a CSV
+    text:str=None, # a text itself; for a CSV, its column of texts
+    second:str=None, # the second text of a pair, or its column
     json:str=None, # write the predictions there
     debug:bool=False # show the whole traceback of an error
 ):
-    "Predict the label of images; what can't be read says why, the others are answered"
+    "Predict labels; what can't be read says why, the others are answered"
     from tl_nbdev.saved import load_transfer
-    from tl_nbdev.images import image_files
-    if not files: raise TransferError('no files: name the images, or a folder of them')
-    wanted = [o for f in files for o in (image_files(f)[0] if Path(f).is_dir() else [Path(f)])]
-    if not wanted: raise TransferError(f'{files[0]}: no image files in it')
-    rows = load_transfer(folder).predict(wanted)
+    model = load_transfer(folder)
+    if model.texts: wanted, names = _texts_in(files, text, second)
+    else:
+        from tl_nbdev.images import image_files
+        if not files: raise TransferError('no files: name the images, or a folder of them')
+        wanted = names = [o for f in files for o in (image_files(f)[0] if Path(f).is_dir() else [Path(f)])]
+        if not wanted: raise TransferError(f'{files[0]}: no image files in it')
+    rows = [{**r, 'file': str(n)} for r, n in zip(model.predict(wanted), names)]
     for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\tnot read: {r["error"]}'))
     _out(rows, json)
-    if all('error' in r for r in rows): raise TransferError('none of the files could be read as an image')
+    if all('error' in r for r in rows): raise TransferError(f'none of the {"texts" if model.texts else "files"} could be read' + ('' if model.texts else ' as an image'))
 
-# %% ../nbs/api/50_cli.ipynb #fe9f7102
+def _texts_in(files, text, second):
+    "Texts, and what they are called"
+    from tl_nbdev.encoders import as_text, decoded, text_types
+    from tl_nbdev.samples import brief
+    from tl_nbdev.tasks import read_table
+    pair = lambda a, b: a if b is None else (a or '', b or '')
+    if not files:
+        if not text: raise TransferError('no texts: name text files, or a CSV with --text COLUMN, or say the text itself with --text')
+        return [pair(text, second)], [brief(text)]
+    wanted, names = [], []
+    for f in (o for f in map(Path, files) for o in (sorted(p for p in f.rglob('*') if p.suffix.lower() in text_types) if f.is_dir() else [f])):
+        if f.suffix.lower() in ('.csv', '.tsv'):
+            df = read_table(f)
+            for c in filter(None, (text, second)):
+                if c not in df: raise TransferError(f'{f}: no column "{c}"; its columns are {", ".join(df.columns)}')
+            if not text: raise TransferError(f'{f}: a table: name its column of texts with --text')
+            wanted += [pair(as_text(a), as_text(b) if second else None) for a, b in zip(df[text], df[second] if second else df[text])]
+            names += [f'{f}:{i + 2}' for i in range(len(df))]
+        else:
+            wanted.append(as_text(decoded(f.read_bytes())) if f.is_file() else None)
+            names.append(f)
+    if not wanted: raise TransferError(f'{files[0]}: no text files in it')
+    return wanted, names
+
+# %% ../nbs/api/50_cli.ipynb #79844c4b
 @command
 def tl_compare(
     data:str, # a folder, a CSV, or a sample's name
-    models:str='tf_efficientnet_lite0', # what to start from, separated by commas
+    models:str=None, # what to start from, separated by commas; default as for tl-train
     strategies:str='feature,last:2,full', # separated by commas, as for tl-train
     seeds:int=1, # how many of each
     epochs:int=None, # for each; default each strategy's own
     seed:int=0, # of the split, and the first of the runs
     label:str=None, # column of labels, for a CSV
+    text:str=None, # column of texts, for a CSV of texts
+    second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
     delim:str=None, # separates several labels of one image
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc
     size:int=None, # pixels of the images
-    augment:str='flip', # none, flip or dihedral
-    bs:int=64, # images in a batch
+    augment:str='flip', # none, flip, flips or dihedral
+    bs:int=None, # items in a batch; default 64 images, or 32 texts
     runs:str=None, # folder for a JSON of each run; the same command goes on from what is there
     json:str=None, # write the table there
     debug:bool=False # show the whole traceback of an error
@@ -246,10 +297,10 @@ def tl_compare(
     "Several models and strategies on the same data: chosen on valid, reported on test, with intervals"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, file, delim, limit, seed, metric)
+    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second)
     from tl_nbdev.compare import compare
     print(task)
-    found = compare(task, _words(models), hows, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=lambda r: print(f'{r.model} {r.strategy!r} seed {r.seed}: {r.report}, {r.seconds:.0f} s', flush=True))
+    found = compare(task, _words(models) if models else None, hows, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=lambda r: print(f'{r.model} {r.strategy!r} seed {r.seed}: {r.report}, {r.seconds:.0f} s', flush=True))
     best = found.best
     _out(dict(best=dict(model=best.model, strategy=best.strategy.name, seed=best.seed), rows=found.rows(), skipped=_skipped(task), notes=task.notes), json, found)
 
@@ -261,18 +312,20 @@ def _words(text):
         else: out.append(o.strip())
     return out
 
-# %% ../nbs/api/50_cli.ipynb #1aa6e2c3
+# %% ../nbs/api/50_cli.ipynb #2f99ba0f
 @command
 def tl_demo(
     data:str='elpv', # a folder, a CSV, or a sample's name
-    model:str='tf_efficientnet_lite0', # what to start from
+    model:str=None, # what to start from; default as for tl-train
     strategies:str='feature,last:2,full', # to compare, separated by commas
     epochs:int=None, # for each; default each strategy's own
     label:str=None, # column of labels, for a CSV
+    text:str=None, # column of texts, for a CSV of texts
+    second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     limit:int=None, # at most so many images
     seed:int=0, # of split, heads and training
-    augment:str='flip', # none, flip or dihedral
+    augment:str='flip', # none, flip, flips or dihedral
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model
     debug:bool=False # show the whole traceback of an error
@@ -280,6 +333,6 @@ def tl_demo(
     "Audit the data, adapt a network in three ways, compare them, save the best, predict with it"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, limit=limit, seed=seed)
+    task = _task(data, label, group, limit=limit, seed=seed, text=text, second=second)
     from tl_nbdev.demo import main_job
     main_job(task, model, hows, out, epochs=epochs, seed=seed, augment=augment, size=size)

@@ -133,7 +133,7 @@ class Comparison(list):
     def _repr_markdown_(self): return self.table()._repr_markdown_()
     def __repr__(self): return repr(self.table())
 
-# %% ../nbs/api/21_compare.ipynb #3dce0452
+# %% ../nbs/api/21_compare.ipynb #5776e62f
 def _slug(model, how, seed):
     mark = '' if _is_word(how) else '-' + hashlib.blake2b(as_json(dict(how.as_dict(), call=None)), digest_size=4).hexdigest()
     return re.sub(r'[^\w.:+,=-]', '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
@@ -154,7 +154,7 @@ def _one_run(task, model, how, seed, epochs, kwargs, keep=None):
 
 def compare(
     task:Task, # with a split
-    models='tf_efficientnet_lite0', # what to start from: one, or a list
+    models=None, # what to start from: one, or a list; default as for `transfer_learner`
     strategies=('feature', 'last:2', 'full'), # `Strategy` objects or words of the shell
     seeds=1, # of heads and training: how many, or a list
     epochs=None, # for each; default each strategy's own
@@ -165,13 +165,13 @@ def compare(
     **kwargs # for `transfer_learner`
 ) -> Comparison: # raises `TransferError` before anything is trained if a strategy is unknown or `out` holds runs of another task
     "Carry out several strategies on one task, with one model or several, each from the pretrained weights"
-    models = [models] if isinstance(models, (str, Path, Pretrained, torch.nn.Module)) else list(models)
+    models = [task.usual_model] if models is None else [models] if isinstance(models, (str, Path, Pretrained, torch.nn.Module)) else list(models)
     hows, seeds = [strategy(o) for o in strategies], list(range(seed, seed + seeds)) if isinstance(seeds, int) else list(seeds)
     runs, out = Comparison(), Path(out) if out else None
     runs.task, runs.kwargs = task, kwargs
     for s in seeds: # seed by seed, so that after the first all is there once
         for model in models:
-            p = pretrained(model)
+            p = task.pretrained(model)
             for how in hows:
                 about = json.loads(as_json(dict(task=f'{task.name} {task.fingerprint}', model=f'{p.name} {p.source}', strategy=dict(how.as_dict(), call=None), epochs=epochs, seed=s, settings={k: str(v) for k, v in kwargs.items()})))
                 file = out/f'{_slug(p.name, how, s)}.json' if out else None

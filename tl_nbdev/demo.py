@@ -18,7 +18,7 @@ from .learner import *
 from .compare import *
 from .saved import *
 
-# %% ../nbs/api/40_demo.ipynb #1731da71
+# %% ../nbs/api/40_demo.ipynb #5e969598
 def _credit(task): return f'Photos: {task.cite}. Licence: {task.licence}.' if task.licence else ''
 
 def _page(task, audit, runs, result, said, pictures):
@@ -31,14 +31,14 @@ def _page(task, audit, runs, result, said, pictures):
     return '\n\n'.join(o for o in parts if o) + '\n'
 
 def main_job(
-    task, # an `ImageTask`
-    model='tf_efficientnet_lite0', # what to start from
+    task, # an `ImageTask` or a `TextTask`
+    model=None, # what to start from; default as for `transfer_learner`
     strategies=('feature', 'last:2', 'full'), # to compare
     out='demo_out', # folder for the report, its pictures and the model
     **kwargs # for `compare`
 ) -> Comparison:
     "Audit, adapt in several ways, compare, save the one chosen on valid, and predict with it"
-    out, p = Path(out), pretrained(model)
+    out, p, texts = Path(out), task.pretrained(task.usual_model if model is None else model), not hasattr(task.df, 'px')
     print(f'1. The data\n\n{(audit := task.audit())}\n')
     if task.licence: print(f'Licence: {task.licence}\nCite: {task.cite}\n')
     print(f'2. The network: {p.name} from {p.library}, {p.source}, licence {p.licence}\n')
@@ -52,13 +52,13 @@ def main_job(
     if not task.multi:
         plot_confusion(result).savefig(out/'confusion.png', dpi=110)
         pictures.append(('confusion.png', 'Confusion matrix: rows are true classes, columns predicted ones'))
-        if most_wrong(result):
+        if most_wrong(result) and not texts:
             plot_most_wrong(result, caption=_credit(task)).savefig(out/'most_wrong.png', dpi=110)
             pictures.append(('most_wrong.png', 'The photos it got most wrong, with the class they have and the one they were taken for'))
     print(f'4. The model chosen on valid, {best.strategy!r}, is saved in {folder}, and was checked in a fresh process\n')
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//5)][:5]
     said = load_transfer(folder).predict(seen.item)
-    said = Table(dict(file=Path(r['file']).name, predicted=r['label'], probability=r['probability'], true=l) for r, l in zip(said, seen.label))
+    said = Table(dict(**({'text': brief(r['text'])} if texts else {'file': Path(r['file']).name}), predicted=r['label'], probability=r['probability'], true=l) for r, l in zip(said, seen.label))
     print(f'5. It predicts\n\n{said}\n')
     (out/'report.md').write_text(_page(task, audit, runs, result, said, pictures))
     write_json(out/'report.json', [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval, part=r.report.part,

@@ -48,7 +48,7 @@ def folded(
     got = net(x)
     return net if torch.allclose(got, want, rtol=1e-3, atol=1e-3*want.abs().max().item()) else plain
 
-# %% ../nbs/api/05_features.ipynb #81a0e357
+# %% ../nbs/api/05_features.ipynb #c1372e76
 @dataclass(frozen=True)
 class Mode:
     "How arithmetic is done: precision, and memory layout of images"
@@ -61,11 +61,11 @@ class Mode:
         dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(self.precision)
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
-def _modes(device):
+def _modes(device, images=True):
     s, half = settings(), dict(cpu=['bf16'], cuda=['bf16', 'fp16'], mps=['fp16'])[device.type]
     if device.type == 'cuda' and not torch.cuda.is_bf16_supported(): half = ['fp16']
     precisions = ['fp32', *half] if s.precision == 'auto' else [s.precision]
-    layouts = ['contiguous', 'channels_last'] if s.layout == 'auto' else [s.layout]
+    layouts = ['contiguous'] if not images else ['contiguous', 'channels_last'] if s.layout == 'auto' else [s.layout]
     return [Mode(p, l) for p in precisions for l in layouts]
 
 def _wait(device):
@@ -78,7 +78,7 @@ def _seconds(net, x, modes, device, rounds=5):
     nets, took = {f: copy.deepcopy(net).to(memory_format=f) for f in {m.format for m in modes}}, {m: [] for m in modes}
     for _ in range(rounds + 1):
         for m in modes:
-            batch = x.contiguous(memory_format=m.format)
+            batch = x.contiguous(memory_format=m.format) if x.dim() == 4 else x
             _wait(device)
             start = time.perf_counter()
             with m.autocast(device): nets[m.format](batch)
@@ -90,16 +90,17 @@ def fastest(
     net, # in eval mode, on `device`; a function that makes it will do, and is called only where it must be measured
     name, # of the network, by which the answer is remembered
     size, # pixels of the images
-    device # `torch.device`
+    device, # `torch.device`
+    x=None # a batch; default eight images of noise
 ) -> Mode:
     "The fastest precision and layout for inference with `net` on this machine, measured once"
-    modes = _modes(device)
+    modes = _modes(device, x is None)
     if len(modes) == 1: return modes[0]
     chip = torch.cuda.get_device_name(device) if device.type == 'cuda' else torch.backends.cpu.get_cpu_capability()
     key = f'inference {name} {size}px {device.type} {chip} {torch.get_num_threads()} threads torch {torch.__version__} {len(modes)} modes'
     def measure():
-        x, made = torch.randn(8, 3, size, size, device=device), net if isinstance(net, nn.Module) else net()
-        took = _seconds(made, x, modes, device)
+        batch, made = torch.randn(8, 3, size, size, device=device) if x is None else x, net if isinstance(net, nn.Module) else net()
+        took = _seconds(made, batch, modes, device)
         times = {m: min(t) for m, t in took.items()}
         exact = min((m for m in modes if m.precision == 'fp32'), key=times.get, default=None)
         best = min(modes, key=times.get)
@@ -109,7 +110,7 @@ def fastest(
     got = remembered(key, measure, lambda o: o['steady'])
     return Mode(got['precision'], got['layout'])
 
-# %% ../nbs/api/05_features.ipynb #bd341fc4
+# %% ../nbs/api/05_features.ipynb #927dc01a
 def weights_hash(
     net:nn.Module # any network
 ) -> str: # sha256 of parameters and buffers, by name
@@ -153,6 +154,11 @@ class Frozen:
         x = self.ready(a)
         with self.mode.autocast(self.device): return self.net(x).float().cpu()
 
+    @torch.no_grad()
+    def run(self, x): # a batch as a loader gives it
+        "Features of a batch"
+        with self.mode.autocast(self.device): return self.net(x.contiguous(memory_format=self.mode.format)).float().cpu()
+
     def passes(self,
         files, # paths
         views=None, # see `batches`
@@ -167,6 +173,20 @@ class Frozen:
         "Names everything that the features depend on, apart from the image"
         said = f'2 {self.weights} {self.p.mean} {self.p.std} {self.prep} {self.mode}' # the number of this way to compute them
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
+
+    def probe(self):
+        "Features of four images of noise: what is compared when a model is saved and loaded"
+        return self(np.random.default_rng(0).integers(0, 255, (4, self.p.size, self.p.size, 3), dtype=np.uint8))
+
+    def why_not(self,
+        file # that could not be read
+    ) -> str:
+        "Why a file can't be read as an image"
+        try: open_image(file); return 'it changed while it was read'
+        except TransferError as e: return str(e)
+
+Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self, fit, mode)
+Pretrained.example = lambda self, n=2: torch.randn(n, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)) # images of noise
 
 # %% ../nbs/api/05_features.ipynb #ee7204b6
 class FeatureStore:

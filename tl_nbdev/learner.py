@@ -34,7 +34,7 @@ import fastai.callback.schedule
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
 
-# %% ../nbs/api/20_learner.ipynb #62e0e93b
+# %% ../nbs/api/20_learner.ipynb #6e7a2b64
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -54,14 +54,14 @@ def _recompute(net, name):
 
 def transfer_learner(
     task:Task, # what to adapt to
-    model='tf_efficientnet_lite0', # a name, folder, `nn.Module` or `Pretrained`: what to start from
+    model=None, # a name, folder, `nn.Module` or `Pretrained`: what to start from; default `tf_efficientnet_lite0`, or `all-MiniLM-L6-v2` for texts
     head='linear', # `linear`, `textbook`, or any `nn.Module` that takes the body's features
     class_weights=None, # `True` for weights by which rare classes count as much as frequent ones, or class → weight
-    bs=64, # images in a batch
-    augment='flip', # how images are varied in training
+    bs=None, # items in a batch; default 64 images, or 32 texts
+    augment='flip', # how images are varied in training; texts are not
     fit='squeeze', # how images are made square: `squeeze`, `crop` or `pad`
     seed=None, # of head and training
-    size=None, # pixels of the images; default what the network was trained with
+    size=None, # pixels of the images, default what the network was trained with; or tokens of a text that are read, default 256
     source=None, # `random` for the network without its pretrained weights
     mode=None, # a `Mode` of arithmetic; default the fastest on this machine
     compile=False, # by `torch.compile`: pays where training is long
@@ -73,12 +73,12 @@ def transfer_learner(
     if not task.n('valid'): raise TransferError(f'{task.name}: no item is left for valid (train has {task.n("train")}, test {task.n("test")}): add items, at least 3 different ones a class (identical copies count once)')
     if seed is not None: seeded(seed)
     if size is not None and size < 1: raise TransferError(f'size={size}: use 1 or more')
-    p = pretrained(model, source, **(dict(size=size) if size is not None else {}))
-    net, d = body(p), device()
+    p = task.pretrained(task.usual_model if model is None else model, source, **(dict(size=size) if size is not None else {}))
+    bs, net, d = bs or task.usual_bs, p.body(), device()
     try:
-        with torch.no_grad(): dim = net(torch.zeros(2, 3, p.size, p.size)).shape[1]
+        with torch.no_grad(): dim = net(p.example(2)).shape[1]
     except RuntimeError as e: raise TransferError(f'{p.name} can\'t take images of {p.size} pixels ({str(e).splitlines()[0][:100]}): use another size') from e
-    frozen = Frozen(net, p, fit, mode)
+    frozen = p.frozen(net, fit, mode)
     mode = frozen.mode
     if checkpointing: _recompute(net, p.name)
     learn = Learner(task.dls(p, bs, augment, fit), Network(net, make_head(head, dim, len(task.vocab))).to(d), _loss(task, class_weights), opt_func=opt_func,
@@ -95,7 +95,7 @@ def transfer_learner(
 
 def _fp16(): return [MixedPrecision()]
 
-# %% ../nbs/api/20_learner.ipynb #61d62633
+# %% ../nbs/api/20_learner.ipynb #865a03ff
 def _check_head(net):
     "A network without a head would be taken for one whose last block is its head"
     if getattr(net, 'num_classes', None) == 0 and hasattr(net, 'reset_classifier'): raise TransferError(f'{type(net).__name__} has no head (num_classes=0): make it with the number of your classes, or use transfer_learner')
@@ -141,7 +141,7 @@ class _Job:
             self.learn.mode = Mode(**said['mode'])
             for cb in self.learn.cbs:
                 if isinstance(cb, Arithmetic): cb.mode = self.learn.mode
-            self.learn.frozen_now = Frozen(self.learn.model.body, self.learn.pretrained, self.learn.fit_how, self.learn.mode)
+            self.learn.frozen_now = self.learn.pretrained.frozen(self.learn.model.body, self.learn.fit_how, self.learn.mode)
         inside = 'recorder' in said
         set_model_state(self.learn, tensors, said, also_random=not inside)
         return said['leg'], state if inside else None
@@ -229,7 +229,7 @@ def transfer(self:Learner,
     self.cut_off = None
     return self
 
-# %% ../nbs/api/20_learner.ipynb #29bb8eab
+# %% ../nbs/api/20_learner.ipynb #5ff8a294
 @patch
 def evaluate(self:Learner,
     part=None # `test` or `valid`; default test where there is one
@@ -241,7 +241,9 @@ def evaluate(self:Learner,
     task.reads[part] += 1
     rows, frozen, d = task.part(part), frozen_body(self), next(self.model.parameters()).device
     if frozen.weights == self.start: feats = part_features(self, part, frozen)
-    else: feats = torch.cat([f for _, f in frozen.passes(rows.item.to_list())]) # nobody will ask for these again: not cached
+    else: # nobody will ask for these again: not cached
+        got = list(frozen.passes(rows.item.to_list()))
+        feats = torch.cat([f for _, f in got])[np.argsort([i for ids, _ in got for i in ids])]
     probs = head_probs(self.model.head, feats, task.multi)
     self.model.to(d)
     return Result(task.metric, task.targets(part), probs, task.vocab, part, list(map(str, rows.item)), rows.group.to_numpy() if 'group' in rows else None)

@@ -60,12 +60,12 @@ def find_rate(learn, ratios):
     if lr is None or not np.isfinite(lr): raise TransferError('lr_find saw the loss rise at once: give a rate instead of "find"')
     return [lr*o for o in share]
 
-# %% ../nbs/api/18_phases.ipynb #4492a094
+# %% ../nbs/api/18_phases.ipynb #2249cad4
 def frozen_body(
     learn:Learner # from `transfer_learner`
-) -> Frozen:
+) -> Frozen: # for texts a `FrozenText`
     "The learner's body as it is now, ready for fast passes; made again only if its weights have changed"
-    if learn.frozen_now.weights != weights_hash(learn.model.body): learn.frozen_now = Frozen(learn.model.body, learn.pretrained, learn.fit_how, learn.mode)
+    if learn.frozen_now.weights != weights_hash(learn.model.body): learn.frozen_now = learn.pretrained.frozen(learn.model.body, learn.fit_how, learn.mode)
     return learn.frozen_now
 
 def part_features(
@@ -94,17 +94,17 @@ def head_alone(learn, views):
         with learn.removed_cbs(half): yield
     finally: learn.model, learn.dls, learn.splitter = net, old, how; learn.create_opt()
 
-# %% ../nbs/api/18_phases.ipynb #6343e96b
+# %% ../nbs/api/18_phases.ipynb #d3cd07e8
 _room = 4e9 # bytes of one part's rows in the cache
 
 @contextmanager
 def at_boundary(learn, views, cached=True):
     "Inside, batches begin where training does, if that isn't at the beginning"
     net, old = learn.model, learn.dls
-    ours = isinstance(net, Network) and hasattr(learn, 'task') and not learn.compiled
+    ours = isinstance(net, Network) and hasattr(learn, 'task') and not learn.compiled and learn.pretrained.cuts
     if not ours or any(p.requires_grad for p in stages(net)[0].params.values()): yield None; return
     p, d = learn.pretrained, next(net.parameters()).device
-    prefix = find_prefix(net, torch.randn(4, 3, p.size, p.size, generator=torch.Generator().manual_seed(0)).to(d))
+    prefix = find_prefix(net, p.example(4).to(d))
     if prefix is None: yield None; return
     frozen, y, train, valid = Frozen(prefix.lower(), p, learn.fit_how, learn.mode), _labels(learn.task), old.train, old.valid
     fits = lambda part, views: cached and learn.task.n(part)*views*4*np.prod(prefix.shape) <= _room
@@ -116,7 +116,7 @@ def at_boundary(learn, views, cached=True):
         with prefix.upper(), learn.added_cbs(FromBoundary(prefix, frozen.net, p.size, learn.mode)): yield frozen
     finally: learn.dls = old
 
-# %% ../nbs/api/18_phases.ipynb #cb403479
+# %% ../nbs/api/18_phases.ipynb #4b27924a
 def _step_of(learn, net, x, y):
     "Seconds of one training step on a copy of the network, the best of three, and its peak memory"
     took, d = [], next(net.parameters()).device
@@ -151,7 +151,7 @@ def _seconds_of(learn, net, ph, views, x, y, read):
         frozen, n = frozen_body(learn), len(x[0])
         with Peak(frozen.device) as peak:
             start = time.perf_counter()
-            for _ in range(2): last = time.perf_counter(); frozen(np.zeros((n, learn.pretrained.size, learn.pretrained.size, 3), np.uint8))
+            for _ in range(2): last = time.perf_counter(); frozen.run(x[0])
         one = (max(time.perf_counter() - last, read))/n
         head = copy.deepcopy(net.head).train()
         step, _ = _step_of(learn, head, (torch.randn(n, next(p for p in head.parameters() if p.dim() > 1).shape[1], device=x[0].device),), y)

@@ -99,8 +99,8 @@ def pixels(
     im = open_image(file, 2*prep.size)
     return np.asarray(squared(view(im) if view else im, prep))
 
-# %% ../nbs/api/04_pixels.ipynb #1d182780
-augmentations = ('none', 'flip', 'dihedral')
+# %% ../nbs/api/04_pixels.ipynb #10b3436d
+augmentations = ('none', 'flip', 'flips', 'dihedral')
 
 def augmented(
     im:Image.Image, # opened
@@ -115,6 +115,7 @@ def augmented(
     x, y = rng.integers(im.width - w + 1), rng.integers(im.height - h + 1)
     im = im.crop((x, y, x + w, y + h))
     if rng.random() < .5: im = im.transpose(Image.FLIP_LEFT_RIGHT)
+    if kind == 'flips' and rng.random() < .5: im = im.transpose(Image.FLIP_TOP_BOTTOM)
     if kind == 'dihedral':
         if (turn := rng.integers(4)): im = im.transpose((Image.ROTATE_90, Image.ROTATE_180, Image.ROTATE_270)[turn - 1])
     return im

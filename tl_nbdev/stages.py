@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from .samples import Table
 
-# %% ../nbs/api/02_stages.ipynb #8cba2345
+# %% ../nbs/api/02_stages.ipynb #84c84fa4
 @dataclass(frozen=True, eq=False)
 class Stage:
     "A part of a network that is frozen or trained as a whole"
@@ -24,6 +24,7 @@ class Stage:
 
 class Stages(list):
     "The stages of a network, input first, head last"
+    scale = 1. # usual rates of the body are so many times those of a convolutional network
     def splitter(self): return [list(s.params.values()) for s in self] # the parameter groups of a fastai optimizer
     def table(self):
         tied = any(s.shared for s in self)
@@ -114,7 +115,7 @@ def _cut(net):
         return [*([f'{body}.{n}' for n in o] for o in _cut(net.get_submodule(body))), [f'{head}.{n}' for n, _ in net.get_submodule(head).named_parameters()]]
     return _children_cut(net)
 
-# %% ../nbs/api/02_stages.ipynb #f338749a
+# %% ../nbs/api/02_stages.ipynb #145d87a5
 def _name(params, others):
     "The part of the network that a stage's parameters share and no other stage has, else the first and the last of such parts"
     parts = [n.split('.')[:-1] or [n] for n in params]
@@ -138,7 +139,9 @@ def stages(
     for n, p in everyone.items(): deepest[p] = max(deepest.get(p, 0), depth.get(n, 0))
     groups = [(d, g) for d in range(len(cut)) if (g := {n: p for n, p in unique.items() if deepest[p] == d})]
     shared = [tuple(n for n, p in everyone.items() if deepest[p] == d != depth.get(n, 0)) for d, _ in groups]
-    return Stages(Stage(_name(g, unique.keys() - g.keys()), i, g, o) for i, ((_, g), o) in enumerate(zip(groups, shared)))
+    out = Stages(Stage(_name(g, unique.keys() - g.keys()), i, g, o) for i, ((_, g), o) in enumerate(zip(groups, shared)))
+    if any(isinstance(m, nn.Embedding) and m.num_embeddings >= 1000 for m in net.modules()): out.scale = .05 # a language model: 5e-5 where a CNN takes 1e-3
+    return out
 
 # %% ../nbs/api/02_stages.ipynb #3337cfa8
 def resting(

@@ -33,7 +33,7 @@ def _one(o, ss):
     if not found: raise TransferError(f'no stage "{o}": this network has {", ".join(s.name for s in ss)}; or early, middle, late')
     return found
 
-# %% ../nbs/api/07_strategy.ipynb #0a385730
+# %% ../nbs/api/07_strategy.ipynb #91097522
 _kinds = dict(bias=lambda name: name.endswith('bias'), adapter=lambda name: '.lora_' in name)
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Phase:
     only: str = None       # the kind of parameters that train below the head: `bias`, `adapter`; default all
     share: float = 1.      # of the strategy's epochs, relative to its other phases
     epochs: int = None     # a fixed number of epochs instead, in addition to the strategy's
+    usual: bool = False    # are rates below the head those usual for a convolutional network, to be scaled to what is usual for this one?
 
     def __post_init__(self):
         if isinstance(self.train, list): object.__setattr__(self, 'train', tuple(self.train))
@@ -81,7 +82,8 @@ class Phase:
         else: got = [lr]*k
         if not all(isinstance(o, (int, float)) and 0 < o < float('inf') for o in got): raise TransferError(f'learning rates {got}: each must be a positive number')
         out = [0.]*n
-        for i, o in zip(which, got): out[i] = float(o*self.decay**(n - 1 - i))
+        scale = ss.scale if self.usual and isinstance(ss, Stages) else 1.
+        for i, o in zip(which, got): out[i] = float(o*self.decay**(n - 1 - i)*(scale if i < n - 1 else 1.))
         return out
 
     def params(self,
@@ -186,7 +188,7 @@ class Adapters(Step):
         if hasattr(net, 'stage_cut'): del net.stage_cut
         for p in net.parameters(): p.requires_grad_(True)
 
-# %% ../nbs/api/07_strategy.ipynb #1492ba16
+# %% ../nbs/api/07_strategy.ipynb #a3db912a
 _steps = {'adapters': Adapters, 'pull': Pull, 'interpolate': Interpolate}
 
 def _to_json(o):
@@ -232,7 +234,7 @@ class Strategy:
         epochs=None # default the strategy's own
     ) -> list: # of `Phase`, each with its number of epochs; raises `TransferError` if one doesn't fit the network
         "The phases as they are carried out on a network"
-        n, given = ss if isinstance(ss, int) else len(ss), self.phases or (Phase('all', slice(1e-4, 1e-3)),)
+        n, given = ss if isinstance(ss, int) else len(ss), self.phases or (Phase('all', **_rate(None, slice(1e-4, 1e-3))),)
         parts = iter(_parted(epochs or self.epochs, [ph.share for ph in given if ph.epochs is None]))
         out = []
         for ph in given:
@@ -264,6 +266,8 @@ class Strategy:
 
     def __repr__(self): return self.call or f'Strategy({self.name!r}, {list(self.phases)}, epochs={self.epochs})'
 
+def _rate(lr, usual): return dict(lr=usual, usual=True) if lr is None else dict(lr=lr)
+
 def _gradual(ph, epochs, n):
     "One more stage each epoch, from the head down, and everything in the epochs that are left; more than one where there are fewer epochs than stages"
     depths = list(range(n)) + [n - 1]*(epochs - n) if epochs >= n else [n - 1] if epochs == 1 else np.linspace(0, n - 1, epochs).round().astype(int).tolist()
@@ -274,7 +278,7 @@ def _gradual(ph, epochs, n):
         else: out.append(replace(ph, train=train, epochs=1))
     return out
 
-# %% ../nbs/api/07_strategy.ipynb #11bbda81
+# %% ../nbs/api/07_strategy.ipynb #bbd45fe1
 def _spelled(f):
     "Let what `f` returns know how it was called"
     @wraps(f)
@@ -297,57 +301,57 @@ def FeatureExtraction(
 @_spelled
 def FineTune(
     last:int=2, # body stages that train with the head
-    lr=slice(1e-4, 1e-3), # smaller below
+    lr=None, # smaller below; default `slice(1e-4, 1e-3)`, in a language model a twentieth below the head
     epochs=5,
     views=1 # of each image; more are augmented and kept as the frozen stages see them, and each epoch takes one by chance
 ) -> Strategy:
     "Train the last stages, the lower the slower (Yosinski et al. 2014; rates by depth: Howard and Ruder 2018, eq. 2)"
-    return Strategy(f'last:{last}', (Phase(last, lr),), epochs, views)
+    return Strategy(f'last:{last}', (Phase(last, **_rate(lr, slice(1e-4, 1e-3))),), epochs, views)
 
 @_spelled
 def FullFineTune(
-    lr=slice(1e-4, 1e-3), # smaller below
+    lr=None, # smaller below; default as for `FineTune`
     epochs=5
 ) -> Strategy:
     "Train everything, the lower the slower (Girshick et al. 2014; rates by depth: Howard and Ruder 2018, eq. 2)"
-    return Strategy('full', (Phase('all', lr),), epochs)
+    return Strategy('full', (Phase('all', **_rate(lr, slice(1e-4, 1e-3))),), epochs)
 
 @_spelled
 def GradualUnfreeze(
-    lr=1e-3, # highest rate of the head
+    lr=None, # highest rate of the head; default 1e-3, in a language model a twentieth below it
     decay=1/2.6, # rate of a stage / rate of the stage above it
     epochs=10 # one more stage each, then everything
 ) -> Strategy:
     "Unfreeze one more stage each epoch, from the head down (ULMFiT: Howard and Ruder 2018, section 3.3)"
-    return Strategy('gradual', (Phase('gradual', lr, decay),), epochs)
+    return Strategy('gradual', (Phase('gradual', decay=decay, **_rate(lr, 1e-3)),), epochs)
 
 @_spelled
 def LPFT(
-    lr=slice(1e-4, 1e-3), # of the second phase
+    lr=None, # of the second phase; default as for `FineTune`
     probe=30, # epochs of the head alone, on cached features
     epochs=5 # of everything
 ) -> Strategy:
     "Probe first, then train everything, so that a random head doesn't distort good features (LP-FT: Kumar et al. 2022, section 3.4)"
-    return Strategy('lpft', (Phase('head', 1e-3, epochs=probe), Phase('all', lr)), epochs)
+    return Strategy('lpft', (Phase('head', 1e-3, epochs=probe), Phase('all', **_rate(lr, slice(1e-4, 1e-3)))), epochs)
 
 @_spelled
 def LayerDecay(
     decay=.75, # rate of a stage / rate of the stage above it
-    lr=1e-3, # highest rate of the head
+    lr=None, # highest rate of the head; default 1e-3, in a language model a twentieth below it
     epochs=5
 ) -> Strategy:
     "Train everything, each stage slower than the one above it by the same factor (ELECTRA: Clark et al. 2020, appendix A; BEiT: Bao et al. 2022)"
-    return Strategy(f'layerdecay:{decay:g}', (Phase('all', lr, decay),), epochs)
+    return Strategy(f'layerdecay:{decay:g}', (Phase('all', decay=decay, **_rate(lr, 1e-3)),), epochs)
 
 @_spelled
 def Surgical(
     stages='early', # `early`, `middle`, `late`, a stage's name or number, or a list of them
-    lr=3e-4, # highest rate
+    lr=None, # highest rate; default 3e-4, in a language model a twentieth below the head
     epochs=5
 ) -> Strategy:
     "Train a part of the body that fits the shift, with the head: early stages where images look different, late ones where classes do (Lee et al. 2023)"
     said = (stages,) if isinstance(stages, (str, int)) else tuple(stages)
-    return Strategy(f'surgical:{",".join(map(str, said))}', (Phase(said, lr),), epochs)
+    return Strategy(f'surgical:{",".join(map(str, said))}', (Phase(said, **_rate(lr, 3e-4)),), epochs)
 
 @_spelled
 def BitFit(

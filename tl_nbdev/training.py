@@ -65,7 +65,7 @@ class FastDepthwise(TorchFunctionMode):
         half = lambda o: None if o is None else o.to(self.dtype)
         return _Depthwise.apply(half(input), half(weight), half(bias), pair(stride), pair(padding), pair(dilation), groups)
 
-# %% ../nbs/api/17_training.ipynb #caf0f86c
+# %% ../nbs/api/17_training.ipynb #d1599289
 @lru_cache
 def _bf16_trains():
     "Some CPUs compute in bf16, but not backward (pytorch#148861); asked once, with a small convolution"
@@ -79,12 +79,14 @@ class Arithmetic(Callback):
     order = 9
     def __init__(self, mode): # a `Mode`
         self.mode, self._on = mode if mode.precision != 'bf16' or _bf16_trains() else replace(mode, precision='fp32'), ExitStack()
-    def before_fit(self): self.learn.model.to(memory_format=self.mode.format)
+    def before_fit(self):
+        self.learn.model.to(memory_format=self.mode.format)
+        self._depthwise = any(isinstance(m, torch.nn.Conv2d) and m.groups > 1 for m in self.model.modules())
     def before_batch(self):
         self.learn.xb = tuple(x.contiguous(memory_format=self.mode.format) if x.dim() == 4 else x for x in self.xb)
         d = self.xb[0].device
         self._on.enter_context(self.mode.autocast(d))
-        if d.type == 'cpu' and self.mode.precision == 'bf16' and self.training: self._on.enter_context(FastDepthwise(torch.bfloat16))
+        if self._depthwise and d.type == 'cpu' and self.mode.precision == 'bf16' and self.training: self._on.enter_context(FastDepthwise(torch.bfloat16))
     def _off(self): self._on.close()
     def after_pred(self): self._off(); self.learn.pred = self.pred.float()
     def after_cancel_batch(self): self._off()

@@ -1,0 +1,171 @@
+"Texts: every family of transformers through one door, bad texts, folders that lack something, the shell."
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers as tf
+from tl_nbdev.encoders import TextBody, collate, text_body, text_pretrained
+from tl_nbdev.learner import transfer_learner, watched
+from tl_nbdev.saved import load_transfer
+from tl_nbdev.settings import TransferError
+from tl_nbdev.stages import stages
+from tl_nbdev.texts import TextTask
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from conftest import refused, tl
+
+words = 'a the good bad film was is very not at all fine poor dull bright story with end and of plot'.split()
+small = dict(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40)
+families = dict(
+    bert=tf.BertConfig(**small), roberta=tf.RobertaConfig(**small, pad_token_id=1), electra=tf.ElectraConfig(**small, embedding_size=16), albert=tf.AlbertConfig(**small, embedding_size=8),
+    distilbert=tf.DistilBertConfig(vocab_size=64, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40), mpnet=tf.MPNetConfig(**small),
+    deberta=tf.DebertaV2Config(**small, relative_attention=True, pos_att_type=['c2p', 'p2c']), modernbert=tf.ModernBertConfig(**small, global_attn_every_n_layers=2, local_attention=8, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3),
+    gpt2=tf.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40), llama=tf.LlamaConfig(**small, num_key_value_heads=1, pad_token_id=0, bos_token_id=2, eos_token_id=3))
+packs = {'bert', 'roberta', 'electra', 'albert', 'distilbert', 'modernbert', 'gpt2', 'llama'} # the others compute attention in ways of their own
+
+def tokenizer(decoder=False):
+    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *words])}, unk_token='[UNK]'))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    if decoder: return tf.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', eos_token='[SEP]', model_max_length=36) # no pad token, as GPT-2
+    tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1', special_tokens=[('[CLS]', 2), ('[SEP]', 3)])
+    return tf.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', pad_token='[PAD]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]', model_max_length=36)
+
+@pytest.fixture(scope='session')
+def folders(tmp_path_factory):
+    "A folder of each family, as save_pretrained writes it"
+    root = tmp_path_factory.mktemp('families')
+    for name, config in families.items():
+        torch.manual_seed(0)
+        tf.AutoModel.from_config(config).save_pretrained(root/name)
+        tokenizer(name in ('gpt2', 'llama')).save_pretrained(root/name)
+    return root
+
+def reviews(n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(['good', 'bad']*(n//2))
+    return pd.DataFrame(dict(text=[' '.join(rng.permutation([*rng.choice(words, rng.integers(2, 9)), l, l])) for l in label], label=label, more=[' '.join(rng.choice(words, 4)) for _ in label]))
+
+@pytest.mark.parametrize('name', families)
+def test_a_family(folders, name, tmp_path):
+    task = TextTask.from_df(reviews())
+    learn = transfer_learner(task, folders/name, size=12, bs=8, seed=0)
+    net = learn.model.body
+    assert (net.offset is not None) == (name in packs)
+    x = collate(learn.dls.train_ds.map(lambda o: o[0]) if False else [learn.dls.train_ds[i][0] for i in range(6)])
+    net.eval()
+    with torch.no_grad(): # packed or not, alone or not, a text has the same features
+        together, alone = net(x), torch.cat([net(x[i:i + 1, x[i] >= 0]) for i in range(6)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with watched(learn): learn.transfer('last:1', 2)
+    after, ss = learn.model.state_dict(), stages(learn.model)
+    frozen = [k for s in ss[:-2] for k in s.params]
+    assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
+    assert all(not torch.equal(before[k], after[k]) for k in ss[-1].params)
+    with watched(learn): learn.transfer('full', 1)
+    result = learn.evaluate()
+    folder = learn.save_transfer(tmp_path/'model', result, check=name == 'bert')
+    again = load_transfer(folder)
+    assert np.allclose(np.stack(list(again.probs(task.part('test').item.to_list()).values())), result.probs, atol=1e-4)
+    assert {'config.json', 'tokenizer.json', 'model.safetensors', 'transfer.json'} <= {o.name for o in folder.iterdir()}
+    other = transfer_learner(task, folder, seed=1) # a saved model is a start like any other
+    assert all(torch.equal(a, b) for a, b in zip(other.model.body.parameters(), learn.model.body.parameters()))
+
+@pytest.mark.parametrize('pooling', ['mean', 'cls', 'last', 'max'])
+@pytest.mark.parametrize('name', ['bert', 'deberta'])
+def test_pooling(folders, name, pooling):
+    net = text_body(text_pretrained(folders/name, pooling=pooling))
+    x = torch.tensor([[2, 5, 6, 3, -1], [2, 7, 8, 9, 3]])
+    with torch.no_grad():
+        h = net.net(input_ids=x[1:], **net._types(x[1:], x[1:] == 2)).last_hidden_state[0] if net.offset is None else net.packed(x[1:], x[1:] >= 0)
+        want = dict(mean=h.mean(0), cls=h[0], last=h[-1], max=h.amax(0))[pooling]
+        assert torch.allclose(net(x)[1], want, atol=1e-5)
+
+def test_gradients_are_those_of_padding(folders):
+    "The packed network learns what the padded one would"
+    net = text_body(text_pretrained(folders/'bert')).eval()
+    x = torch.tensor([[2, 5, 6, 3, -1, -1], [2, 7, 8, 9, 10, 3], [2, 11, 3, -1, -1, -1]])
+    def grads():
+        net.zero_grad()
+        net(x).square().sum().backward()
+        return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+    packed, offset = grads(), net.offset
+    net.net.set_attn_implementation(net._usual); net.offset = None
+    padded = grads()
+    assert offset is not None and packed.keys() == padded.keys()
+    assert all(torch.allclose(packed[k], padded[k], atol=1e-5) for k in packed)
+
+def test_pairs_have_types(folders):
+    task = TextTask.from_df(reviews(), second='more')
+    learn = transfer_learner(task, folders/'bert', bs=4)
+    x = learn.dls.train.one_batch()[0]
+    tok = tokenizer()
+    real, at = x >= 0, torch.arange(x.shape[1]).expand_as(x)
+    types = learn.model.body._types(x[real][None], (at == 0)[real][None])['token_type_ids'][0]
+    ends = (x == 3).cumsum(1) - (x == 3).long()
+    assert types.tolist() == ends[real].tolist() and set(types.tolist()) == {0, 1}
+
+def test_windows_are_pooled(folders):
+    task = TextTask.from_df(reviews().assign(text=lambda d: d.text*4))
+    learn = transfer_learner(task, text_pretrained(folders/'bert', long='windows', size=10), bs=8, seed=0)
+    x = learn.dls.train.one_batch()[0]
+    assert x.dim() == 3 and x.shape[2] == 10
+    with watched(learn): learn.transfer('feature', 3)
+    assert learn.evaluate().n == task.n('test')
+
+def test_folders_that_lack_something(folders, tmp_path):
+    import shutil
+    for lack, words in (('tokenizer.json', 'no tokenizer'), ('model.safetensors', 'no model.safetensors'), ('config.json', 'no config.json')):
+        to = tmp_path/lack
+        shutil.copytree(folders/'bert', to)
+        (to/lack).unlink()
+        with pytest.raises(TransferError, match=words): text_pretrained(to)
+    torn = shutil.copytree(folders/'bert', tmp_path/'torn')
+    (torn/'model.safetensors').write_bytes((torn/'model.safetensors').read_bytes()[:500])
+    with pytest.raises(TransferError, match='copy the folder again'): text_pretrained(torn).body()
+    with pytest.raises(TransferError, match='use one of mean'): text_pretrained(folders/'bert', pooling='sum')
+
+def test_no_hub_is_one_line(monkeypatch):
+    monkeypatch.setenv('TL_OFFLINE', 'yes')
+    with pytest.raises(TransferError, match='These need none: all-MiniLM-L6-v2'): text_pretrained('bert-base-uncased').body()
+
+def test_odd_texts(folders):
+    odd = reviews().assign(text=lambda d: d.text.astype(object))
+    for i, o in enumerate([None, '', '\u200b', '\ud83d', b'\xff\xfe', 'good '*200_000, 'שלום 👋', '\x00\x01']): odd.at[i, 'text'] = o
+    task = TextTask.from_df(odd)
+    assert {w for _, w in task.skipped} == {'no text', 'an empty text'}
+    learn = transfer_learner(task, folders/'bert', size=12, bs=8)
+    with watched(learn): learn.transfer('feature', 2)
+    assert learn.evaluate().n
+    assert any('binary' in o['found'] for o in task.audit())
+
+def test_labels():
+    r = reviews()
+    assert TextTask.from_df(r.assign(label=(r.label == 'good')*1.)).vocab == ['0', '1']
+    many = TextTask.from_df(r.assign(label=[f'{l};long' if len(t) > 30 else l for l, t in zip(r.label, r.text)]), delim=';')
+    assert many.multi and many.metric == 'f1'
+    with pytest.raises(TransferError, match='only one class'): TextTask.from_df(r.assign(label='x'))
+    unseen = r.assign(part=['train']*30 + ['valid']*5 + ['test']*5, label=[*r.label[:32], 'new', *r.label[33:]])
+    assert any('only in valid' in why for _, why in TextTask.from_df(unseen, part='part').skipped)
+
+def test_the_shell(folders, tmp_path):
+    reviews().to_csv(tmp_path/'r.csv', index=False)
+    args = ['--text', 'text', '--label', 'label', '--size', 12]
+    got = tl('train', tmp_path/'r.csv', *args, '--model', folders/'bert', '--strategy', 'last:1', '--epochs', 1, '--out', tmp_path/'m', '--json', tmp_path/'t.json')
+    assert got.status == 0 and got.json['n_test'] and set(got.json['classes']) == {'good', 'bad'}, got
+    said = tl('predict', tmp_path/'m', '--text', 'a very good film', '--json', tmp_path/'p.json')
+    assert said.status == 0 and said.json[0]['label'] in ('good', 'bad')
+    table = tl('predict', tmp_path/'m', tmp_path/'r.csv', '--text', 'text', '--json', tmp_path/'p.json')
+    assert len(table.json) == 40 and all('label' in o for o in table.json)
+    assert tl('eval', tmp_path/'m', tmp_path/'r.csv', '--text', 'text', '--json', tmp_path/'e.json').json['n'] == 40
+    assert tl('audit', tmp_path/'r.csv', '--text', 'text').status == 0
+    refused(tl('train', tmp_path/'r.csv', '--text', 'body'), 'no column "body"')
+    refused(tl('predict', tmp_path/'m', tmp_path/'r.csv'), '--text')
+    for i, r in enumerate(reviews().itertuples()):
+        f = tmp_path/'files'/r.label/f'{i}.txt'
+        f.parent.mkdir(parents=True, exist_ok=True)
+        f.write_text(r.text)
+    assert tl('compare', tmp_path/'files', '--models', folders/'bert', '--strategies', 'feature', '--epochs', 1, '--size', 12).status == 0
+    assert len(tl('predict', tmp_path/'m', tmp_path/'files', '--json', tmp_path/'p.json').json) == 40
