@@ -7,13 +7,14 @@ import timm
 import torch
 import torchvision
 import transformers as tf
-from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner
+from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 from tl_nbdev.keep import load_folder, save_folder
 from tl_nbdev.settings import TransferError
 from tl_nbdev.stages import stages
 from tl_nbdev.strategy import BitFit, FeatureExtraction, FineTune, FullFineTune, GradualUnfreeze, L2SP, LPFT, LayerDecay, LoRA, Phase, Strategy, Surgical, WiSE
 from tl_nbdev.tasks import Loader
+from tl_nbdev.training import FusedAdam
 import tl_nbdev.learner  # noqa: the verb
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -76,7 +77,7 @@ class Rates(Callback):
 
 def learner(net, x):
     data = [(o, i % 2) for i, o in enumerate(x)]
-    return Learner(DataLoaders(Loader(data, bs=4, shuffle=True), Loader(data, bs=4)), net, CrossEntropyLossFlat(), opt_func=Adam)
+    return Learner(DataLoaders(Loader(data, bs=4, shuffle=True), Loader(data, bs=4)), net, CrossEntropyLossFlat(), opt_func=FusedAdam)
 
 def quiet(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): return learn.transfer(*args, **kwargs)
@@ -218,7 +219,7 @@ def test_gradients_are_accumulated():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4, 2))
         data, spy = [(o, i % 2) for i, o in enumerate(x)], Gradients()
-        learn = Learner(DataLoaders(Loader(data, bs=bs), Loader(data, bs=bs)), net, CrossEntropyLossFlat(), opt_func=Adam)
+        learn = Learner(DataLoaders(Loader(data, bs=bs), Loader(data, bs=bs)), net, CrossEntropyLossFlat(), opt_func=FusedAdam)
         with learn.added_cbs(spy): quiet(learn, FullFineTune(), 1, accumulate=times)
         seen.append(spy.seen)
     assert [len(o) for o in seen] == [1, 1] and torch.allclose(seen[0][0], seen[1][0], atol=1e-6)

@@ -30,7 +30,7 @@ def tokenizer(decoder=False):
     tok.pre_tokenizer = pre_tokenizers.Whitespace()
     if decoder: return tf.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', eos_token='[SEP]', model_max_length=36) # no pad token, as GPT-2
     tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1', special_tokens=[('[CLS]', 2), ('[SEP]', 3)])
-    return tf.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', pad_token='[PAD]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]', model_max_length=36)
+    return tf.PreTrainedTokenizerFast(tokenizer_object=tok, unk_token='[UNK]', pad_token='[PAD]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]', model_max_length=36, model_input_names=['input_ids', 'token_type_ids', 'attention_mask'])
 
 @pytest.fixture(scope='session')
 def folders(tmp_path_factory):
@@ -53,7 +53,7 @@ def test_a_family(folders, name, tmp_path):
     learn = transfer_learner(task, folders/name, size=12, bs=8, seed=0)
     net = learn.model.body
     assert (net.offset is not None) == (name in packs)
-    x = collate(learn.dls.train_ds.map(lambda o: o[0]) if False else [learn.dls.train_ds[i][0] for i in range(6)])
+    x = collate([learn.dls.train_ds[i][0] for i in range(6)])
     net.eval()
     with torch.no_grad(): # packed or not, alone or not, a text has the same features
         together, alone = net(x), torch.cat([net(x[i:i + 1, x[i] >= 0]) for i in range(6)])

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
-           'tokenizer', 'TextBody', 'text_body', 'Tokens', 'collate', 'FrozenText']
+           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'Tokens', 'collate', 'FrozenText']
 
-# %% ../nbs/api/12_encoders.ipynb #0ebb7e9b
+# %% ../nbs/api/12_encoders.ipynb #04d7485e
 import copy, hashlib, json, tempfile, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from .settings import *
@@ -99,7 +100,7 @@ def text_pretrained(
     if changes.get('size', 3) < 3: raise TransferError(f'size={changes["size"]} tokens: use 3 or more')
     return replace(found, **changes)
 
-# %% ../nbs/api/12_encoders.ipynb #8a5ba15a
+# %% ../nbs/api/12_encoders.ipynb #6d7ede7b
 def _folder_of(p):
     "Where the files of a model are, or its name on the hub"
     if isinstance(p.where, Path): return p.where
@@ -122,7 +123,7 @@ def _load(p, what, cls, **kwargs):
     with _quiet():
         if isinstance(where, Path):
             try: return made.from_pretrained(where, local_files_only=True, trust_remote_code=p.trust_remote_code, **kwargs)
-            except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as e: raise TransferError(f'{where}: its {what} can\'t be used ({str(e).strip().splitlines()[0][:140]}): copy the folder again') from e
+            except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as e: raise TransferError(f'{where}: its {what} can\'t be used ({str(e).strip().splitlines()[0][:140]}): copy the folder again') from e
         offline = settings().offline or not hub_reachable(constants.ENDPOINT)
         return _from_hub(p, what, lambda **o: made.from_pretrained(where, local_files_only=offline, **o, **kwargs))
 
@@ -146,23 +147,53 @@ def tokenizer(
     if tok.pad_token is None: tok.pad_token = tok.eos_token or tok.unk_token # GPT-like: padding is masked here, so any token will do
     return tok
 
-# %% ../nbs/api/12_encoders.ipynb #4afd51b8
+# %% ../nbs/api/12_encoders.ipynb #10af95d4
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, p):
+        rng = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+        bits = rng.integers(0, 2**64 - 1, -(-x.numel()//4), np.uint64, True).view(np.int16)[:x.numel()]
+        cut = round(p*2**16)
+        keep = (torch.from_numpy(bits).view(x.shape) >= cut - 2**15).to(x.dtype).mul_(2**16/(2**16 - cut))
+        ctx.save_for_backward(keep)
+        return x*keep
+    @staticmethod
+    def backward(ctx, g): return g*ctx.saved_tensors[0], None
+
+def _drop(x, p, training=True): return x if not training or p == 0 else F.dropout(x, p) if x.device.type != 'cpu' or p >= 1 else _Drop.apply(x, p)
+
+class FastDropout(nn.Dropout):
+    "Dropout whose masks are drawn fast on a CPU"
+    def forward(self, x): return _drop(x, self.p, self.training)
+
+def _fast_dropout(net):
+    for n, m in list(net.named_modules()):
+        if type(m) is nn.Dropout: net.set_submodule(n, FastDropout(m.p))
+
+# %% ../nbs/api/12_encoders.ipynb #64f3cc2c
 _ends = threading.local()
 
 def _packed_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, is_causal=None, sliding_window=None, **kwargs):
     "Attention within each text of tokens that lie end to end: `(1, heads, T, d)`"
     if is_causal is None: is_causal = getattr(module, 'is_causal', False)
     if key.shape[1] != query.shape[1]: key, value = (o.repeat_interleave(query.shape[1]//o.shape[1], 1) for o in (key, value))
-    cut = [o.split(_ends.lengths, 2) for o in (query, key, value)]
-    outs = [F.scaled_dot_product_attention(q, k, v, _window(q.shape[2], sliding_window, is_causal, q.device), dropout, is_causal and not sliding_window, scale=scaling) for q, k, v in zip(*cut)]
-    return torch.cat(outs, 2).transpose(1, 2), None
+    scale = query.shape[-1]**-.5 if scaling is None else scaling
+    outs = []
+    for q, k, v in zip(*(o[0].split(_ends.lengths, 1) for o in (query, key, value))):
+        mask = _window(q.shape[1], sliding_window, is_causal, q.device)
+        if q.device.type != 'cpu' or not torch.is_grad_enabled(): outs.append(F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)); continue
+        scores = (q*scale)@k.mT # where gradients are wanted, torch's own attention is the slower one on a CPU
+        if mask is not None: scores = scores.masked_fill(~mask, -torch.inf)
+        outs.append(_drop(scores.softmax(-1), dropout).to(v.dtype)@v)
+    return torch.cat(outs, 1).transpose(0, 1)[None], None
 
 def _window(n, width, causal, device):
-    "Which tokens see which, where a layer looks only so far"
-    if not width or n <= width and not causal: return None
+    "Which tokens see which, where a layer looks only back, or only so far"
+    if not causal and (not width or n <= width): return None
     i = torch.arange(n, device=device)
     far = i[:, None] - i
-    return (far >= 0) & (far < width) if causal else far.abs() < width
+    near = far.abs() < width if width else torch.ones_like(far, dtype=torch.bool)
+    return near & (far >= 0) if causal else near
 
 class TextBody(nn.Module):
     "A transformer that gives features `(N, D)` of tokens `(N, L)`, or `(N, windows, L)`; -1 stands where there is no token"
@@ -173,6 +204,7 @@ class TextBody(nn.Module):
         sep=None # number of the token between two texts of a pair, where the network tells them apart by types
     ):
         super().__init__()
+        _fast_dropout(net)
         self.net, self.pooling, self.sep, self.offset = net, pooling, sep, None # `offset` of positions, where texts are packed
         self._usual = net.config._attn_implementation
         self._try_packing()
@@ -202,7 +234,7 @@ class TextBody(nn.Module):
         if self.pooling == 'cls': return h[n.cumsum(0) - n]
         if self.pooling == 'last': return h[n.cumsum(0) - 1]
         which = torch.repeat_interleave(torch.arange(len(n), device=h.device), n)
-        if self.pooling == 'max': return h.new_full((len(n), h.shape[1]), -torch.inf).index_reduce(0, which, h, 'amax')
+        if self.pooling == 'max': return h.new_full((len(n), h.shape[1]), -torch.inf).scatter_reduce(0, which[:, None].expand_as(h), h, 'amax')
         return h.new_zeros(len(n), h.shape[1], dtype=torch.float32).index_add(0, which, h.float())/n[:, None]
 
     def forward(self, x):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #0d846715
+# %% ../nbs/api/20_learner.ipynb #65f70c2a
 import copy, hashlib, random, time
 from dataclasses import asdict
 import numpy as np
@@ -26,7 +26,7 @@ from .checkpoint import *
 from .training import *
 from .phases import *
 from .saved import *
-from fastai.basics import Adam, BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, accuracy, accuracy_multi, patch
+from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, accuracy, accuracy_multi, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 import fastai.callback.schedule
@@ -34,7 +34,7 @@ import fastai.callback.schedule
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
 
-# %% ../nbs/api/20_learner.ipynb #6e7a2b64
+# %% ../nbs/api/20_learner.ipynb #85f23cdf
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -66,7 +66,7 @@ def transfer_learner(
     mode=None, # a `Mode` of arithmetic; default the fastest on this machine
     compile=False, # by `torch.compile`: pays where training is long
     checkpointing=False, # of gradients: less memory, more time
-    opt_func=Adam, # fastai's optimizer
+    opt_func=FusedAdam, # or any other of fastai's optimizers
     **kwargs # for fastai's `Learner`
 ) -> Learner: # raises `TransferError` if the model can't be had
     "A fastai Learner that starts from a pretrained network"
