@@ -169,3 +169,54 @@ def test_the_shell(folders, tmp_path):
         f.write_text(r.text)
     assert tl('compare', tmp_path/'files', '--models', folders/'bert', '--strategies', 'feature', '--epochs', 1, '--size', 12).status == 0
     assert len(tl('predict', tmp_path/'m', tmp_path/'files', '--json', tmp_path/'p.json').json) == 40
+
+@pytest.fixture(scope='session')
+def classifiers(tmp_path_factory):
+    "A folder of each family with a classification head"
+    root = tmp_path_factory.mktemp('classifiers')
+    for name, config in families.items():
+        torch.manual_seed(1)
+        config = type(config)(**{**config.to_dict(), 'num_labels': 2, 'pad_token_id': config.pad_token_id or 0})
+        tf.AutoModelForSequenceClassification.from_config(config).save_pretrained(root/name)
+        tokenizer(name in ('gpt2', 'llama')).save_pretrained(root/name)
+    return root
+
+@pytest.mark.parametrize('name', families)
+def test_own_head_is_that_of_the_class(classifiers, name, tmp_path):
+    learn = transfer_learner(TextTask.from_df(reviews()), classifiers/name, 'own', size=12, bs=8)
+    whole = tf.AutoModelForSequenceClassification.from_pretrained(classifiers/name, dtype=torch.float32).eval()
+    x = learn.dls.train.one_batch()[0]
+    learn.model.eval()
+    with torch.no_grad(): got, want = learn.model(x), whole(input_ids=x.clamp(0), attention_mask=(x >= 0).long()).logits
+    assert torch.allclose(got, want, atol=1e-5)
+    with watched(learn): learn.transfer('last:1', 1)
+    result = learn.evaluate()
+    again = load_transfer(learn.save_transfer(tmp_path/'m', result, check=name == 'bert'))
+    assert np.allclose(np.stack(list(again.probs(learn.task.part('test').item.to_list()).values())), result.probs, atol=1e-4)
+
+def test_another_number_of_classes_is_a_new_head(classifiers, capsys):
+    three = reviews().assign(label=lambda d: [l if i % 3 else 'so-so' for i, l in enumerate(d.label)])
+    learn = transfer_learner(TextTask.from_df(three), classifiers/'bert', 'own', size=12)
+    assert 'tell 2 classes apart, the task has 3' in capsys.readouterr().out
+    assert learn.model.eval()(learn.dls.train.one_batch()[0]).shape[1] == 3
+
+def test_the_textbook_recipe_is_the_trainers(classifiers, tmp_path):
+    "Weights after five steps on the whole of train are those that transformers' Trainer ends with"
+    import shutil
+    from tl_nbdev.features import Mode
+    from tl_nbdev.learner import textbook
+    folder = shutil.copytree(classifiers/'bert', tmp_path/'bert')
+    config = json.loads((folder/'config.json').read_text())
+    (folder/'config.json').write_text(json.dumps(config | dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.))) # chance is not what is compared
+    task = TextTask.from_df(reviews())
+    learn = textbook(task, folder, lr=1e-3, bs=10_000, epochs=5, mode=Mode(), size=12)
+    whole, tok = tf.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32), tokenizer()
+    rows = [dict(**tok(t, truncation=True, max_length=12), labels=int(y)) for t, y in zip(task.part('train').item, task.targets('train'))]
+    args = tf.TrainingArguments(str(tmp_path/'out'), learning_rate=1e-3, per_device_train_batch_size=10_000, num_train_epochs=5, warmup_steps=.1, use_cpu=True, report_to='none', save_strategy='no', disable_tqdm=True)
+    tf.Trainer(whole, args, train_dataset=rows, data_collator=tf.DataCollatorWithPadding(tok)).train()
+    ours = {k.removeprefix('body.net.'): v for k, v in learn.model.state_dict().items() if k.startswith('body.net.')}
+    theirs = whole.bert.state_dict()
+    assert ours.keys() == {k for k in theirs if not k.startswith('pooler.')}
+    assert all(torch.allclose(ours[k], theirs[k], atol=2e-5) for k in ours)
+    moved = tf.AutoModelForSequenceClassification.from_pretrained(folder).bert.state_dict()
+    assert max((moved[k] - theirs[k]).abs().max() for k in ours) > 1e-3

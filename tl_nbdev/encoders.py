@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
-           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'Tokens', 'collate', 'FrozenText']
+           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'OwnHead', 'Tokens', 'collate', 'FrozenText']
 
-# %% ../nbs/api/12_encoders.ipynb #04d7485e
+# %% ../nbs/api/12_encoders.ipynb #be23da2b
 import copy, hashlib, json, tempfile, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from .settings import *
 from .samples import *
 from .zoo import *
 from .features import *
+from .heads import *
 
 # %% ../nbs/api/12_encoders.ipynb #c8f885e9
 text_types = ('.txt', '.text', '.md')
@@ -301,6 +302,51 @@ def _beside(self):
         _load(self, 'configuration', 'AutoConfig').save_pretrained(d)
         return {f.name: f.read_text('utf-8') for f in sorted(Path(d).iterdir()) if f.suffix in ('.json', '.txt', '.jinja')}
 TextPretrained.body, TextPretrained.example, TextPretrained.files = _body, _example, _beside
+
+# %% ../nbs/api/12_encoders.ipynb #ba3b0fba
+class _Said(nn.Module):
+    "Stands where the body was: gives the vector that is there already, through the pooler of the body if it had one"
+    def __init__(self, pooler): super().__init__(); self.pooler, self.v = pooler, None
+    def forward(self, *args, **kwargs):
+        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+        h = self.v[:, None]
+        pooled = None if self.pooler is None else self.pooler(self.v).tanh() if isinstance(self.pooler, nn.Linear) else self.pooler(h) # ALBERT's is a layer
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=h, pooler_output=pooled)
+
+class OwnHead(nn.Module):
+    "A `…ForSequenceClassification` network without its body: `(N, D)` → `(N, classes)`"
+    def __init__(self, net):
+        super().__init__()
+        setattr(net, net.base_model_prefix, _Said(getattr(net.base_model, 'pooler', None)))
+        self.net = net
+    def forward(self, v):
+        said, one = getattr(self.net, self.net.base_model_prefix), torch.ones(len(v), 1, dtype=torch.long, device=v.device)
+        said.v = v
+        try: return self.net(input_ids=one*2, attention_mask=one).logits.float()
+        finally: said.v = None
+
+def _own_head(p, n_out, weights):
+    config = _load(p, 'configuration', 'AutoConfig', num_labels=n_out)
+    if config.pad_token_id is None: config.pad_token_id = 0
+    import transformers
+    kind, ours = 'AutoModelForSequenceClassification', p.source == 'folder' and (p.where/'transfer.json').is_file()
+    if p.source == 'random' or not weights or ours:
+        with _quiet(): return OwnHead(getattr(transformers, kind).from_config(config, trust_remote_code=p.trust_remote_code))
+    had = _load(p, 'configuration', 'AutoConfig')
+    if any('ForSequenceClassification' in o for o in had.architectures or []) and had.num_labels != n_out:
+        print(f'{p.name} was trained to tell {had.num_labels} classes apart, the task has {n_out}: it gets a new head')
+    return OwnHead(_load(p, 'weights', kind, config=config, use_safetensors=True, dtype=torch.float32, ignore_mismatched_sizes=True))
+
+def _head(self, kind, dim, n_out):
+    if kind != 'own': return make_head(kind, dim, n_out)
+    return _own_head(self, n_out, True)
+
+def _for_own_head(self):
+    "With the pooling that the head of the class expects"
+    config = _load(self, 'configuration', 'AutoConfig')
+    decoder = getattr(config, 'is_decoder', False) or any('CausalLM' in o or 'LMHeadModel' in o for o in config.architectures or []) or config.model_type in ('gpt2', 'llama', 'mistral', 'qwen2', 'qwen3', 'gemma', 'phi', 'opt', 'gpt_neox')
+    return replace(self, pooling='last' if decoder else getattr(config, 'classifier_pooling', 'cls'))
+TextPretrained.head, TextPretrained.for_own_head = _head, _for_own_head
 
 # %% ../nbs/api/12_encoders.ipynb #33eb5efc
 class Tokens:

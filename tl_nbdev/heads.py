@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['heads', 'make_head', 'Network', 'head_probs']
 
-# %% ../nbs/api/06_heads.ipynb #8be4a8b9
+# %% ../nbs/api/06_heads.ipynb #eae277cd
 import numpy as np
 import torch
 from torch import nn
 from .settings import TransferError
+from .zoo import Pretrained
 
-# %% ../nbs/api/06_heads.ipynb #733d2845
-heads = ('linear', 'textbook')
+# %% ../nbs/api/06_heads.ipynb #df503151
+heads = ('linear', 'textbook', 'own')
 
 def make_head(
     kind, # `linear`; `textbook` is 256 units, ReLU, dropout 0.5, as in most courses; or any `nn.Module`
@@ -27,7 +28,12 @@ def make_head(
         nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
         return nn.Sequential(norm, last)
     if kind == 'textbook': return nn.Sequential(norm, nn.Linear(dim, 256), nn.ReLU(), nn.Dropout(.5), nn.Linear(256, n_out))
-    raise TransferError(f'no head "{kind}": use {", ".join(heads)}, or pass an nn.Module')
+    raise TransferError(f'no head "{kind}"' + (' of its own: this body has none' if kind == 'own' else '') + f': use {", ".join(heads[:2])}, or pass an nn.Module')
+
+# %% ../nbs/api/06_heads.ipynb #b2748cc4
+Pretrained.head = lambda self, kind, dim, n_out: make_head(kind, dim, n_out)
+def _no_own(self): raise TransferError(f'{self.name} has no head of its own for other classes: use {", ".join(heads[:2])}')
+Pretrained.for_own_head = _no_own
 
 # %% ../nbs/api/06_heads.ipynb #3d476fb5
 class Network(nn.Module):

@@ -54,7 +54,7 @@ class Predictor:
 
 def _is_text(o): return isinstance(o, (str, tuple)) and bool(''.join(o).strip())
 
-# %% ../nbs/api/19_saved.ipynb #086dd633
+# %% ../nbs/api/19_saved.ipynb #12c6caa9
 def _rebuild(info, folder, state, net=None, head=None):
     if info['pretrained']['library'] == 'transformers':
         from tl_nbdev.encoders import text_pretrained
@@ -63,7 +63,7 @@ def _rebuild(info, folder, state, net=None, head=None):
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
     if info['head'] not in heads and head is None: raise TransferError(f'{folder}: its head is a module of your own ({info["head"]}), which is not in the folder: load_transfer(folder, head=the_module)')
     made = headless(net) if p.library == 'module' else p.body(weights=False)
-    made = Network(made, make_head(head or info['head'], info['dim'], len(info['classes'])))
+    made = Network(made, p.head(head or info['head'], info['dim'], len(info['classes'])))
     try: made.load_state_dict(state)
     except RuntimeError as e: raise TransferError(f'{folder}: its weights are of another network than {p.name} ({str(e).splitlines()[-1].strip()[:120]})') from e
     return made.eval(), p

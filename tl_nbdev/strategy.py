@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Phase', 'Step', 'Pull', 'Interpolate', 'Adapters', 'Strategy', 'FeatureExtraction', 'FineTune', 'FullFineTune',
-           'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical', 'BitFit', 'LoRA', 'L2SP', 'WiSE', 'strategy']
+           'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical', 'BitFit', 'LoRA', 'Textbook', 'L2SP', 'WiSE',
+           'strategy']
 
 # %% ../nbs/api/07_strategy.ipynb #0f9de29c
 import inspect, json, re
@@ -33,7 +34,7 @@ def _one(o, ss):
     if not found: raise TransferError(f'no stage "{o}": this network has {", ".join(s.name for s in ss)}; or early, middle, late')
     return found
 
-# %% ../nbs/api/07_strategy.ipynb #91097522
+# %% ../nbs/api/07_strategy.ipynb #41ab8427
 _kinds = dict(bias=lambda name: name.endswith('bias'), adapter=lambda name: '.lora_' in name)
 
 @dataclass(frozen=True)
@@ -45,12 +46,17 @@ class Phase:
     only: str = None       # the kind of parameters that train below the head: `bias`, `adapter`; default all
     share: float = 1.      # of the strategy's epochs, relative to its other phases
     epochs: int = None     # a fixed number of epochs instead, in addition to the strategy's
+    schedule: str = 'one_cycle' # of the rate: `one_cycle`, or `linear`: up from 0 during `warmup`, then down to 0
+    warmup: float = .1     # share of the steps, for `linear`
+    clip: float = None     # highest norm of the gradient of a step
     usual: bool = False    # are rates below the head those usual for a convolutional network, to be scaled to what is usual for this one?
 
     def __post_init__(self):
         if isinstance(self.train, list): object.__setattr__(self, 'train', tuple(self.train))
         if isinstance(self.lr, list): object.__setattr__(self, 'lr', tuple(self.lr))
         if self.only not in (None, *_kinds): raise TransferError(f'a phase trains only {self.only!r}: use {", ".join(_kinds)}')
+        if self.schedule not in ('one_cycle', 'linear'): raise TransferError(f'schedule {self.schedule!r}: use one_cycle or linear')
+        if not 0 < self.warmup < 1: raise TransferError(f'warmup={self.warmup}: a share of the steps, between 0 and 1')
         if not 0 < self.decay < float('inf'): raise TransferError(f'decay={self.decay}: use a positive number, such as 0.75')
 
     def which(self,
@@ -278,7 +284,7 @@ def _gradual(ph, epochs, n):
         else: out.append(replace(ph, train=train, epochs=1))
     return out
 
-# %% ../nbs/api/07_strategy.ipynb #bbd45fe1
+# %% ../nbs/api/07_strategy.ipynb #ca661593
 def _spelled(f):
     "Let what `f` returns know how it was called"
     @wraps(f)
@@ -373,6 +379,15 @@ def LoRA(
     return Strategy(f'lora:{r}', (Phase('all', lr, only='adapter'),), epochs, steps=(Adapters(r, alpha, (targets,) if isinstance(targets, str) else tuple(targets) if targets else None),))
 
 @_spelled
+def Textbook(
+    lr=2e-5, # of everything
+    epochs=3,
+    warmup=.1 # share of the steps in which the rate grows
+) -> Strategy:
+    "Train everything at one rate that grows, then falls in a line, gradients clipped to a norm of 1 (BERT: Devlin et al. 2019, appendix A.3)"
+    return Strategy('textbook', (Phase('all', lr, schedule='linear', warmup=warmup, clip=1.),), epochs)
+
+@_spelled
 def L2SP(
     alpha=.1, # pull of the body towards its start
     beta=.01 # pull of the head towards zero
@@ -387,12 +402,12 @@ def WiSE(
     "Interpolate between the start and the end of training (WiSE-FT: Wortsman et al. 2022, eq. 1); joins any strategy, alone it trains everything"
     return Strategy('wise' if alpha is None else f'wise:{alpha:g}', (), steps=(Interpolate(alpha),))
 
-# %% ../nbs/api/07_strategy.ipynb #82d2742c
+# %% ../nbs/api/07_strategy.ipynb #8da83391
 _words = {'feature': FeatureExtraction, 'last': FineTune, 'full': FullFineTune, 'gradual': GradualUnfreeze, 'lpft': LPFT, 'layerdecay': LayerDecay,
-          'surgical': Surgical, 'bitfit': BitFit, 'lora': LoRA, 'l2sp': L2SP, 'wise': WiSE}
+          'surgical': Surgical, 'bitfit': BitFit, 'lora': LoRA, 'textbook': Textbook, 'l2sp': L2SP, 'wise': WiSE}
 _takes = dict(last=int, layerdecay=float, lora=int, wise=float, surgical=lambda s: [int(o) if re.fullmatch(r'-?\d+', o) else o for o in s.split(',')])
 
-def _no_such(word): return TransferError(f'no strategy "{word}": use feature, last:N (such as last:2), full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise; join them with +')
+def _no_such(word): return TransferError(f'no strategy "{word}": use feature, last:N (such as last:2), full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, textbook, l2sp, wise; join them with +')
 
 def _parse(word):
     name, colon, arg = word.strip().partition(':')
