@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'textbook', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #3a50e5a4
+# %% ../nbs/api/20_learner.ipynb #47c17d99
 import copy, hashlib, math, random, time
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 import numpy as np
@@ -97,7 +98,7 @@ def transfer_learner(
 
 def _fp16(): return [MixedPrecision()]
 
-# %% ../nbs/api/20_learner.ipynb #736d864f
+# %% ../nbs/api/20_learner.ipynb #84ab493f
 def _check_head(net):
     "A network without a head would be taken for one whose last block is its head"
     if getattr(net, 'num_classes', None) == 0 and hasattr(net, 'reset_classifier'): raise TransferError(f'{type(net).__name__} has no head (num_classes=0): make it with the number of your classes, or use transfer_learner')
@@ -159,7 +160,7 @@ class _Job:
                 tensors, said = model_state(learn)
                 self.keep.save({**tensors, **self.more()[0]}, {**said, **self.more()[1], 'leg': i})
         items = learn.task.part('train').item.to_list() if hasattr(learn, 'task') else None
-        with head_alone(learn, self.how.views) if alone else at_boundary(learn, self.how.views):
+        with contrasting(learn) if ph.loss == 'contrastive' else nullcontext(), head_alone(learn, self.how.views) if alone else at_boundary(learn, self.how.views):
             rates = ph.rates(ss)
             if ph.lr == 'find': rates = self.found = self.found or find_rate(learn, [rates[-1]] if alone else rates)
             if alone: rates = rates[-1:]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Phase', 'Step', 'Pull', 'Interpolate', 'Adapters', 'Strategy', 'FeatureExtraction', 'FineTune', 'FullFineTune',
-           'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical', 'BitFit', 'LoRA', 'Textbook', 'L2SP', 'WiSE',
-           'strategy']
+           'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical', 'BitFit', 'LoRA', 'Contrastive', 'Textbook', 'L2SP',
+           'WiSE', 'strategy']
 
 # %% ../nbs/api/07_strategy.ipynb #0f9de29c
 import inspect, json, re
@@ -34,7 +34,7 @@ def _one(o, ss):
     if not found: raise TransferError(f'no stage "{o}": this network has {", ".join(s.name for s in ss)}; or early, middle, late')
     return found
 
-# %% ../nbs/api/07_strategy.ipynb #41ab8427
+# %% ../nbs/api/07_strategy.ipynb #daa7def1
 _kinds = dict(bias=lambda name: name.endswith('bias'), adapter=lambda name: '.lora_' in name)
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Phase:
     epochs: int = None     # a fixed number of epochs instead, in addition to the strategy's
     schedule: str = 'one_cycle' # of the rate: `one_cycle`, or `linear`: up from 0 during `warmup`, then down to 0
     warmup: float = .1     # share of the steps, for `linear`
+    loss: str = 'labels'   # what is learned: `labels`, or `contrastive`: the body alone learns to put items of one class near one another
     clip: float = None     # highest norm of the gradient of a step
     usual: bool = False    # are rates below the head those usual for a convolutional network, to be scaled to what is usual for this one?
 
@@ -55,6 +56,7 @@ class Phase:
         if isinstance(self.train, list): object.__setattr__(self, 'train', tuple(self.train))
         if isinstance(self.lr, list): object.__setattr__(self, 'lr', tuple(self.lr))
         if self.only not in (None, *_kinds): raise TransferError(f'a phase trains only {self.only!r}: use {", ".join(_kinds)}')
+        if self.loss not in ('labels', 'contrastive'): raise TransferError(f'loss {self.loss!r}: use labels or contrastive')
         if self.schedule not in ('one_cycle', 'linear'): raise TransferError(f'schedule {self.schedule!r}: use one_cycle or linear')
         if not 0 < self.warmup < 1: raise TransferError(f'warmup={self.warmup}: a share of the steps, between 0 and 1')
         if not 0 < self.decay < float('inf'): raise TransferError(f'decay={self.decay}: use a positive number, such as 0.75')
@@ -284,7 +286,7 @@ def _gradual(ph, epochs, n):
         else: out.append(replace(ph, train=train, epochs=1))
     return out
 
-# %% ../nbs/api/07_strategy.ipynb #ca661593
+# %% ../nbs/api/07_strategy.ipynb #e4d4bddf
 def _spelled(f):
     "Let what `f` returns know how it was called"
     @wraps(f)
@@ -379,6 +381,15 @@ def LoRA(
     return Strategy(f'lora:{r}', (Phase('all', lr, only='adapter'),), epochs, steps=(Adapters(r, alpha, (targets,) if isinstance(targets, str) else tuple(targets) if targets else None),))
 
 @_spelled
+def Contrastive(
+    lr=None, # of the body; default 4e-4, in a language model 2e-5
+    epochs=20, # of the body, over few labels
+    probe=60 # epochs of the head, on the features that the body has learned
+) -> Strategy:
+    "For few labels: first the body learns which items belong together, pair by pair, then a head (SetFit: Tunstall et al. 2022, section 3)"
+    return Strategy('contrastive', (Phase('all', loss='contrastive', **_rate(lr, 4e-4)), Phase('head', 1e-3, epochs=probe)), epochs)
+
+@_spelled
 def Textbook(
     lr=2e-5, # of everything
     epochs=3,
@@ -402,12 +413,12 @@ def WiSE(
     "Interpolate between the start and the end of training (WiSE-FT: Wortsman et al. 2022, eq. 1); joins any strategy, alone it trains everything"
     return Strategy('wise' if alpha is None else f'wise:{alpha:g}', (), steps=(Interpolate(alpha),))
 
-# %% ../nbs/api/07_strategy.ipynb #8da83391
+# %% ../nbs/api/07_strategy.ipynb #454a2b9a
 _words = {'feature': FeatureExtraction, 'last': FineTune, 'full': FullFineTune, 'gradual': GradualUnfreeze, 'lpft': LPFT, 'layerdecay': LayerDecay,
-          'surgical': Surgical, 'bitfit': BitFit, 'lora': LoRA, 'textbook': Textbook, 'l2sp': L2SP, 'wise': WiSE}
+          'surgical': Surgical, 'bitfit': BitFit, 'lora': LoRA, 'textbook': Textbook, 'contrastive': Contrastive, 'l2sp': L2SP, 'wise': WiSE}
 _takes = dict(last=int, layerdecay=float, lora=int, wise=float, surgical=lambda s: [int(o) if re.fullmatch(r'-?\d+', o) else o for o in s.split(',')])
 
-def _no_such(word): return TransferError(f'no strategy "{word}": use feature, last:N (such as last:2), full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, textbook, l2sp, wise; join them with +')
+def _no_such(word): return TransferError(f'no strategy "{word}": use feature, last:N (such as last:2), full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, textbook, contrastive, l2sp, wise; join them with +')
 
 def _parse(word):
     name, colon, arg = word.strip().partition(':')
