@@ -54,15 +54,16 @@ def _out(data, path, shown=None):
     if path: write_json(path, data)
     if shown is not None: print(shown)
 
-# %% ../nbs/api/50_cli.ipynb #f58e5d24
+# %% ../nbs/api/50_cli.ipynb #341059cb
 @command
 def tl_models(
-    task:str='image', # what the models are for
+    task:str='image', # what the models are for: image or text
     query:str=None, # also list the hub's names that contain this
     json:str=None, # write the list there
     debug:bool=False # show the whole traceback of an error
 ):
     "List the models that one can start from"
+    import tl_nbdev.encoders # noqa: it lists its own
     from tl_nbdev.zoo import models
     found = models(task, query)
     _out(found, json, found)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
-           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'OwnHead', 'Tokens', 'collate', 'FrozenText']
+           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'OwnHead', 'Tokens', 'collate', 'FrozenText',
+           'TokenWeights', 'token_weights']
 
-# %% ../nbs/api/12_encoders.ipynb #be23da2b
-import copy, hashlib, json, tempfile, threading
+# %% ../nbs/api/12_encoders.ipynb #8a6ee3dc
+import copy, hashlib, html, json, tempfile, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def text_pretrained(
     if changes.get('size', 3) < 3: raise TransferError(f'size={changes["size"]} tokens: use 3 or more')
     return replace(found, **changes)
 
-# %% ../nbs/api/12_encoders.ipynb #6d7ede7b
+# %% ../nbs/api/12_encoders.ipynb #e3805bda
 def _folder_of(p):
     "Where the files of a model are, or its name on the hub"
     if isinstance(p.where, Path): return p.where
@@ -117,9 +118,8 @@ def _from_hub(p, what, get):
         raise TransferError(f'"{p.name}": its {what} could not be had from the model hub ({why}). These need none: {", ".join(_wheels)}; or pass a folder with config.json, model.safetensors and tokenizer.json') from e
 
 def _load(p, what, cls, **kwargs):
-    import transformers
     from huggingface_hub import constants
-    where, made = _folder_of(p), getattr(transformers, cls)
+    where, made = _folder_of(p), getattr(_transformers(), cls)
     if p.trust_remote_code: print(f'running code that comes with "{p.name}", as asked for by trust_remote_code')
     with _quiet():
         if isinstance(where, Path):
@@ -127,6 +127,11 @@ def _load(p, what, cls, **kwargs):
             except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as e: raise TransferError(f'{where}: its {what} can\'t be used ({str(e).strip().splitlines()[0][:140]}): copy the folder again') from e
         offline = settings().offline or not hub_reachable(constants.ENDPOINT)
         return _from_hub(p, what, lambda **o: made.from_pretrained(where, local_files_only=offline, **o, **kwargs))
+
+def _transformers():
+    try: import transformers
+    except ImportError as e: raise TransferError('texts need transformers: pip install "tl_nbdev[text]"') from e
+    return transformers
 
 @contextmanager
 def _quiet():
@@ -171,7 +176,7 @@ def _fast_dropout(net):
     for n, m in list(net.named_modules()):
         if type(m) is nn.Dropout: net.set_submodule(n, FastDropout(m.p))
 
-# %% ../nbs/api/12_encoders.ipynb #64f3cc2c
+# %% ../nbs/api/12_encoders.ipynb #8fe87c84
 _ends = threading.local()
 
 def _packed_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, is_causal=None, sliding_window=None, **kwargs):
@@ -275,7 +280,7 @@ def text_body(
     weights=True # fill in the pretrained weights? `False` where they are about to be loaded from elsewhere
 ) -> TextBody: # in eval mode; raises `TransferError` if the weights can't be had
     "The network of `p` without its head"
-    import transformers
+    transformers = _transformers()
     _register()
     if p.source == 'random' or not weights:
         config = _load(p, 'configuration', 'AutoConfig')
@@ -303,7 +308,7 @@ def _beside(self):
         return {f.name: f.read_text('utf-8') for f in sorted(Path(d).iterdir()) if f.suffix in ('.json', '.txt', '.jinja')}
 TextPretrained.body, TextPretrained.example, TextPretrained.files = _body, _example, _beside
 
-# %% ../nbs/api/12_encoders.ipynb #ba3b0fba
+# %% ../nbs/api/12_encoders.ipynb #444a4f9a
 class _Said(nn.Module):
     "Stands where the body was: gives the vector that is there already, through the pooler of the body if it had one"
     def __init__(self, pooler): super().__init__(); self.pooler, self.v = pooler, None
@@ -328,8 +333,7 @@ class OwnHead(nn.Module):
 def _own_head(p, n_out, weights):
     config = _load(p, 'configuration', 'AutoConfig', num_labels=n_out)
     if config.pad_token_id is None: config.pad_token_id = 0
-    import transformers
-    kind, ours = 'AutoModelForSequenceClassification', p.source == 'folder' and (p.where/'transfer.json').is_file()
+    transformers, kind, ours = _transformers(), 'AutoModelForSequenceClassification', p.source == 'folder' and (p.where/'transfer.json').is_file()
     if p.source == 'random' or not weights or ours:
         with _quiet(): return OwnHead(getattr(transformers, kind).from_config(config, trust_remote_code=p.trust_remote_code))
     had = _load(p, 'configuration', 'AutoConfig')
@@ -431,3 +435,43 @@ class FrozenText:
 
 def _frozen(self, net, fit=None, mode=None, tokens=None): return FrozenText(net, self, fit, mode, tokens)
 TextPretrained.frozen = _frozen
+
+# %% ../nbs/api/12_encoders.ipynb #2db23f1b
+class TokenWeights(list):
+    "Pairs of a token and its weight, from -1 (against the answer) to 1 (for it); shows itself as coloured text"
+    answer, probability = None, None
+    def _repr_html_(self):
+        mark = lambda t, w: f'<span style="background:rgba({"31,119,180" if w > 0 else "255,127,14"},{abs(w)*.6:.2f})" title="{w:+.2f}">{html.escape(t)}</span>'
+        words = ''.join((' ' if not t.startswith('##') else '') + mark(t.removeprefix('##'), w) for t, w in self)
+        return f'<p><b>{html.escape(str(self.answer))}</b> ({self.probability:.2f}):{words}</p>'
+    def __repr__(self): return f'{self.answer} ({self.probability:.2f}): ' + ' '.join(f'{t}{w:+.2f}' if abs(w) >= .2 else t for t, w in self)
+
+def token_weights(
+    net, # a `Network` of a `TextBody` and a head
+    tokens:Tokens,
+    item, # a text or a pair
+    classes, # names
+    answer=None # a class; default the one that is predicted
+) -> TokenWeights:
+    "How each token of a text speaks for the answer"
+    (windows,), training = tokens([item]), net.training
+    net.eval()
+    x, seen = torch.from_numpy(windows[0][None].astype(np.int64)).to(next(net.parameters()).device), []
+    def catch(m, args, out): seen.append(out.detach().requires_grad_()); return seen[-1]
+    hook = net.body.net.get_input_embeddings().register_forward_hook(catch)
+    try:
+        with torch.enable_grad(): logits = net(x)[0]
+    finally: hook.remove(); net.train(training)
+    i = int(logits.argmax()) if answer is None else classes.index(answer)
+    g, = torch.autograd.grad(logits[i] - logits.mean(), seen[0])
+    w = (g*seen[0]).sum(-1).flatten().float().cpu()
+    w[np.isin(windows[0], tokens.tok.all_special_ids)] = 0. # the marks that begin and end a text are no words of it
+    out = TokenWeights(zip(tokens.tok.convert_ids_to_tokens(windows[0].tolist()), (w/w.abs().max().clamp_min(1e-12)).tolist()))
+    out.answer, out.probability = classes[i], float(logits.softmax(0)[i].detach())
+    return out
+
+def _text_models(query):
+    "What needs no hub; any other name of a hub will do too"
+    return Table(dict(name=p.name, library=p.library, parameters=f'{p.params:,}', input=f'{p.size} tokens', licence=p.licence, source=f'wheel {sample_info(p.name).wheel}', available='yes')
+                 for p in _wheels.values() if not query or query in p.name)
+listings['text'] = _text_models

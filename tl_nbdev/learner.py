@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'textbook', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #47c17d99
+# %% ../nbs/api/20_learner.ipynb #b788e866
 import copy, hashlib, math, random, time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -28,6 +28,7 @@ from .checkpoint import *
 from .training import *
 from .phases import *
 from .saved import *
+from .encoders import TextPretrained, TokenWeights, token_weights
 from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, accuracy, accuracy_multi, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedLin, combine_scheds
@@ -351,3 +352,13 @@ def plan(self:Learner,
 ) -> Table:
     "What a strategy would train here, when, and at which rate"
     return strategy(how).table(self.model, epochs)
+
+# %% ../nbs/api/20_learner.ipynb #9cad8158
+@patch
+def explain(self:Learner,
+    text, # a text, or a pair
+    answer=None # a class; default the one that is predicted
+) -> TokenWeights:
+    "Which tokens spoke for the answer"
+    if not isinstance(getattr(self, 'pretrained', None), TextPretrained): raise TransferError('explain needs a learner of texts, from transfer_learner')
+    return token_weights(self.model, self.frozen_now.tokens, text, self.task.vocab, answer)

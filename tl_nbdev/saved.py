@@ -21,7 +21,7 @@ from .heads import *
 from .keep import *
 from .metrics import *
 
-# %% ../nbs/api/19_saved.ipynb #d1714b16
+# %% ../nbs/api/19_saved.ipynb #52e43926
 class Predictor:
     "A saved model, ready to predict"
     def __init__(self, net, p, info, mode=None):
@@ -51,6 +51,15 @@ class Predictor:
             elif self.multi: rows.append(dict({what: str(f)}, label=[c for c, p in zip(self.classes, got[i]) if p > .5], probability=[round(float(p), 6) for p in got[i] if p > .5]))
             else: rows.append(dict({what: str(f)}, label=self.classes[int(got[i].argmax())], probability=round(float(got[i].max()), 6)))
         return Table(rows)
+
+    def explain(self,
+        text, # or a pair
+        answer=None # a class; default the one that is predicted
+    ): # `TokenWeights`
+        "Which tokens spoke for the answer, in a model of texts"
+        if not self.texts: raise TransferError('explain is for models of texts')
+        from tl_nbdev.encoders import token_weights
+        return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer)
 
 def _is_text(o): return isinstance(o, (str, tuple)) and bool(''.join(o).strip())
 
