@@ -6,7 +6,7 @@
 __all__ = ['part_names', 'split_parts', 'Task', 'prepared', 'read_table', 'carve_valid', 'Audit', 'findings', 'drawing', 'TakeAt',
            'Loader', 'RowLoader']
 
-# %% ../nbs/api/10_tasks.ipynb #59090830
+# %% ../nbs/api/10_tasks.ipynb #74461cf2
 import hashlib, itertools, random, threading
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,11 @@ from io import StringIO
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from fastai.data.core import TfmdDL
-from fastcore.basics import chunked
-from fasttransform import Transform
 from .settings import *
 from .samples import Table, brief
 from .metrics import *
+from fastai.data.core import TfmdDL, Transform
+from fastcore.basics import chunked
 
 # %% ../nbs/api/10_tasks.ipynb #bc3d0406
 def split_parts(
