@@ -104,7 +104,7 @@ def keep_memory() -> bool: # was it done? It is done on glibc only, once, and no
     trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
     return bool(mallopt(mmap_threshold, 1 << 30)) and bool(mallopt(trim_threshold, most))
 
-# %% ../nbs/api/17_training.ipynb #fecc358c
+# %% ../nbs/api/17_training.ipynb #b4612ecd
 class FusedAdam(Optimizer):
     "fastai's `Adam`, in one pass over memory"
     def __init__(self,
@@ -121,7 +121,7 @@ class FusedAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        if closure is not None: raise NotImplementedError('fastai optimizers take no closure')
+        if closure is not None: raise TransferError('fastai\'s optimizers take no closure: call step() without one')
         alike = {}
         for p, _, state, h in self.all_params(with_grad=True):
             if 'grad_avg' not in state: state.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p), step=0)
