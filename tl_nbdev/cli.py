@@ -54,7 +54,7 @@ def _out(data, path, shown=None):
     if path: write_json(path, data)
     if shown is not None: print(shown)
 
-# %% ../nbs/api/50_cli.ipynb #341059cb
+# %% ../nbs/api/50_cli.ipynb #a4b5c718
 @command
 def tl_models(
     task:str='image', # what the models are for: image or text
@@ -71,21 +71,22 @@ def tl_models(
 @command
 def tl_samples(
     fetch:str=None, # fetch this one and print its folder
+    run_setup:bool=False, # allow pip to run the setup.py of a sample that is an archive of source code
     json:str=None, # write the list there
     debug:bool=False # show the whole traceback of an error
 ):
     "List the sample data and weights, or fetch one"
     from tl_nbdev.samples import sample, samples
     found = samples()
-    _out(found, json, sample(fetch) if fetch else found)
+    _out(found, json, sample(fetch, run_setup=run_setup) if fetch else found)
 
-# %% ../nbs/api/50_cli.ipynb #23ee32f6
-def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True, text=None, second=None):
+# %% ../nbs/api/50_cli.ipynb #7d3e8cde
+def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True, text=None, second=None, regression=False):
     "The task that DATA names: of texts where a column of texts is named, or the data are a folder of text files"
     from tl_nbdev.samples import sample, sample_info
     from tl_nbdev.images import ImageTask
     from tl_nbdev.pixels import image_types as _image_types
-    common = dict(limit=limit, seed=seed, metric=metric, learn=learn)
+    common = dict(limit=limit, seed=seed, metric=metric, learn=learn, regression=regression)
     table = {k: v for k, v in dict(label=label, group=group, file=file, delim=delim).items() if v}
     path = Path(data).expanduser()
     if (info := sample_info(data)) and not path.exists():
@@ -124,17 +125,18 @@ def tl_audit(
     second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one image
+    delim:str=None, # separates several labels of one item
+    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     seed:int=0, # of the split
     json:str=None, # write the findings there
     debug:bool=False # show the whole traceback of an error
 ):
     "Look at labelled images before training: what can't be read, is there twice, or is too small to say anything"
-    found = _task(data, label, group, file, delim, limit, seed, text=text, second=second).audit()
+    found = _task(data, label, group, file, delim, limit, seed, text=text, second=second, regression=regression).audit()
     _out(found.as_dict(), json, found)
 
-# %% ../nbs/api/50_cli.ipynb #7066cfa4
+# %% ../nbs/api/50_cli.ipynb #50af0a3d
 def _report(task, result, extra):
     "What a run's JSON holds"
     return dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n_train=task.n('train'), n_valid=task.n('valid'), n_test=task.n('test'),
@@ -153,9 +155,10 @@ def tl_train(
     second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one image
+    delim:str=None, # separates several labels of one item
+    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc
+    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images, default what the model was trained with; or tokens of a text, default 256
     augment:str='flip', # none, flip, flips or dihedral
     fit:str='squeeze', # squeeze, crop or pad
@@ -173,9 +176,10 @@ def tl_train(
     "Adapt a pretrained network to labelled images, and report on test"
     from tl_nbdev import strategy as s
     how = s.strategy(strategy)
-    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second)
+    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
     from tl_nbdev.learner import transfer_learner, watched
     from tl_nbdev.keep import versions
+    from tl_nbdev.metrics import errors
     print(task)
     for note in task.notes: print(f'  note: {note}')
     learn = transfer_learner(task, model, head, weights, bs=bs, augment=augment, fit=fit, seed=seed, size=size, compile=compile, checkpointing=checkpointing)
@@ -188,6 +192,7 @@ def tl_train(
     result = learn.evaluate()
     seconds = max(time.perf_counter() - start, learn.transfers[-1]['seconds'])
     print(result)
+    if result.problem == 'regression': print(errors(result))
     if out: print(f'saved to {learn.save_transfer(out, result)}')
     if out and resume: learn.checkpoint.clear()
     did = learn.transfers[-1]
@@ -195,7 +200,7 @@ def tl_train(
                  seconds=round(seconds, 2), seed=seed, arithmetic=f'{learn.mode.precision} {learn.mode.layout}', versions=versions(), out=out)
     _out(_report(task, result, extra), json)
 
-# %% ../nbs/api/50_cli.ipynb #115bb6a6
+# %% ../nbs/api/50_cli.ipynb #2ce57409
 @command
 def tl_eval(
     folder:str, # of a saved model
@@ -205,7 +210,8 @@ def tl_eval(
     second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups, for the interval
     file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one image
+    delim:str=None, # separates several labels of one item
+    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     json:str=None, # write the report there
     debug:bool=False # show the whole traceback of an error
@@ -213,7 +219,7 @@ def tl_eval(
     "How a saved model does on other labelled images"
     from tl_nbdev.saved import evaluate_saved, load_transfer
     model, start = load_transfer(folder), time.perf_counter()
-    task = _task(data, label, group, file, delim, limit, learn=False, text=text, second=second)
+    task = _task(data, label, group, file, delim, limit, learn=False, text=text, second=second, regression=regression or bool(model.scale))
     result, lacks = evaluate_saved(model, task)
     last, info = (model.info['transfers'] or [{}])[-1], model.info
     for c, n in lacks.items(): print(f'  {n} items of class "{c}", which the model does not know, are left out')
@@ -243,7 +249,7 @@ def tl_predict(
         wanted = names = [o for f in files for o in (image_files(f)[0] if Path(f).is_dir() else [Path(f)])]
         if not wanted: raise TransferError(f'{files[0]}: no image files in it')
     rows = [{**r, 'file': str(n)} for r, n in zip(model.predict(wanted), names)]
-    for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\tnot read: {r["error"]}'))
+    for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\t{r["value"]:.6g}' if 'value' in r else f'{r["file"]}\tnot read: {r["error"]}'))
     _out(rows, json)
     if all('error' in r for r in rows): raise TransferError(f'none of the {"texts" if model.texts else "files"} could be read' + ('' if model.texts else ' as an image'))
 
@@ -271,7 +277,7 @@ def _texts_in(files, text, second):
     if not wanted: raise TransferError(f'{files[0]}: no text files in it')
     return wanted, names
 
-# %% ../nbs/api/50_cli.ipynb #79844c4b
+# %% ../nbs/api/50_cli.ipynb #e4c028e2
 @command
 def tl_compare(
     data:str, # a folder, a CSV, or a sample's name
@@ -285,9 +291,10 @@ def tl_compare(
     second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one image
+    delim:str=None, # separates several labels of one item
+    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc
+    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images
     augment:str='flip', # none, flip, flips or dihedral
     bs:int=None, # items in a batch; default 64 images, or 32 texts
@@ -298,7 +305,7 @@ def tl_compare(
     "Several models and strategies on the same data: chosen on valid, reported on test, with intervals"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second)
+    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
     from tl_nbdev.compare import compare
     print(task)
     found = compare(task, _words(models) if models else None, hows, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=lambda r: print(f'{r.model} {r.strategy!r} seed {r.seed}: {r.report}, {r.seconds:.0f} s', flush=True))
@@ -313,7 +320,7 @@ def _words(text):
         else: out.append(o.strip())
     return out
 
-# %% ../nbs/api/50_cli.ipynb #2f99ba0f
+# %% ../nbs/api/50_cli.ipynb #f18fd92d
 @command
 def tl_demo(
     data:str='elpv', # a folder, a CSV, or a sample's name
@@ -324,6 +331,7 @@ def tl_demo(
     text:str=None, # column of texts, for a CSV of texts
     second:str=None, # column of second texts, where an item is a pair
     group:str=None, # column of groups that must stay together
+    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     seed:int=0, # of split, heads and training
     augment:str='flip', # none, flip, flips or dihedral
@@ -334,6 +342,6 @@ def tl_demo(
     "Audit the data, adapt a network in three ways, compare them, save the best, predict with it"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, limit=limit, seed=seed, text=text, second=second)
+    task = _task(data, label, group, limit=limit, seed=seed, text=text, second=second, regression=regression)
     from tl_nbdev.demo import main_job
     main_job(task, model, hows, out, epochs=epochs, seed=seed, augment=augment, size=size)

@@ -18,14 +18,15 @@ from .learner import *
 from .compare import *
 from .saved import *
 
-# %% ../nbs/api/40_demo.ipynb #5e969598
+# %% ../nbs/api/40_demo.ipynb #c4e84db0
 def _credit(task): return f'Photos: {task.cite}. Licence: {task.licence}.' if task.licence else ''
 
 def _page(task, audit, runs, result, said, pictures):
     "The report, as Markdown"
     parts = [f'# {task.name}: how much of the network should be trained?', repr(task), '## The data', audit._repr_markdown_(), '## Three ways to adapt it' if len(runs) == 3 else '## Ways to adapt it',
              runs._repr_markdown_(), f'## The one chosen on valid: {runs.best.strategy!r}', repr(result)]
-    if not task.multi: parts += ['### By class', per_class(result)._repr_markdown_(), f'Expected calibration error: {calibration(result):.3f}.']
+    if task.problem == 'regression': parts += ['### Errors', errors(result)._repr_markdown_()]
+    if task.problem == 'single-label': parts += ['### By class', per_class(result)._repr_markdown_(), f'Expected calibration error: {calibration(result):.3f}.']
     parts += [f'![{alt}]({file})' for file, alt in pictures]
     parts += [_credit(task), '## The saved model, on photos it had not seen', said._repr_markdown_()]
     return '\n\n'.join(o for o in parts if o) + '\n'
@@ -49,7 +50,10 @@ def main_job(
     best, result = runs.best, runs.best.report
     out.mkdir(parents=True, exist_ok=True)
     folder, pictures = best.learn.save_transfer(out/'model', result), []
-    if not task.multi:
+    if task.problem == 'regression':
+        plot_numbers(result).savefig(out/'numbers.png', dpi=110)
+        pictures.append(('numbers.png', 'What was predicted against what is true'))
+    if task.problem == 'single-label':
         plot_confusion(result).savefig(out/'confusion.png', dpi=110)
         pictures.append(('confusion.png', 'Confusion matrix: rows are true classes, columns predicted ones'))
         if most_wrong(result) and not texts:
@@ -58,7 +62,7 @@ def main_job(
     print(f'4. The model chosen on valid, {best.strategy!r}, is saved in {folder}, and was checked in a fresh process\n')
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//5)][:5]
     said = load_transfer(folder).predict(seen.item)
-    said = Table(dict(**({'text': brief(r['text'])} if texts else {'file': Path(r['file']).name}), predicted=r['label'], probability=r['probability'], true=l) for r, l in zip(said, seen.label))
+    said = Table(dict(**({'text': brief(r['text'])} if texts else {'file': Path(r['file']).name}), **{'predicted' if k in ('label', 'value') else k: v for k, v in r.items() if k in ('label', 'value', 'probability')}, true=l) for r, l in zip(said, seen.label))
     print(f'5. It predicts\n\n{said}\n')
     (out/'report.md').write_text(_page(task, audit, runs, result, said, pictures))
     write_json(out/'report.json', [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval, part=r.report.part,

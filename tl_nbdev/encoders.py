@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
-           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'OwnHead', 'Tokens', 'collate', 'FrozenText',
-           'TokenWeights', 'token_weights']
+           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'AttentivePooling', 'OwnHead', 'Tokens', 'collate',
+           'TokenStates', 'FrozenText', 'TokenWeights', 'token_weights']
 
-# %% ../nbs/api/12_encoders.ipynb #8a6ee3dc
+# %% ../nbs/api/12_encoders.ipynb #b6d8179f
 import copy, hashlib, html, json, tempfile, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def decoded(
     try: return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except UnicodeDecodeError: return data.decode('latin-1')
 
-# %% ../nbs/api/12_encoders.ipynb #53217ba4
+# %% ../nbs/api/12_encoders.ipynb #4b1b52fb
 @dataclass(frozen=True)
 class TextPretrained(Pretrained):
     "A transformer to start from: where its weights come from, and how texts must be prepared for it"
@@ -49,17 +50,20 @@ class TextPretrained(Pretrained):
     mean: tuple = ()
     std: tuple = ()
     interpolation: str = ''
-    pooling: str = 'mean'     # how a text's tokens are made one vector: `mean`, `cls` (the first), `last`, `max`
+    pooling: str = 'mean'     # how a text's tokens are made one vector: `mean`, `cls` (the first), `last`, `max`, `attention` (learned with the head)
     long: str = 'truncate'    # what is longer than `size`: `truncate`, or `windows`, which overlap by an eighth and whose vectors are averaged
     revision: str = None      # of a hub repository: a commit keeps it from changing
     trust_remote_code: bool = False # run code that comes with the model
     cuts = False # its frozen layers are run with the rest: what a cut would keep is large
+    texts = True
 
 _wheels = {'all-MiniLM-L6-v2': TextPretrained('all-MiniLM-L6-v2', 'transformers', 'wheel', 'Apache-2.0 (package: MIT)', params=22713216),
-           'bert-tiny': TextPretrained('bert-tiny', 'transformers', 'wheel', 'Apache-2.0', params=4385920)}
+           'bert-tiny': TextPretrained('bert-tiny', 'transformers', 'wheel', 'Apache-2.0', params=4385920),
+           'SmolLM2-135M-Instruct': TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008)}
+_elsewhere = {'awd-lstm': 'tl_nbdev.ulmfit'} # names, and libraries, of other kinds of networks: the room that knows them, imported when asked for
 text_models = tuple(_wheels)
 
-poolings, longs = ('mean', 'cls', 'last', 'max'), ('truncate', 'windows')
+poolings, longs = ('mean', 'cls', 'last', 'max', 'attention'), ('truncate', 'windows')
 
 def _said_in(folder):
     "What a folder says of its model; raises `TransferError` where something is missing"
@@ -82,13 +86,16 @@ def text_pretrained(
 ) -> TextPretrained: # raises `TransferError` for a folder that lacks something
     "What to start from, by name or folder"
     if isinstance(what, TextPretrained): found = what
+    elif what in _elsewhere: found = import_module(_elsewhere[what]).start
     elif isinstance(what, nn.Module): raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to a folder with save_pretrained, and name that')
     elif Path(what).is_dir():
         folder = Path(what)
         if (folder/'transfer.json').is_file():
             known = json.loads((folder/'transfer.json').read_text())['pretrained']
-            if known.get('library') != 'transformers': raise TransferError(f'{folder}: a model of images ({known.get("name")}), and the task is of texts')
-            found = TextPretrained(**{**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}, 'source': 'folder', 'where': folder})
+            if 'pooling' not in known: raise TransferError(f'{folder}: a model of images ({known.get("name")}), and the task is of texts')
+            of = TextPretrained if known['library'] == 'transformers' else type(import_module(_elsewhere['awd-lstm']).start)
+            found = of(**{**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}, 'source': 'folder', 'where': folder})
+        elif any(folder.glob('itos*.pkl')) and not (folder/'config.json').is_file(): found = replace(import_module(_elsewhere['awd-lstm']).start, source='folder', where=folder)
         else:
             _said_in(folder)
             found = TextPretrained(folder.name, 'transformers', 'folder', 'not stated', where=folder)
@@ -97,7 +104,7 @@ def text_pretrained(
         if Path(str(what)).suffix or str(what).count('/') > 1: raise TransferError(f'no folder "{what}"; without a hub: {", ".join(_wheels)}')
         found = TextPretrained(str(what), 'transformers', 'hub', 'see its page on the hub')
     if source == 'random': changes |= dict(source='random', licence='none: random weights', where=found.where or found.name)
-    for k, allowed in (('pooling', poolings), ('long', longs)):
+    for k, allowed in (('pooling', poolings if found.library == 'transformers' else (found.pooling,)), ('long', longs)):
         if changes.get(k, allowed[0]) not in allowed: raise TransferError(f'{k}="{changes[k]}": use one of {", ".join(allowed)}')
     if changes.get('size', 3) < 3: raise TransferError(f'size={changes["size"]} tokens: use 3 or more')
     return replace(found, **changes)
@@ -176,7 +183,7 @@ def _fast_dropout(net):
     for n, m in list(net.named_modules()):
         if type(m) is nn.Dropout: net.set_submodule(n, FastDropout(m.p))
 
-# %% ../nbs/api/12_encoders.ipynb #8fe87c84
+# %% ../nbs/api/12_encoders.ipynb #648e7858
 _ends = threading.local()
 
 def _packed_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, is_causal=None, sliding_window=None, **kwargs):
@@ -202,7 +209,7 @@ def _window(n, width, causal, device):
     return near & (far >= 0) if causal else near
 
 class TextBody(nn.Module):
-    "A transformer that gives features `(N, D)` of tokens `(N, L)`, or `(N, windows, L)`; -1 stands where there is no token"
+    "A transformer that gives features `(N, D)` of tokens `(N, L)`, or `(N, windows, L)`; -1 stands where there is no token. With pooling `attention` it gives `(N, L, D)`, zeros where there is no token"
     rate_scale = .05 # usual rates of a transformer's body are so much smaller than those of a CNN's
     def __init__(self,
         net, # a transformer without a head
@@ -244,14 +251,17 @@ class TextBody(nn.Module):
         return h.new_zeros(len(n), h.shape[1], dtype=torch.float32).index_add(0, which, h.float())/n[:, None]
 
     def forward(self, x):
-        if x.dim() == 3: # windows
-            some = (x >= 0).any(-1)
-            got = self(x[some])
-            which = torch.repeat_interleave(torch.arange(len(x), device=x.device), some.sum(1))
-            return got.new_zeros(len(x), got.shape[1]).index_add(0, which, got)/some.sum(1, keepdim=True)
-        real = x >= 0
-        h = self.padded(x, real) if self.offset is None else self.packed(x, real)
-        return self.pool(h, real.sum(1))
+        some = (x >= 0).any(-1) # windows, where there are such
+        rows = x[some] if x.dim() == 3 else x
+        real = rows >= 0
+        h, n = self.padded(rows, real) if self.offset is None else self.packed(rows, real), real.sum(1)
+        if self.pooling == 'attention': # the tokens of all windows of a text are side by side
+            if x.dim() == 3: n = (x >= 0).sum((1, 2))
+            return nn.utils.rnn.pad_sequence(h.split(n.tolist()), batch_first=True)
+        got = self.pool(h, n)
+        if x.dim() == 2: return got
+        which = torch.repeat_interleave(torch.arange(len(x), device=x.device), some.sum(1))
+        return got.new_zeros(len(x), got.shape[1]).index_add(0, which, got)/some.sum(1, keepdim=True)
 
     @torch.no_grad()
     def _try_packing(self):
@@ -306,9 +316,20 @@ def _beside(self):
         tokenizer(self).save_pretrained(d)
         _load(self, 'configuration', 'AutoConfig').save_pretrained(d)
         return {f.name: f.read_text('utf-8') for f in sorted(Path(d).iterdir()) if f.suffix in ('.json', '.txt', '.jinja')}
-TextPretrained.body, TextPretrained.example, TextPretrained.files = _body, _example, _beside
+TextPretrained.body, TextPretrained.example, TextPretrained.files, TextPretrained.tokenizer = _body, _example, _beside, tokenizer
 
-# %% ../nbs/api/12_encoders.ipynb #444a4f9a
+# %% ../nbs/api/12_encoders.ipynb #0a415ec9
+class AttentivePooling(nn.Module):
+    "Token states `(N, L, D)`, zeros where there is no token, → `(N, D)`; begins as their mean"
+    def __init__(self, dim, hidden=128):
+        super().__init__()
+        self.hidden, self.query = nn.Linear(dim, hidden), nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.query.weight)
+    def forward(self, h):
+        score = self.query(self.hidden(h).tanh()).masked_fill(~(h != 0).any(-1, keepdim=True), -torch.inf)
+        return (score.softmax(1)*h).sum(1)
+
+# %% ../nbs/api/12_encoders.ipynb #f9ede4e2
 class _Said(nn.Module):
     "Stands where the body was: gives the vector that is there already, through the pooler of the body if it had one"
     def __init__(self, pooler): super().__init__(); self.pooler, self.v = pooler, None
@@ -342,8 +363,8 @@ def _own_head(p, n_out, weights):
     return OwnHead(_load(p, 'weights', kind, config=config, use_safetensors=True, dtype=torch.float32, ignore_mismatched_sizes=True))
 
 def _head(self, kind, dim, n_out):
-    if kind != 'own': return make_head(kind, dim, n_out)
-    return _own_head(self, n_out, True)
+    if kind == 'own': return _own_head(self, n_out, True)
+    return nn.Sequential(AttentivePooling(dim), make_head(kind, dim, n_out)) if self.pooling == 'attention' else make_head(kind, dim, n_out)
 
 def _for_own_head(self):
     "With the pooling that the head of the class expects"
@@ -352,10 +373,10 @@ def _for_own_head(self):
     return replace(self, pooling='last' if decoder else getattr(config, 'classifier_pooling', 'cls'))
 TextPretrained.head, TextPretrained.for_own_head = _head, _for_own_head
 
-# %% ../nbs/api/12_encoders.ipynb #33eb5efc
+# %% ../nbs/api/12_encoders.ipynb #111304cd
 class Tokens:
     "Texts as numbers, tokenised once"
-    def __init__(self, p): self.p, self.tok, self.known = p, tokenizer(p), {}
+    def __init__(self, p): self.p, self.tok, self.known = p, p.tokenizer(), {}
     @property
     def window(self): return self.p.size
     def __call__(self, items): # → a list of lists of windows
@@ -391,7 +412,13 @@ def collate(
         for j, w in enumerate(o): out[i, j, :len(w)] = w
     return torch.from_numpy(out if most > 1 else out[:, 0])
 
-# %% ../nbs/api/12_encoders.ipynb #69238ec3
+# %% ../nbs/api/12_encoders.ipynb #3b8c0393
+class TokenStates:
+    "States of the tokens of texts: `len(f)`, `f[indices]` is `(n, L, D)` float32, zeros where there is no token"
+    def __init__(self, rows): self.rows, self.dim = rows, rows[0].shape[-1] if rows else 0
+    def __len__(self): return len(self.rows)
+    def __getitem__(self, idxs): return nn.utils.rnn.pad_sequence([self.rows[i] for i in idxs], batch_first=True).float()
+
 class FrozenText:
     "A body made ready for passes over texts without gradients"
     def __init__(self,
@@ -401,7 +428,7 @@ class FrozenText:
         mode=None, # a `Mode`; default the fastest on this machine
         tokens=None # `Tokens`, where they are known already
     ):
-        self.p, self.device, self.tokens = p, device(), tokens or Tokens(p)
+        self.p, self.device, self.tokens, self.states = p, device(), tokens or Tokens(p), {}
         self.weights = weights_hash(net)
         self.net = copy.deepcopy(net).eval().to(self.device)
         self.mode = mode or fastest(self.net, f'{p.name} {sum(o.numel() for o in net.parameters())} {p.pooling}', p.size, self.device, self._example())
@@ -410,7 +437,7 @@ class FrozenText:
     @torch.no_grad()
     def run(self,
         x # `(N, L)` tokens
-    ) -> torch.Tensor: # `(N, D)`, float32, on the CPU
+    ) -> torch.Tensor: # `(N, D)`, or `(N, L, D)` with pooling `attention`; float32, on the CPU
         "Features of a batch of tokens"
         with self.mode.autocast(self.device): return self.net(x.to(self.device)).float().cpu()
 
@@ -424,34 +451,51 @@ class FrozenText:
         order = sorted(range(len(items)), key=lambda i: -sum(map(len, tokens[i])))
         for i in range(0, len(order), bs): ids = order[i:i + bs]; yield ids, self.run(collate([tokens[j] for j in ids]))
 
+    def cached(self, items, hashes, views=1, augment=None):
+        "Features of texts, of which only what isn't in the cache is computed; token states are kept in memory"
+        if self.p.pooling != 'attention': return cached_features(self, items, hashes)
+        new = [o for o in dict.fromkeys(items) if o not in self.states]
+        if new: self.states.update(zip(new, self.all(new).rows))
+        return TokenStates([self.states[o] for o in items])
+
+    def all(self, items):
+        "Features of texts, in order"
+        got = list(progress(self.passes(items), 'one pass', -(-len(items)//32)))
+        if self.p.pooling != 'attention': return torch.cat([f for _, f in got])[np.argsort([i for ids, _ in got for i in ids])]
+        rows = {i: h[(h != 0).any(-1)].to(torch.bfloat16) for ids, f in got for i, h in zip(ids, f)}
+        return TokenStates([rows[i] for i in range(len(items))])
+
     @property
     def key(self):
         "Names everything that the features depend on, apart from the text"
         said = f'1 {self.weights} {self.p.size} {self.p.pooling} {self.p.long} {self.mode} {hashlib.blake2b(self.tokens.tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()}'
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
-    def probe(self): return torch.cat([self.run(collate([o])) for o in self.tokens(['a probe', 'Another one, which is longer.', '1234', 'Grüße 👋'])]) # what is compared when a model is saved and loaded
+    def probe(self): return self.all(['a probe', 'Another one, which is longer.', '1234', 'Grüße 👋']) # what is compared when a model is saved and loaded
     def why_not(self, item): return 'no text' if item is None or not str(item).strip() else 'it could not be read'
 
 def _frozen(self, net, fit=None, mode=None, tokens=None): return FrozenText(net, self, fit, mode, tokens)
 TextPretrained.frozen = _frozen
 
-# %% ../nbs/api/12_encoders.ipynb #2db23f1b
+# %% ../nbs/api/12_encoders.ipynb #0a63b97e
 class TokenWeights(list):
     "Pairs of a token and its weight, from -1 (against the answer) to 1 (for it); shows itself as coloured text"
     answer, probability = None, None
     def _repr_html_(self):
         mark = lambda t, w: f'<span style="background:rgba({"31,119,180" if w > 0 else "255,127,14"},{abs(w)*.6:.2f})" title="{w:+.2f}">{html.escape(t)}</span>'
         words = ''.join((' ' if not t.startswith('##') else '') + mark(t.removeprefix('##'), w) for t, w in self)
-        return f'<p><b>{html.escape(str(self.answer))}</b> ({self.probability:.2f}):{words}</p>'
-    def __repr__(self): return f'{self.answer} ({self.probability:.2f}): ' + ' '.join(f'{t}{w:+.2f}' if abs(w) >= .2 else t for t, w in self)
+        return f'<p><b>{html.escape(str(self.answer))}</b>{self._sure}:{words}</p>'
+    @property
+    def _sure(self): return '' if self.probability is None else f' ({self.probability:.2f})'
+    def __repr__(self): return f'{self.answer}{self._sure}: ' + ' '.join(f'{t}{w:+.2f}' if abs(w) >= .2 else t for t, w in self)
 
 def token_weights(
     net, # a `Network` of a `TextBody` and a head
     tokens:Tokens,
     item, # a text or a pair
-    classes, # names
-    answer=None # a class; default the one that is predicted
+    classes, # names; none where a number is predicted
+    answer=None, # a class; default the one that is predicted
+    scale=None # mean and standard deviation of a number that is predicted
 ) -> TokenWeights:
     "How each token of a text speaks for the answer"
     (windows,), training = tokens([item]), net.training
@@ -462,12 +506,14 @@ def token_weights(
     try:
         with torch.enable_grad(): logits = net(x)[0]
     finally: hook.remove(); net.train(training)
+    if answer is not None and answer not in classes: raise TransferError(f'no class "{answer}"; the classes are {", ".join(classes[:8]) or "none: a number is predicted"}')
     i = int(logits.argmax()) if answer is None else classes.index(answer)
-    g, = torch.autograd.grad(logits[i] - logits.mean(), seen[0])
+    g, = torch.autograd.grad(logits[i] - logits.mean() if classes else logits[0], seen[0])
     w = (g*seen[0]).sum(-1).flatten().float().cpu()
     w[np.isin(windows[0], tokens.tok.all_special_ids)] = 0. # the marks that begin and end a text are no words of it
     out = TokenWeights(zip(tokens.tok.convert_ids_to_tokens(windows[0].tolist()), (w/w.abs().max().clamp_min(1e-12)).tolist()))
-    out.answer, out.probability = classes[i], float(logits.softmax(0)[i].detach())
+    if classes: out.answer, out.probability = classes[i], float(logits.softmax(0)[i].detach())
+    else: out.answer = f'{float(logits[0].detach())*scale[1] + scale[0]:.3g}'
     return out
 
 def _text_models(query):

@@ -110,7 +110,7 @@ def fastest(
     got = remembered(key, measure, lambda o: o['steady'])
     return Mode(got['precision'], got['layout'])
 
-# %% ../nbs/api/05_features.ipynb #927dc01a
+# %% ../nbs/api/05_features.ipynb #adbd9681
 def weights_hash(
     net:nn.Module # any network
 ) -> str: # sha256 of parameters and buffers, by name
@@ -167,6 +167,15 @@ class Frozen:
         "Yields `(indices, features)`, batch by batch; what can't be read is left out"
         for ids, a in batches(files, self.prep, bs, views):
             if ids: yield ids, self(a)
+
+    def cached(self, files, hashes, views=1, augment='flip'):
+        "Features of files, of which only what isn't in the cache is computed"
+        return cached_features(self, files, hashes, views, augment)
+
+    def all(self, files):
+        "Features of files, in order, computed anew; `(n, D)`"
+        got = list(self.passes(files))
+        return torch.cat([f for _, f in got])[np.argsort([i for ids, _ in got for i in ids])]
 
     @property
     def key(self):

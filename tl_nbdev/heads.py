@@ -12,13 +12,13 @@ from torch import nn
 from .settings import TransferError
 from .zoo import Pretrained
 
-# %% ../nbs/api/06_heads.ipynb #df503151
+# %% ../nbs/api/06_heads.ipynb #1b38a4c8
 heads = ('linear', 'textbook', 'own')
 
 def make_head(
     kind, # `linear`; `textbook` is 256 units, ReLU, dropout 0.5, as in most courses; or any `nn.Module`
     dim:int, # width of the features
-    n_out:int # number of classes
+    n_out:int # number of classes; 1 for a number
 ) -> nn.Module: # `(N, dim)` → `(N, n_out)`; raises `TransferError` for an unknown name
     "The head of a network"
     if isinstance(kind, nn.Module): return kind
@@ -41,14 +41,16 @@ class Network(nn.Module):
     def __init__(self, body, head): super().__init__(); self.body, self.head = body, head
     def forward(self, x): return self.head(self.body(x).float())
 
-# %% ../nbs/api/06_heads.ipynb #65d18b39
+# %% ../nbs/api/06_heads.ipynb #a8ddab33
 @torch.no_grad()
 def head_probs(
     head:nn.Module, # of a `Network`
     feats, # `(n, D)` features, or `Features`
-    multi=False # several labels an item?
-) -> np.ndarray: # `(n, classes)`
-    "Class probabilities from features"
+    multi=False, # several labels an item?
+    scale=None # mean and standard deviation of a number that is predicted
+) -> np.ndarray: # `(n, classes)`; or `(n, 1)`, numbers
+    "Class probabilities, or numbers, from features"
     head = head.cpu().eval()
     logits = torch.cat([head(feats[range(i, min(i + 1024, len(feats)))]) for i in range(0, len(feats), 1024)])
+    if scale: return logits.numpy().astype(np.float64)*scale[1] + scale[0]
     return (logits.sigmoid() if multi else logits.softmax(1)).numpy().astype(np.float64)

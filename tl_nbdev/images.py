@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_files', 'ImageTask', 'from_dataset', 'audit', 'Decoded', 'OpenImage', 'AugmentImage', 'SquareImage', 'dls']
 
-# %% ../nbs/api/11_images.ipynb #b501f509
+# %% ../nbs/api/11_images.ipynb #26ddcf17
 import hashlib, os, threading
 from collections import OrderedDict
 from io import BytesIO
@@ -19,8 +19,7 @@ from .zoo import *
 from .pixels import *
 from .metrics import *
 from .tasks import *
-from fastai.vision.all import (Categorize, DataLoaders, Datasets, IntToFloatTensor, MultiCategorize, Normalize, OneHotEncode, PILImage,
-                               ToTensor, Transform)
+from fastai.vision.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, PILImage, ToTensor, Transform
 
 # %% ../nbs/api/11_images.ipynb #4e5395cb
 _beside = {'.txt', '.csv', '.json', '.md', '.xml', '.yaml', '.yml', '.ini', '.html', '.pdf', '.tsv', '.npy', '.zip', '.db', '.py', '.ipynb', ''} # lie beside photos
@@ -70,7 +69,7 @@ def _from_folders(root, learn=True):
         if len(below) > 1: raise TransferError(f'{root}: all images are below "{top.name}", whose folders {", ".join(below[:5])} look like the classes: name {top}')
     return (df if parted else df.drop(columns='part')), skipped
 
-# %% ../nbs/api/11_images.ipynb #aa983908
+# %% ../nbs/api/11_images.ipynb #4a39e455
 class ImageTask(Task):
     "Photos with labels, split into train, valid and test"
     @classmethod
@@ -88,6 +87,7 @@ class ImageTask(Task):
         metric=None, # default `accuracy`, or `f1` with several labels
         name='', licence='', cite='', # of the data, for the report
         learn=True, # `False` for data that are only to be judged on: all of it is test
+        regression=False, # is the label a number that is to be predicted?
         skipped=() # `[(file, reason)]` known before
     ) -> 'ImageTask': # raises `TransferError` for a missing column, no image, or one class
         "A task from a table of files and labels"
@@ -104,9 +104,9 @@ class ImageTask(Task):
         skipped = list(skipped) + [(f, o['why']) for f, o in zip(rows.item, looked) if 'why' in o]
         rows = rows.assign(hash=[o.get('hash') for o in looked], px=[min(o.get('size', [0])) for o in looked])
         rows = rows[rows.hash.notna()]
-        if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed)
-        rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim)
-        return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given, learn=learn)
+        if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
+        rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim, regression)
+        return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given, learn=learn, regression=regression)
 
     @classmethod
     def from_folder(cls,
@@ -203,7 +203,7 @@ def audit(
 
 ImageTask.audit = audit
 
-# %% ../nbs/api/11_images.ipynb #b522a677
+# %% ../nbs/api/11_images.ipynb #243c30a0
 class Decoded:
     "Images that were decoded, in memory as long as there is room; the oldest go first"
     def __init__(self, room): self.room, self.used, self.kept, self.lock = room, 0, OrderedDict(), threading.Lock() # bytes
@@ -250,11 +250,10 @@ def dls(
     "fastai DataLoaders of a task, prepared for a network"
     if augment not in augmentations: raise TransferError(f'augmentation "{augment}": use one of {", ".join(augmentations)}')
     prep, df, d = Prep(p.size, p.interpolation, fit), task.df[task.df.part != 'test'].reset_index(drop=True), device()
-    files, labels = df.item.to_list(), df.label.to_list()
-    y = [MultiCategorize(vocab=task.vocab), OneHotEncode(c=len(task.vocab))] if task.multi else [Categorize(vocab=task.vocab, sort=False)]
+    files = df.item.to_list()
     splits = [np.flatnonzero(df.part == o).tolist() for o in ('train', 'valid')]
     if num_workers is None: num_workers = 0 if d.type == 'cpu' else min(8, os.cpu_count())
-    dsets = Datasets(range(len(df)), [[TakeAt(files), OpenImage(prep, not num_workers)], [TakeAt(labels), *y]], splits=splits)
+    dsets = Datasets(range(len(df)), [[TakeAt(files), OpenImage(prep, not num_workers)], labelled(task, df)], splits=splits)
     return dsets.dataloaders(dl_type=Loader, bs=min(bs, len(splits[0])), val_bs=bs, after_item=[AugmentImage(augment), SquareImage(prep), ToTensor()],
                              after_batch=[IntToFloatTensor(), Normalize.from_stats(p.mean, p.std, cuda=False)], device=d, num_workers=num_workers)
 

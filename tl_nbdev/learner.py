@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'textbook', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #b788e866
+# %% ../nbs/api/20_learner.ipynb #667e5999
 import copy, hashlib, math, random, time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -29,7 +29,7 @@ from .training import *
 from .phases import *
 from .saved import *
 from .encoders import TextPretrained, TokenWeights, token_weights
-from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, accuracy, accuracy_multi, patch
+from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, MSELossFlat, R2Score, accuracy, accuracy_multi, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedLin, combine_scheds
 from fastai.callback.training import GradientAccumulation, GradientClip
@@ -37,7 +37,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
 
-# %% ../nbs/api/20_learner.ipynb #b3b187d0
+# %% ../nbs/api/20_learner.ipynb #c180885d
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -45,6 +45,7 @@ def seeded(
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
 
 def _loss(task, weights):
+    if task.problem == 'regression' and not weights: return MSELossFlat()
     w = task.class_weights() if weights is True else None if not weights else np.array([weights[c] for c in task.vocab], dtype=np.float32)
     w = None if w is None else torch.from_numpy(w)
     return BCEWithLogitsLossFlat(pos_weight=w) if task.multi else CrossEntropyLossFlat(weight=w)
@@ -80,13 +81,13 @@ def transfer_learner(
     if head == 'own': p = p.for_own_head()
     bs, net, d = bs or task.usual_bs, p.body(), device()
     try:
-        with torch.no_grad(): dim = net(p.example(2)).shape[1]
+        with torch.no_grad(): dim = net(p.example(2)).shape[-1]
     except RuntimeError as e: raise TransferError(f'{p.name} can\'t take images of {p.size} pixels ({str(e).splitlines()[0][:100]}): use another size') from e
     frozen = p.frozen(net, fit, mode)
     mode = frozen.mode
     if checkpointing: _recompute(net, p.name)
-    learn = Learner(task.dls(p, bs, augment, fit), Network(net, p.head(head, dim, len(task.vocab))).to(d), _loss(task, class_weights), opt_func=opt_func,
-                    splitter=lambda m: stages(m).splitter(), train_bn=False, metrics=accuracy_multi if task.multi else accuracy, **kwargs)
+    learn = Learner(task.dls(p, bs, augment, fit), Network(net, p.head(head, dim, task.n_out)).to(d), _loss(task, class_weights), opt_func=opt_func,
+                    splitter=lambda m: stages(m).splitter(), train_bn=False, metrics={'single-label': accuracy, 'multi-label': accuracy_multi, 'regression': R2Score()}[task.problem], **kwargs)
     learn.loss_func.to(d) if isinstance(learn.loss_func, nn.Module) else learn.loss_func.func.to(d)
     learn.add_cbs([Rest(), *(_fp16() if mode.precision == 'fp16' and d.type == 'cuda' else [Arithmetic(mode)])])
     learn.task, learn.pretrained, learn.mode, learn.fit_how, learn.augment, learn.compiled = task, p, mode, fit, augment, compile
@@ -253,7 +254,7 @@ def textbook(
     learn = transfer_learner(task, model, 'own', bs=bs, opt_func=partial(FusedAdam, sqr_mom=.999, eps=1e-8), **kwargs)
     with watched(learn): return learn.transfer(Textbook(lr, epochs, warmup), wd=0.)
 
-# %% ../nbs/api/20_learner.ipynb #5ff8a294
+# %% ../nbs/api/20_learner.ipynb #3e8cfd0c
 @patch
 def evaluate(self:Learner,
     part=None # `test` or `valid`; default test where there is one
@@ -264,11 +265,8 @@ def evaluate(self:Learner,
     if not task.n(part): raise TransferError(f'{task.name} has no {part} part: it has {", ".join(sorted(set(task.df.part)))}')
     task.reads[part] += 1
     rows, frozen, d = task.part(part), frozen_body(self), next(self.model.parameters()).device
-    if frozen.weights == self.start: feats = part_features(self, part, frozen)
-    else: # nobody will ask for these again: not cached
-        got = list(frozen.passes(rows.item.to_list()))
-        feats = torch.cat([f for _, f in got])[np.argsort([i for ids, _ in got for i in ids])]
-    probs = head_probs(self.model.head, feats, task.multi)
+    feats = part_features(self, part, frozen) if frozen.weights == self.start else frozen.all(rows.item.to_list()) # which nobody will ask for again: not cached
+    probs = head_probs(self.model.head, feats, task.multi, task.scale)
     self.model.to(d)
     return Result(task.metric, task.targets(part), probs, task.vocab, part, list(map(str, rows.item)), rows.group.to_numpy() if 'group' in rows else None)
 
@@ -353,7 +351,7 @@ def plan(self:Learner,
     "What a strategy would train here, when, and at which rate"
     return strategy(how).table(self.model, epochs)
 
-# %% ../nbs/api/20_learner.ipynb #9cad8158
+# %% ../nbs/api/20_learner.ipynb #ac93f8af
 @patch
 def explain(self:Learner,
     text, # a text, or a pair
@@ -361,4 +359,4 @@ def explain(self:Learner,
 ) -> TokenWeights:
     "Which tokens spoke for the answer"
     if not isinstance(getattr(self, 'pretrained', None), TextPretrained): raise TransferError('explain needs a learner of texts, from transfer_learner')
-    return token_weights(self.model, self.frozen_now.tokens, text, self.task.vocab, answer)
+    return token_weights(self.model, self.frozen_now.tokens, text, self.task.vocab, answer, self.task.scale)

@@ -61,7 +61,7 @@ def find_rate(learn, ratios):
     if lr is None or not np.isfinite(lr): raise TransferError('lr_find saw the loss rise at once: give a rate instead of "find"')
     return [lr*o for o in share]
 
-# %% ../nbs/api/18_phases.ipynb #2249cad4
+# %% ../nbs/api/18_phases.ipynb #a2a80a0c
 def frozen_body(
     learn:Learner # from `transfer_learner`
 ) -> Frozen: # for texts a `FrozenText`
@@ -77,11 +77,12 @@ def part_features(
 ) -> Features:
     "Cached features of a part of the task, view by view"
     rows = learn.task.part(part)
-    return cached_features(frozen or frozen_body(learn), rows.item.to_list(), rows.hash.to_list(), views, learn.augment)
+    return (frozen or frozen_body(learn)).cached(rows.item.to_list(), rows.hash.to_list(), views, learn.augment)
 
 def _labels(task):
     y = {o: torch.from_numpy(task.targets(o)) for o in ('train', 'valid')}
-    return {o: v.float() if task.multi else v for o, v in y.items()}
+    if task.scale: y = {o: (v - task.scale[0])/task.scale[1] for o, v in y.items()}
+    return y if task.problem == 'single-label' else {o: v.float() for o, v in y.items()}
 
 @contextmanager
 def head_alone(learn, views):
@@ -117,7 +118,7 @@ def at_boundary(learn, views, cached=True):
         with prefix.upper(), learn.added_cbs(FromBoundary(prefix, frozen.net, p.size, learn.mode)): yield frozen
     finally: learn.dls = old
 
-# %% ../nbs/api/18_phases.ipynb #d048d965
+# %% ../nbs/api/18_phases.ipynb #84b8f014
 def contrastive_loss(
     feats, # `(N, D)` features
     y # `(N,)` classes
@@ -145,7 +146,8 @@ def in_couples(
 @contextmanager
 def contrasting(learn):
     "Inside, the learner's loss is contrastive, on the features of its body"
-    if not isinstance(learn.model, Network) or not hasattr(learn, 'task') or learn.task.multi: raise TransferError('contrastive training needs a task with one label an item, and a learner from transfer_learner')
+    if not isinstance(learn.model, Network) or not hasattr(learn, 'task') or learn.task.problem != 'single-label': raise TransferError('contrastive training needs a task with one label an item, and a learner from transfer_learner')
+    if getattr(learn.pretrained, 'pooling', None) == 'attention': raise TransferError('contrastive training compares one vector a text: use pooling mean, cls, last or max')
     said, old, train = [], learn.loss_func, learn.dls.train
     y, usual = learn.task.targets('train').tolist(), train.shuffle_fn
     hook = learn.model.body.register_forward_hook(lambda m, args, out: said.append(out))
@@ -155,7 +157,7 @@ def contrasting(learn):
         hook.remove()
         learn.loss_func, train.shuffle_fn = old, usual
 
-# %% ../nbs/api/18_phases.ipynb #4b27924a
+# %% ../nbs/api/18_phases.ipynb #5f9f6358
 def _step_of(learn, net, x, y):
     "Seconds of one training step on a copy of the network, the best of three, and its peak memory"
     took, d = [], next(net.parameters()).device
@@ -190,10 +192,10 @@ def _seconds_of(learn, net, ph, views, x, y, read):
         frozen, n = frozen_body(learn), len(x[0])
         with Peak(frozen.device) as peak:
             start = time.perf_counter()
-            for _ in range(2): last = time.perf_counter(); frozen.run(x[0])
+            for _ in range(2): last = time.perf_counter(); feats = frozen.run(x[0])
         one = (max(time.perf_counter() - last, read))/n
         head = copy.deepcopy(net.head).train()
-        step, _ = _step_of(learn, head, (torch.randn(n, next(p for p in head.parameters() if p.dim() > 1).shape[1], device=x[0].device),), y)
+        step, _ = _step_of(learn, head, (feats.to(x[0].device),), y)
         return (task.n('train')*views + task.n('valid'))*one, train*views*step, peak.mib
     probe = copy.copy(learn)
     probe.model, probe.cbs = net, learn.cbs.copy()

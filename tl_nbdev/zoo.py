@@ -90,7 +90,7 @@ def _read_vit(name, path):
         for n in (1, 2): out[f'blocks.{i}.ls{n}.gamma'] = old[f'encoder.layer.{i}.layer_scale{n}.lambda1']
     return out
 
-# %% ../nbs/api/03_zoo.ipynb #6e73ddf5
+# %% ../nbs/api/03_zoo.ipynb #4f51f096
 @dataclass(frozen=True)
 class Pretrained:
     "A network to start from: what it is, where its weights come from, and how images must be prepared for it"
@@ -105,6 +105,7 @@ class Pretrained:
     params: int = None               # number of parameters with the original head; `None` where it isn't known yet
     where: object = field(default=None, repr=False, compare=False) # sample, folder or module that holds the weights
     cuts = True # can training begin at the boundary of what is frozen?
+    texts = False # or is it for texts?
 
 # %% ../nbs/api/03_zoo.ipynb #4fe4db44
 def _new(name, library, **kwargs):
