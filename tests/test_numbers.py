@@ -57,7 +57,7 @@ def test_photos(grey, tmp_path):
 
 def test_texts(tmp_path):
     task = TextTask.from_df(prices(), label='price', regression=True, name='prices')
-    assert [task.n(o) for o in ('train', 'valid', 'test')] == [84, 12, 24]
+    assert len(task.df) == 120 and all(task.n(o) > 9 for o in ('train', 'valid', 'test'))
     assert all((task.part(o).label > 50).any() and (task.part(o).label < 3).any() for o in ('train', 'valid', 'test')) # a number is stratified too
     runs = compare(task, small, ['feature', 'full'], epochs=4)
     assert all(np.isfinite(r.valid.value) for r in runs) and 'r2' in repr(runs)

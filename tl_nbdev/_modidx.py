@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tl_nbdev.cli._texts_in': ('api/cli.html#_texts_in', 'tl_nbdev/cli.py'),
                               'tl_nbdev.cli._words': ('api/cli.html#_words', 'tl_nbdev/cli.py'),
                               'tl_nbdev.cli.command': ('api/cli.html#command', 'tl_nbdev/cli.py'),
+                              'tl_nbdev.cli.tl_advise': ('api/cli.html#tl_advise', 'tl_nbdev/cli.py'),
                               'tl_nbdev.cli.tl_audit': ('api/cli.html#tl_audit', 'tl_nbdev/cli.py'),
                               'tl_nbdev.cli.tl_compare': ('api/cli.html#tl_compare', 'tl_nbdev/cli.py'),
                               'tl_nbdev.cli.tl_demo': ('api/cli.html#tl_demo', 'tl_nbdev/cli.py'),

@@ -6,7 +6,7 @@
 __all__ = ['few', 'many', 'far', 'Judged', 'spread', 'source_distance', 'rule_of_thumb', 'candidates', 'Entry', 'Advice',
            'advise', 'LabelCurve', 'label_curve']
 
-# %% ../nbs/api/23_choose.ipynb #7605634c
+# %% ../nbs/api/23_choose.ipynb #727d7f85
 import copy, math, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from .phases import *
 from .learner import *
 from .scores import *
 from fastai.basics import Callback, CancelFitException, Learner
-from scipy.optimize import curve_fit
+from scipy.optimize import least_squares
 
 # %% ../nbs/api/23_choose.ipynb #8992a7f1
 @dataclass
@@ -145,7 +145,7 @@ def _latency(p, net):
         took.append(time.perf_counter() - start)
     return 1000*min(took)
 
-# %% ../nbs/api/23_choose.ipynb #ebc2f1e3
+# %% ../nbs/api/23_choose.ipynb #b89c2019
 class _Stop(Callback):
     "End a fit when its time is over"
     order = 90
@@ -286,13 +286,13 @@ class _Race:
         ps = sorted((e.p for e in heads.values()), key=lambda p: -heads[p.name].estimate)[:3]
         pairs = [self.entry(p, h) for p in ps for h in sorted((h for h in self.hows if h.name != 'feature'), key=lambda h: h.name != prior)]
         starting, spent = [], 0.
-        for e in pairs: # who gets a first epoch: so many that the dearest of them could still be finished
+        for e in pairs: # who gets a first third of its epochs: so many that the dearest of them could still be finished
             c = self.epoch_seconds(e)
             e.whole = c*e.of
-            if spent + c + max(self.epoch_seconds(o)*(o.of - 1) for o in (e, *starting)) < self.left: starting.append(e); spent += c
+            if spent + .3*e.whole + max(.7*o.whole for o in (e, *starting)) < self.left: starting.append(e); spent += .3*e.whole
             else: self.leave(e, f'it would take about {e.whole:.0f} s' if e.whole > self.left else 'no budget was left for it')
         for e in starting:
-            if e.of*self.epoch_seconds(e) < self.left: self.train(e, 1)
+            if e.of*self.epoch_seconds(e) < self.left: self.train(e, math.ceil(.3*e.of))
             else: self.leave(e, 'no budget was left for it')
         gains = []
         for e in sorted((e for e in starting if e.judged), key=lambda e: -e.estimate):
@@ -457,7 +457,7 @@ def advise(
     if out: write_json(Path(out)/'advice.json', advice.as_dict())
     return advice
 
-# %% ../nbs/api/23_choose.ipynb #dae9a560
+# %% ../nbs/api/23_choose.ipynb #9e26e8ee
 def _fit_predict(f, y, train, test, k):
     "Accuracy on `test` of a ridge classifier fitted on `train`"
     f0 = f[train]
@@ -471,9 +471,8 @@ def _fit_predict(f, y, train, test, k):
 def _power(ns, errors, at):
     "The error at `at` items, by a power law"
     law = lambda n, a, b, c: a + b*(n/ns[-1])**-c
-    try: p, _ = curve_fit(law, ns, errors, p0=[errors[-1]/2, errors[-1]/2, .5], bounds=([0, 0, .05], [1, 1, 2]), maxfev=4000)
-    except RuntimeError: return float('nan')
-    return float(law(np.array(at), *p))
+    fit = least_squares(lambda p: law(ns, *p) - errors, [errors[-1]/2, errors[-1]/2 + 1e-6, .5], bounds=([0, 0, .05], [1, 1, 2]))
+    return float(law(np.array(at), *fit.x))
 
 class LabelCurve(Table):
     "Accuracy by the number of labels, measured and foretold; `plot()` draws it"

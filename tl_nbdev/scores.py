@@ -69,7 +69,7 @@ def logme(
     s, x2 = _spectrum(f, targets)
     return float(np.mean([_log_evidence(s, x2[:, c], (targets[:, c]**2).sum(), *f.shape) for c in range(targets.shape[1])]))
 
-# %% ../nbs/api/22_scores.ipynb #1dd2f293
+# %% ../nbs/api/22_scores.ipynb #11edd180
 def _between(f, y, k):
     "Centred features, class shares, and class means"
     f = f - f.mean(0)
@@ -95,7 +95,7 @@ def ledoit_wolf(
     mu, square = np.trace(gram)/n/d, (gram**2).sum()/n**2
     delta = square/d - mu**2
     beta = min((((f**2).sum(1)**2).sum()/n - square)/n/d, delta)
-    return float(beta/delta) if delta > 0 else 0.
+    return float(beta/delta) if delta > 1e-12*mu**2 else 0. # it is a multiple of the identity already
 
 def shrunken_h_score(
     features, # `(n, D)`

@@ -46,7 +46,7 @@ def split_parts(
                 got += size[mine[left]]
     return np.array([parts.get(u, 'train') for u in df.unit], dtype=object)
 
-# %% ../nbs/api/10_tasks.ipynb #e113939f
+# %% ../nbs/api/10_tasks.ipynb #01f18f43
 class Task:
     "Labelled items in three parts; knows nothing of models"
     def __init__(self,
@@ -112,7 +112,7 @@ class Task:
         part # `train`, `valid` or `test`
     ) -> np.ndarray: # `(n,)` class numbers; `(n, classes)` of 0 and 1 with several labels; `(n,)` floats where a number is predicted
         "Labels as numbers"
-        if self.problem == 'regression': return self.part(part).label.to_numpy(np.float64)
+        if self.problem == 'regression': return self.part(part).label.to_numpy(np.float64, copy=True)
         at = {c: i for i, c in enumerate(self.vocab)}
         if not self.multi: return np.array([at[l] for l in self.part(part).label], dtype=np.int64)
         out = np.zeros((self.n(part), len(self.vocab)), np.int64)

@@ -1,0 +1,136 @@
+"Advice: scores beside slow references, the race within its budget, and data that leave nothing to advise."
+import json, time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tl_nbdev.choose as choose
+from hypothesis import given, settings as hypo, strategies as st
+from tl_nbdev.choose import Judged, advise, candidates, label_curve, rule_of_thumb, source_distance, spread
+from tl_nbdev.images import ImageTask
+from tl_nbdev.learner import transfer_learner
+from tl_nbdev.metrics import Result
+from tl_nbdev.scores import gbc, h_score, knn, leep, logme, nce, ridge, score, shrunken_h_score, transrate
+from tl_nbdev.settings import TransferError
+from tl_nbdev.texts import TextTask
+
+from conftest import photos, refused, tl
+
+few = dict(size=64)
+
+@pytest.fixture(scope='module')
+def task(tmp_path_factory):
+    return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 60, ('round', 'square', 'line')))
+
+@hypo(max_examples=25, deadline=None)
+@given(st.integers(12, 60), st.integers(1, 80), st.integers(2, 5), st.integers(0, 10**6))
+def test_scores_of_any_features(n, d, k, seed):
+    "Finite, the same for float32, in another order of items, and with a column that says nothing"
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(k).repeat(2), rng.integers(0, k, n - 2*k)]) if n >= 2*k else np.arange(n) % k
+    f = rng.normal(size=(len(y), d)) + rng.normal(size=(k, d))[y]
+    order = rng.permutation(len(y))
+    for s in (logme, h_score, shrunken_h_score, transrate, gbc):
+        v = s(f, y)
+        assert np.isfinite(v), s
+        assert np.isclose(s(f[order], y[order]), v, rtol=1e-5, atol=1e-6) and np.isclose(s(np.c_[f, np.ones(len(f))], y), v, rtol=1e-5, atol=1e-6) and np.isclose(s(f.astype(np.float32), y), v, rtol=1e-3, atol=1e-3)
+    for s in (knn, ridge): assert 0 <= s(f, y) <= 1
+    soft = rng.dirichlet(np.ones(3), len(y))
+    assert leep(soft, y) <= 1e-12 and nce(soft.argmax(1), y) <= 1e-12
+    assert np.isclose(nce(y, y), 0) and np.isclose(leep(np.eye(k)[y], y), 0)
+
+def test_h_score_of_separate_classes(): # as many as there are, less one
+    f = np.eye(4)[np.arange(40) % 4] + np.random.default_rng(0).normal(0, 1e-6, (40, 4))
+    assert np.isclose(h_score(f, np.arange(40) % 4), 3, atol=1e-3)
+
+def test_scores_refuse(task):
+    rng = np.random.default_rng(0)
+    with pytest.raises(TransferError, match='row of features'): logme(np.ones((3, 2)), [0, 1])
+    with pytest.raises(TransferError, match='no feature differs'): logme(np.full((4, 2), np.nan), [0, 1, 0, 1])
+    with pytest.raises(TransferError, match='one class'): score(rng.normal(size=(5, 2)), np.zeros(5))
+    with pytest.raises(TransferError, match='sum 1'): leep(np.ones((4, 3)), [0, 1, 0, 1])
+    with pytest.raises(TransferError, match='too few'): label_curve(rng.normal(size=(30, 4)), np.arange(30) % 3)
+
+def test_a_race(task, tmp_path):
+    began = time.perf_counter()
+    got = advise(task, 60, ['squeezenet1_1', 'tf_efficientnet_lite0'], epochs=2, out=tmp_path/'race', **few)
+    assert got.seconds <= 1.15*60 + 3 and got.seconds <= time.perf_counter() - began
+    d = json.loads((tmp_path/'race'/'advice.json').read_text())
+    assert d['best'] == got.best and d['ranking'][0]['interval'][0] <= d['ranking'][0]['estimate'] <= d['ranking'][0]['interval'][1] + 1e-9
+    assert all(r['why'] for r in d['ranking']) and d['prior']['strategy'] in ('feature', 'last:2', 'full') and compile(d['code'], 'code', 'exec')
+    assert task.reads['test'] == 0 and got.result.part == 'test' and task.reads['test'] == 1 and got.result is got.result # test is read when it is asked for, once
+    assert got.result.value > .8
+    said = []
+    again = advise(task, 60, ['squeezenet1_1', 'tf_efficientnet_lite0'], epochs=2, out=tmp_path/'race', tell=said.append, **few)
+    assert {(e.p.name, e.how.name): round(e.estimate, 6) for e in again.entries if (e.p.name, e.how.name) in {(o.p.name, o.how.name) for o in got.entries}} == {(e.p.name, e.how.name): round(e.estimate, 6) for e in got.entries if (e.p.name, e.how.name) in {(o.p.name, o.how.name) for o in again.entries}}
+    assert len(got.scores()) == len({e.p.name for e in got.entries})
+    assert got.more_labels().at == 2*got.more_labels().ns[-1]
+
+def test_interrupted(task, monkeypatch):
+    def stop(self): raise KeyboardInterrupt
+    monkeypatch.setattr(choose._Race, 'tune', stop)
+    got = advise(task, 60, 'squeezenet1_1', **few)
+    assert got.interrupted and got.best == dict(model='squeezenet1_1', strategy='feature') and 'interrupted' in ' '.join(got.words())
+    monkeypatch.setattr(choose._Race, 'heads', stop)
+    with pytest.raises(TransferError, match='nothing was measured'): advise(task, 60, 'squeezenet1_1', **few)
+
+def test_time_that_runs_out(task, monkeypatch):
+    "A fit is ended when the budget is over, and what it reached does not count as a whole run"
+    monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e-6)
+    clock, real = [0.], time.perf_counter
+    monkeypatch.setattr(choose.time, 'perf_counter', lambda: real() + clock[0])
+    train = choose._Race.train
+    def late(self, e, epochs):
+        if not e.feature: clock[0] += 1000
+        train(self, e, epochs)
+    monkeypatch.setattr(choose._Race, 'train', late)
+    got = advise(task, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
+    assert [e.how.name for e in got.entries] == ['feature'] and any('budget was over' in e.out for e in got.left)
+
+def test_labels_that_are_noise(tmp_path):
+    rows = pd.DataFrame(dict(text=[f'text of number {i}' for i in range(200)], label=np.random.default_rng(0).choice(['a', 'b'], 200)))
+    got = advise(TextTask.from_df(rows), 60, 'bert-tiny', ['feature'])
+    assert 'no better than guessing' in ' '.join(got.words())
+
+def test_other_problems(task):
+    rows = pd.DataFrame(dict(text=[f'{w} {i}' for i in range(30) for w in ('red', 'blue', 'red blue')], label=['r', 'b', 'r;b']*30))
+    got = advise(TextTask.from_df(rows, delim=';'), 60, 'bert-tiny', ['feature', 'full'], epochs=1)
+    assert got.entries[0].judged.base is None and 0 <= got.interval(0)[0] <= got.interval(0)[1] <= 1
+    with pytest.raises(TransferError, match='needs classes'): got.more_labels()
+    price = TextTask.from_df(rows.assign(label=[1., 5., 3.]*30), regression=True)
+    assert advise(price, 60, 'bert-tiny', ['feature'], epochs=1).best['model'] == 'bert-tiny'
+
+def test_groups_stay_together():
+    rows = pd.DataFrame(dict(text=[f'{w} thing {g} {i}' for g in range(12) for i in range(6) for w in ('red', 'blue')], label=['r', 'b']*72, who=[g for g in range(12) for _ in range(12)]))
+    got = advise(TextTask.from_df(rows, group='who'), 60, 'bert-tiny', ['feature'])
+    assert got.interval(0)[0] <= got.interval(0)[1] and got.scores()
+
+def test_candidates(task):
+    assert [p.name for p in candidates(task, params=4_000_000)] == ['squeezenet1_1', 'mobilenet_v2']
+    assert [p.name for p in candidates(task, licence='BSD')] == ['squeezenet1_1']
+    assert candidates(task, mib=6)[0].name == 'squeezenet1_1'
+    with pytest.raises(TransferError, match='no candidate is left.*parameters'): candidates(task, params=1000)
+    with pytest.raises(TransferError, match='ms an item'): candidates(task, 'squeezenet1_1', latency=1e-6)
+
+def test_rules_of_thumb(task):
+    learn = transfer_learner(task, 'squeezenet1_1', seed=0, **few)
+    assert source_distance(learn) is None # it has no BatchNorm
+    near = source_distance(transfer_learner(task, 'mobilenet_v2', seed=0, **few))
+    assert near > 0 and rule_of_thumb(task, .1)[0] == 'feature' and rule_of_thumb(task, 3.)[0] == 'last:2'
+
+def test_a_control_variate_has_no_say_without_agreement():
+    y, rng = np.ones(200, int), np.random.default_rng(0)
+    r = Result('accuracy', y, np.eye(2)[(rng.random(200) < .7).astype(int)], ['a', 'b'])
+    o = Judged(r, (rng.random(200) < .7)*1., np.zeros(400))
+    assert o.weight < .2 and abs(o.estimate - r.value) < .2*.8
+    assert spread([o, o]).shape == (400, 2) and np.allclose(*spread([o, o]).T)
+
+def test_from_the_shell(tmp_path):
+    root = photos(tmp_path/'photos', 40)
+    got = tl('advise', root, '--budget', 40, '--models', 'squeezenet1_1', '--strategies', 'feature,last:1', '--epochs', 1, '--size', 64, '--out', tmp_path/'out', '--json', tmp_path/'a.json')
+    assert got.status == 0, got.err
+    assert {'ranking', 'best', 'tied_with_best', 'prior', 'budget', 'seconds', 'code', 'test'} <= set(got.json) and got.json['budget'] == 40
+    assert (tmp_path/'out'/'advice.png').is_file() and (tmp_path/'out'/'model'/'model.safetensors').is_file()
+    refused(tl('advise', root, '--budget', 'soon'), 'budget "soon"', '5 min')
+    refused(tl('advise', root, '--budget', .001, '--models', 'squeezenet1_1', '--size', 64), 'too small', 'needs about')
+    refused(tl('advise', root, '--models', 'squeezenet1_1', '--params', 10), 'no candidate is left')
