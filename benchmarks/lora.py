@@ -51,7 +51,7 @@ def trainer(split, limit, r, epochs, tuned=False):
         def __getitem__(self, i): return dict(pixel_values=self.ready(Image.open(self.rows[i]).convert('RGB')), labels=int(self.y[i]))
     with tempfile.TemporaryDirectory() as d:
         args = TrainingArguments(d, num_train_epochs=epochs, learning_rate=1e-3, per_device_train_batch_size=64, per_device_eval_batch_size=64, eval_strategy='epoch', save_strategy='no', report_to='none',
-                                 label_names=['labels'], remove_unused_columns=False, disable_tqdm=True, seed=split, **(dict(bf16=True, dataloader_num_workers=2) if tuned else {}))
+                                 label_names=['labels'], remove_unused_columns=False, disable_tqdm=True, seed=split, use_cpu=not torch.cuda.is_available(), **(dict(bf16=True, dataloader_num_workers=2) if tuned else {}))
         t = Trainer(small, args, train_dataset=Rows('train', [v2.RandomHorizontalFlip()]), eval_dataset=Rows('valid'))
         laps = Laps()
         t.train()
