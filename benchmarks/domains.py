@@ -1,0 +1,88 @@
+"MNIST and optdigits, both ways, a small network from random weights: source only, each method of alignment, and what each validator chooses without labels of the target"
+from statistics import mean
+from typing import Annotated
+
+from fastcore.script import call_parse
+from .common import Laps, Records, goal, interval
+
+ways = ('mnist-optdigits', 'optdigits-mnist')
+everyone = ('none', 'dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo')
+quick = dict(ways=['optdigits-mnist'], peers=['none', 'mcc'], seeds=1, epochs=1, limit=300)
+
+def _tasks():
+    "5,000 digits of MNIST, and the 1,797 of 8 x 8 pixels that come with scikit-learn, stretched to 28"
+    import hashlib
+    import numpy as np, pandas as pd
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from tl_nbdev.images import ImageTask
+    from tl_nbdev.settings import settings, whole
+    to, d = settings().cache/'optdigits', load_digits()
+    if not to.exists():
+        with whole(to) as tmp:
+            for i, (a, y) in enumerate(zip(d.images, d.target)):
+                (tmp/str(y)).mkdir(parents=True, exist_ok=True)
+                Image.fromarray((a*255/16).astype(np.uint8)).resize((28, 28), Image.BILINEAR).save(tmp/str(y)/f'{i:04d}.png')
+    return dict(mnist=ImageTask.from_sample('mnist'), optdigits=ImageTask.from_folder(to))
+
+def _net():
+    from torch import nn
+    block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*block(3, 32), *block(32, 64), *block(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+def run(way, method, seed, epochs, limit=None):
+    "One method, one seed: at each epoch accuracy on the target, and what every validator thinks of it"
+    import copy
+    import torch
+    from tl_nbdev.adapt import adapt
+    from tl_nbdev.strategy import FullFineTune
+    tasks = _tasks()
+    source, target = (tasks[o] for o in way.split('-'))
+    target = copy.copy(target)
+    target.df = target.df.assign(part='test') # all of it is adapted to, and judged on, as is usual here
+    if limit: source, target = copy.copy(source), target; source.df, target.df = source.df.iloc[::max(1, len(source.df)//limit)].reset_index(drop=True), target.df.iloc[::max(1, len(target.df)//limit)].reset_index(drop=True)
+    torch.manual_seed(seed)
+    laps = Laps()
+    got = adapt(source, target, method, _net(), FullFineTune(lr=2e-3), epochs, seed=seed, size=28, augment='none')
+    laps('both trainings')
+    say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
+    return dict(plain=say(got.plain), looks=[say(o) for o in got.looks], seconds=laps['both trainings'])
+
+@call_parse
+def bench(
+    ways:Annotated[str, dict(nargs='+')]=ways, # source and target
+    peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # methods
+    seeds:int=5,
+    epochs:int=15,
+    limit:int=None, # images of each
+    again:bool=False, # measure anew what is there already
+    out:str=None # folder of the records; default benchmarks/results
+):
+    "Another domain: digits"
+    from tl_nbdev.adapt import validators
+    records, runs, table, reached = Records('domains', again, out), [], [], []
+    for way in ways:
+        got = {}
+        for m in peers:
+            for s in range(seeds):
+                runs.append(records.measure('run', way=way, method=m, seed=s, epochs=epochs, limit=limit))
+                got[m, s] = runs[-1]['found']
+        plain = [mean(got[m, s]['plain']['accuracy'] for m in peers) for s in range(seeds)]
+        say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
+        table.append({'from, to': way, 'method': 'source only', 'last epoch %': say(plain)})
+        for m in (o for o in peers if o != 'none'):
+            looks = [got[m, s]['looks'] for s in range(seeds)]
+            row = {'from, to': way, 'method': m, 'last epoch %': say([o[-1]['accuracy'] for o in looks])}
+            for v in validators: row[f'chosen by {v} %'] = say([max(o, key=lambda e: e[v])['accuracy'] for o in looks])
+            row['oracle %'] = say([max(e['accuracy'] for e in o) for o in looks])
+            table.append(row)
+        for v in validators: # over methods and epochs, source only among them
+            every = [[got[m, s]['plain'] for m in peers[:1]] + [e for m in peers for e in got[m, s]['looks']] for s in range(seeds)]
+            picked = [max(o, key=lambda e: e[v])['accuracy'] for o in every]
+            table.append({'from, to': way, 'method': f'any method, chosen by {v}', 'last epoch %': say(picked)})
+            if v == 'im':
+                ends, base = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2
+                reached += [goal(f'{way}: method and epoch chosen by im, without labels of the target, %', 100*mean(picked), least=65), goal(f'{way}: lower end of its interval less upper end of source only, points', 100*(ends[0] - base[1]), least=0)]
+        table.append({'from, to': way, 'method': 'any method, oracle', 'last epoch %': say([max(e['accuracy'] for e in o) for o in every])})
+    records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, seeds=seeds, epochs=epochs, limit=limit),
+                  remarks=[f'Three convolutions with BatchNorm, from random weights, {epochs} epochs, {seeds} seeds; 28 pixels, nothing is varied. All of the target is adapted to, without its labels, and judged on. Intervals over seeds.'])
