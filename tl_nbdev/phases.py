@@ -96,7 +96,7 @@ def head_alone(learn, views):
         with learn.removed_cbs(half): yield
     finally: learn.model, learn.dls, learn.splitter = net, old, how; learn.create_opt()
 
-# %% ../nbs/api/18_phases.ipynb #d3cd07e8
+# %% ../nbs/api/18_phases.ipynb #5b15d176
 _room = 4e9 # bytes of one part's rows in the cache
 
 @contextmanager
@@ -111,7 +111,8 @@ def at_boundary(learn, views, cached=True):
     frozen, y, train, valid = Frozen(prefix.lower(), p, learn.fit_how, learn.mode), _labels(learn.task), old.train, old.valid
     fits = lambda part, views: cached and learn.task.n(part)*views*4*np.prod(prefix.shape) <= _room
     if fits('valid', 1): valid = RowLoader(part_features(learn, 'valid', frozen), y['valid'], old.train.bs)
-    if (learn.augment == 'none' or views > 1) and fits('train', views):
+    joins = any(getattr(cb, 'joins_batches', False) for cb in learn.cbs) # images of elsewhere are put beside these
+    if (learn.augment == 'none' or views > 1) and not joins and fits('train', views):
         train = RowLoader(part_features(learn, 'train', frozen, views), y['train'], old.train.bs, shuffle=True, views=views, all_views=False)
     learn.dls = DataLoaders(train, valid, device=old.device)
     try:

