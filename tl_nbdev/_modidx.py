@@ -293,6 +293,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tl_nbdev.encoders.load_transformer': ('api/encoders.html#load_transformer', 'tl_nbdev/encoders.py'),
                                    'tl_nbdev.encoders.masked_language_model': ( 'api/encoders.html#masked_language_model',
                                                                                 'tl_nbdev/encoders.py'),
+                                   'tl_nbdev.encoders.save_transformer': ('api/encoders.html#save_transformer', 'tl_nbdev/encoders.py'),
                                    'tl_nbdev.encoders.text_body': ('api/encoders.html#text_body', 'tl_nbdev/encoders.py'),
                                    'tl_nbdev.encoders.text_pretrained': ('api/encoders.html#text_pretrained', 'tl_nbdev/encoders.py'),
                                    'tl_nbdev.encoders.token_weights': ('api/encoders.html#token_weights', 'tl_nbdev/encoders.py'),

@@ -74,7 +74,7 @@ def spread(
     ts = _draws(len(one.others), groups[1], rng, times) if one.others is not None else [slice(None)]*times
     return np.array([[o.value_of(i, j) for o in judged] for i, j in zip(vs, ts)])
 
-# %% ../nbs/api/23_choose.ipynb #def22695
+# %% ../nbs/api/23_choose.ipynb #8a6392a3
 @torch.no_grad()
 def source_distance(
     learn:Learner, # from `transfer_learner`
@@ -105,7 +105,7 @@ def source_probs(
     said = Frozen(with_head(learn.pretrained), learn.pretrained, learn.fit_how, learn.mode).cached(rows.item.to_list(), rows.hash.to_list())
     return said[range(len(said))].softmax(1).numpy()
 
-few, many, far = 500, 5000, .5 # labels a class; nats
+few, many, far = 500, 5000, .25 # labels a class; nats
 
 def rule_of_thumb(
     task:Task,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded', 'TextPretrained', 'text_pretrained',
            'tokenizer', 'FastDropout', 'TextBody', 'text_body', 'AttentivePooling', 'load_transformer',
-           'masked_language_model', 'OwnHead', 'Tokens', 'collate', 'TokenStates', 'FrozenText', 'TokenWeights',
-           'token_weights']
+           'save_transformer', 'masked_language_model', 'OwnHead', 'Tokens', 'collate', 'TokenStates', 'FrozenText',
+           'TokenWeights', 'token_weights']
 
 # %% ../nbs/api/12_encoders.ipynb #b6d8179f
 import copy, hashlib, html, json, tempfile, threading
@@ -330,7 +330,7 @@ class AttentivePooling(nn.Module):
         score = self.query(self.hidden(h).tanh()).masked_fill(~(h != 0).any(-1, keepdim=True), -torch.inf)
         return (score.softmax(1)*h).sum(1)
 
-# %% ../nbs/api/12_encoders.ipynb #374720c8
+# %% ../nbs/api/12_encoders.ipynb #c258bcf8
 def load_transformer(
     p:TextPretrained,
     cls, # a class of transformers, such as `AutoModelForCausalLM`
@@ -338,6 +338,15 @@ def load_transformer(
 ): # raises `TransferError` if the weights can't be had
     "A network of transformers as one of its classes has it, from safetensors"
     return _load(p, 'weights', cls, use_safetensors=True, dtype=torch.float32, **kwargs)
+
+def save_transformer(
+    net, tok, # of transformers
+    folder
+):
+    "Network and tokenizer to a folder, as safetensors"
+    with _quiet():
+        net.save_pretrained(folder)
+        tok.save_pretrained(folder)
 
 def masked_language_model(
     p:TextPretrained

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['a_distance', 'mmd', 'vocabulary_overlap', 'fragmentation', 'masked_loss', 'Gap', 'domain_gap']
 
-# %% ../nbs/api/24_gap.ipynb #ccf7204c
+# %% ../nbs/api/24_gap.ipynb #447b8957
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 import numpy as np
 import torch
+from scipy import stats
 from scipy.spatial.distance import cdist
 from .settings import *
 from .samples import *
@@ -18,30 +19,32 @@ from .features import *
 from .tasks import *
 from .scores import *
 
-# %% ../nbs/api/24_gap.ipynb #4abea370
+# %% ../nbs/api/24_gap.ipynb #0cbebc4b
 def a_distance(
     source, # `(n, D)` features
     target, # `(m, D)` features
     groups=None, # `(n + m,)`: items that belong together, and copies, are left out together
-    draws=1000, seed=0
+    halves=16, # that are drawn for the interval
+    seed=0
 ) -> tuple: # the distance, and the two ends of its 95 % interval
     "How well the domains can be told apart: 2(1 - 2ε), ε being the mean of the error rates in both, of a ridge classifier on items that it was fitted without"
     f, y = np.concatenate([source, target]).astype(np.float64), np.repeat([0, 1], [len(source), len(target)])
     if min(len(source), len(target)) < 2: raise TransferError(f'{len(source)} items of the source and {len(target)} of the target: two of each are needed')
     if not (f.max(0) > f.min(0)).any(): return 0., [0., 0.]
-    share = np.bincount(y)/len(y)
-    wrong = ((ridge_probs(f, y, groups)/share).round(6).argmax(1) != y).astype(float) # the smaller domain counts as much; what is alike but for rounding is a tie
-    rng, of = np.random.default_rng(seed), lambda i, j: 2*(1 - wrong[i].mean() - wrong[j].mean())
-    a, b = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
-    if groups is None: got = [of(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(draws)]
-    else:
-        _, unit = np.unique(groups, return_inverse=True)
-        sums = [[np.bincount(unit, wrong*(y == o), unit.max() + 1), np.bincount(unit, y == o, unit.max() + 1)] for o in (0, 1)]
-        got = []
-        for _ in range(draws):
-            i = rng.integers(unit.max() + 1, size=unit.max() + 1)
-            got.append(2*(1 - sum(w[i].sum()/max(n[i].sum(), 1) for w, n in sums)))
-    return float(of(a, b)), [float(o) for o in np.percentile(got, [2.5, 97.5])]
+    unit = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    def of(i):
+        g, z = unit[i], y[i]
+        if len(np.unique(z)) < 2 or not (f[i].max(0) > f[i].min(0)).any(): return 0.
+        alone = len(np.unique(g)) == len(g)
+        wrong = (ridge_probs(f[i], z, None if alone else g)/(np.bincount(z)/len(z))).round(6).argmax(1) != z # the smaller domain counts as much; what is alike but for rounding is a tie
+        return 2*(1 - wrong[z == 0].mean() - wrong[z == 1].mean())
+    # Which classifier is found varies as well as which items it is judged on, and the items alone would make the interval too narrow
+    rng, names, got = np.random.default_rng(seed), np.unique(unit), []
+    for _ in range(halves):
+        kept = np.isin(unit, rng.permutation(names)[:max(2, len(names)//2)])
+        got.append(of(np.flatnonzero(kept)))
+    v, spread = of(np.arange(len(y))), stats.t.ppf(.975, halves - 1)*np.std(got, ddof=1)/np.sqrt(2)
+    return float(v), [float(max(-2, v - spread)), float(min(2, v + spread))]
 
 def mmd(
     source, # `(n, D)` features

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['blocks_of', 'masked', 'LanguageModel', 'causal_language_model', 'Pretraining', 'continue_pretraining']
 
-# %% ../nbs/api/26_pretraining.ipynb #8fba9997
-import copy, json, math, time
+# %% ../nbs/api/26_pretraining.ipynb #9812ba79
+import copy, math, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -104,7 +104,7 @@ class LanguageModel(nn.Module):
         try: return self.net(input_ids=x).logits.float()
         finally: self.where = None
 
-# %% ../nbs/api/26_pretraining.ipynb #c3d34ec2
+# %% ../nbs/api/26_pretraining.ipynb #4cd22c4b
 def causal_language_model(
     p:TextPretrained
 ) -> tuple: # the network in eval mode and its tokenizer
@@ -251,8 +251,7 @@ def continue_pretraining(
     out = Path(out)
     with whole(out) as tmp:
         tmp.mkdir()
-        net.cpu().save_pretrained(tmp)
-        tok.save_pretrained(tmp)
+        save_transformer(net.cpu(), tok, tmp)
         write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes))
     if keep_at is not None: learn.checkpoint.clear()
     net.to(d)
