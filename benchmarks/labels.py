@@ -11,13 +11,13 @@ quick = dict(samples=['r8'], n=120, seeds=1, epochs=1)
 size = 256 # tokens
 
 def _task(sample, n, seed):
-    "`n` labels in all, of which a tenth chooses; at most 2,000 texts to test"
+    "`n` labels in all, of which a tenth chooses; at most 1,000 texts to test"
     import pandas as pd
     from tl_nbdev.texts import TextTask
     whole = TextTask.from_sample(sample)
     learn, test = whole.df[whole.df.part != 'test'], whole.df[whole.df.part == 'test']
     rng_rows = learn.sample(min(n, len(learn)), random_state=seed).assign(part='train')
-    rows = pd.concat([rng_rows, test.sample(min(2000, len(test)), random_state=0)]).reset_index(drop=True)
+    rows = pd.concat([rng_rows, test.sample(min(1000, len(test)), random_state=0)]).reset_index(drop=True)
     return TextTask.from_df(rows, 'item', part='part', name=sample)
 
 
@@ -127,5 +127,5 @@ def bench(
         best = max(results, key=lambda p: mean(o['valid'] for o in got[p]))
         table[-1]['note'] = f'chosen on valid: {best}'
     records.write(ratio=ratio, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, peers=peers, n=n, seeds=seeds, epochs=epochs, bs=bs),
-                  remarks=[f'MiniLM, {n:,} labels drawn anew for each seed (a tenth of them chooses), {epochs} epochs, {bs} texts in a batch, at most {size} tokens; at most 2,000 texts to test, the same for all. Differences are paired by item and seed.',
+                  remarks=[f'MiniLM, {n:,} labels drawn anew for each seed (a tenth of them chooses), {epochs} epochs, {bs} texts in a batch, at most {size} tokens; at most 1,000 texts to test, the same for all. Differences are paired by item and seed.',
                            'Trainer: its defaults with rate 2e-5 and warm-up 0.1. TF-IDF: words and pairs of words, logistic regression, C of 1, 10, 100 chosen on valid. Seconds are of training; of `frozen`, of the whole job, with an empty cache, evaluation left out.'])
