@@ -136,3 +136,8 @@ def test_check_names_what_is_out_of_step(repo):
     r = tool(repo, 'tools/check.py')
     assert r.returncode and all(s in r.stderr for s in ('tl_nbdev/gone.py', 'tl_nbdev/a.py', 'nbs/api/00_a.ipynb is not clean'))
     assert before == {p: p.read_bytes() for p in repo.rglob('*') if p.is_file()}
+
+def test_every_sample_is_in_the_notice():
+    from tl_nbdev.samples import _samples
+    notice = (root/'NOTICE').read_text()
+    for s in _samples.values(): assert s.wheel.replace('==', ' ') in notice, f'{s.name}: NOTICE lacks {s.wheel}'
