@@ -32,7 +32,7 @@ def bench(
     n:int=10000, # items
     d:int=1280, # features
     classes:int=10,
-    repeats:int=3, # in turn
+    repeats:int=5, # in turn
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):

@@ -17,14 +17,14 @@ from sklearn.mixture import GaussianMixture
 from .settings import TransferError
 from .samples import Table
 
-# %% ../nbs/api/22_scores.ipynb #19e4a8d1
+# %% ../nbs/api/22_scores.ipynb #2bbc7eca
 def _checked(f, y):
     "Features as `(n, D)` doubles without what is no number or never changes, labels as class numbers"
     f, y = np.asarray(f, np.float64), np.asarray(y)
     if f.ndim != 2 or len(f) != len(y): raise TransferError(f'features {f.shape} and labels {y.shape}: a row of features for each label is needed')
     if not len(f): raise TransferError('no items: nothing to score')
-    f = f[:, np.isfinite(f).all(0)]
-    f = f[:, f.max(0) > f.min(0)] if len(f) > 1 else f
+    with np.errstate(invalid='ignore'): keep = np.isfinite(f).all(0) & ((f.max(0) > f.min(0)) if len(f) > 1 else True)
+    if not keep.all(): f = f[:, keep]
     if not f.shape[1]: raise TransferError('no feature differs between items: the network gives the same vector for all of them')
     return f, y
 
@@ -37,12 +37,12 @@ def _spectrum(f, targets):
     "Eigenvalues of the smaller Gram matrix of `f`, and squared lengths of `targets` `(n, k)` along its left singular vectors"
     n, d = f.shape
     if n > d:
-        s, v = linalg.eigh(f.T@f, driver='evd')
+        s, v = np.linalg.eigh(f.T@f)
         keep = s > s[-1]*max(n, d)*np.finfo(float).eps
-        return s[keep], (v[:, keep].T@(f.T@targets))**2/s[keep, None]
-    s, u = linalg.eigh(f@f.T, driver='evd')
+        return s[keep], (v.T@(f.T@targets))[keep]**2/s[keep, None]
+    s, u = np.linalg.eigh(f@f.T)
     keep = s > s[-1]*max(n, d)*np.finfo(float).eps
-    return s[keep], (u[:, keep].T@targets)**2
+    return s[keep], (u.T@targets)[keep]**2
 
 def _log_evidence(s, x2, y2, n, d, times=200):
     "The highest log evidence of a Bayesian linear model, an item, by MacKay's fixed point (You et al. 2021, eq. 2 to 4)"
