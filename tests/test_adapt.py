@@ -205,6 +205,21 @@ def test_pretraining_goes_on_after_it_was_cut_off(tmp_path, monkeypatch):
     got = continue_pretraining(licence(100), 'bert-tiny', tmp_path/'cut', **args)
     assert got.after == pytest.approx(want.after, abs=.2)
 
+def test_a_budget_is_measured_once(tmp_path, monkeypatch):
+    "What a budget came to stays what it was, or the checkpoint would be of another run"
+    from tl_nbdev.pretraining import _Best
+    real = _Best.after_epoch
+    def stop(self):
+        real(self)
+        if self.learn.epoch == 1: raise KeyboardInterrupt
+    args = dict(budget=.5, rounds=3, block=32, bs=2, resume=True)
+    monkeypatch.setattr(_Best, 'after_epoch', stop)
+    with pytest.raises(KeyboardInterrupt): continue_pretraining(licence(100), 'bert-tiny', tmp_path/'cut', **args)
+    steps = (tmp_path/'.cut.steps').read_text()
+    monkeypatch.setattr(_Best, 'after_epoch', real)
+    got = continue_pretraining(licence(100), 'bert-tiny', tmp_path/'cut', **{**args, 'budget': 5.})
+    assert json.loads((tmp_path/'cut'/'pretraining.json').read_text())['steps'] <= int(steps) and not (tmp_path/'.cut.steps').exists() and got.after < got.before
+
 def test_pretraining_refuses(tmp_path):
     with pytest.raises(TransferError, match='new_head=True'): continue_pretraining(licence(20), 'all-MiniLM-L6-v2', tmp_path/'x')
     with pytest.raises(TransferError, match='at least two'): continue_pretraining(['one text', '', None], 'bert-tiny', tmp_path/'x')

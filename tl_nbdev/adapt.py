@@ -327,7 +327,7 @@ def deep_embedded(s:Seen):
 
 validators = dict(source=source_validation, entropy=certainty, im=information, snd=neighbourhood, bnm=nuclear_norm, dev=deep_embedded)
 
-# %% ../nbs/api/25_adapt.ipynb #04b8cc1f
+# %% ../nbs/api/25_adapt.ipynb #6c49fefd
 def target_loader(
     learn:Learner, # from `transfer_learner`
     target:Task, # labels are not looked at
@@ -368,7 +368,7 @@ class Adaptation:
         self.negative = bool(looks) and by(self.chosen) < by(plain)
         if self.negative:
             self.notes.append(f'by {validator}, {method} is worse than source only: the source-only model is returned')
-            self.chosen = plain
+            self.chosen, learn.transfers = plain, learn.transfers[:1]
         learn.model.load_state_dict(self.chosen.state)
 
     def rows(self) -> list:
@@ -383,7 +383,7 @@ class Adaptation:
         look, rows = look or self.chosen, self.judged
         at = {c: i for i, c in enumerate(self.source.vocab)}
         known = rows.label.isin(at).to_numpy()
-        return Result('accuracy', np.array([at[l] for l in rows.label[known]]), look.probs[known], self.source.vocab, 'test', list(map(str, rows.item[known])))
+        return Result('accuracy', np.array([at[l] for l in rows.label[known]]), look.probs[known], self.source.vocab, 'test', list(map(str, rows.item[known])), rows.group[known].to_numpy() if 'group' in rows else None)
 
     @property
     def gain(self): # of what was chosen over source only, and its 95 % interval; needs labels
@@ -417,7 +417,6 @@ def adapt(
     validator='im', # one of `validators`: chooses the epoch, and whether to adapt at all
     weight=None, # of the method's loss, default its own
     seed=0,
-    start=None, # weights to begin from, such as `other.plain.state`, with which source only was trained already
     **kwargs # for `transfer_learner`
 ) -> Adaptation: # raises `TransferError` where the two don't fit
     "Train on the source, align with the target, choose without the target's labels"

@@ -119,10 +119,10 @@ def rule_of_thumb(
     if distance is not None and distance > far: return ('full' if n >= few else 'last:2'), f'{size}, {where}'
     return ('feature' if n < few else 'last:2' if n < many else 'full'), f'{size}, {where}'
 
-# %% ../nbs/api/23_choose.ipynb #4deeb6e9
+# %% ../nbs/api/23_choose.ipynb #85f177f3
 _started = {'image': ('squeezenet1_1', 'mobilenet_v2', 'tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2'), 'text': ('bert-tiny', 'all-MiniLM-L6-v2')}
 
-def _kind(task): return 'text' if task.usual_model == 'all-MiniLM-L6-v2' else 'image'
+def _kind(task): return 'text' if task.pretrained(task.usual_model).texts else 'image'
 
 def candidates(
     task:Task,
@@ -155,7 +155,7 @@ def _latency(p, net):
         took.append(time.perf_counter() - start)
     return 1000*min(took)
 
-# %% ../nbs/api/23_choose.ipynb #b89c2019
+# %% ../nbs/api/23_choose.ipynb #872ac9a8
 class _Stop(Callback):
     "End a fit when its time is over"
     order = 90
@@ -287,7 +287,7 @@ class _Race:
         if (known := self.rates.get((e.p.name, e.how.name))): return known
         if seen := [s/self.item[m] for (m, h), s in self.rates.items() if h == e.how.name]: return float(np.median(seen))*self.item[e.p.name]
         ss = stages(self.learner(e.p).model)
-        first = min(i for ph in e.how.resolved(ss, None) for i in ph.which(ss) if ph.which(ss) != [len(ss) - 1]) if any(ph.which(ss) != [len(ss) - 1] for ph in e.how.resolved(ss, None)) else len(ss) - 1
+        first = min(ph.which(ss)[0] for ph in e.how.resolved(ss, None))
         return self.item[e.p.name]*(len(self.rows[0]) + len(self.rows[1])/3)*(1.5 + 3.5*(1 - first/(len(ss) - 1)))
 
     def tune(self):

@@ -104,7 +104,7 @@ class LanguageModel(nn.Module):
         try: return self.net(input_ids=x).logits.float()
         finally: self.where = None
 
-# %% ../nbs/api/26_pretraining.ipynb #4cd22c4b
+# %% ../nbs/api/26_pretraining.ipynb #09878a9a
 def causal_language_model(
     p:TextPretrained
 ) -> tuple: # the network in eval mode and its tokenizer
@@ -206,7 +206,7 @@ def continue_pretraining(
     if replay is not None:
         general = blocks_of(replay, tok, train[0].shape[1])
         if general[0].shape[1] != train[0].shape[1]: raise TransferError(f'the general texts are shorter than one block of {train[0].shape[1]} tokens: give more of them')
-        keep, mixed = general[0][::5][:200], [np.delete(o, np.s_[::5], 0) for o in general]
+        mixed = [np.delete(o, np.s_[::5], 0) for o in general] # a fifth tells what was forgotten
         k = math.ceil(len(train[0])*replay_share/(1 - replay_share))
         pick = rng.integers(len(mixed[0]), size=k) if len(mixed[0]) else []
         train = tuple(np.concatenate([a, b[pick]]) for a, b in zip(train, mixed))
@@ -216,6 +216,8 @@ def continue_pretraining(
     loader = lambda data, shuffle: _BlockLoader(data, bs=min(bs, len(data)), shuffle=shuffle, drop_last=False, n_inp=2, device=d)
     test_of = lambda o: loader(make(*(x[:200] for x in o), min(200, len(o[0])), fixed=seed), False)
     mode = fastest(lm.net, f'{p.name} {sum(o.numel() for o in net.parameters())} language model', block, d, torch.from_numpy(train[0][:8]).to(d))
+    plan = Path(out).with_name(f'.{Path(out).name}.steps') # what a budget came to when it was first measured: a run that goes on keeps it
+    if steps is None and resume and plan.exists(): steps = int(plan.read_text())
     if steps is None:
         probe = LanguageModel(copy.deepcopy(net)).train() # its own hook
         x, where, y = next(iter(loader(make(*train, 2*bs), True)))
@@ -227,6 +229,7 @@ def continue_pretraining(
             took.append(time.perf_counter() - start)
         steps = max(rounds, int(budget/(1.25*min(took[1:]))))
         del probe
+        if resume: plan.write_text(str(steps))
     each = max(1, steps//rounds)
     held = test_of(valid)
     old = test_of([o[::5] for o in general]) if general is not None else None
@@ -253,6 +256,6 @@ def continue_pretraining(
         tmp.mkdir()
         save_transformer(net.cpu(), tok, tmp)
         write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes))
-    if keep_at is not None: learn.checkpoint.clear()
+    if keep_at is not None: learn.checkpoint.clear(); plan.unlink(missing_ok=True)
     net.to(d)
     return Pretraining(text_pretrained(out), before, after, best.curve, len(best.curve)*each*bs*train[0].shape[1], round(seconds, 1), (general_before, _loss_on(lm, old, mode)) if old else None, tuple(notes))
