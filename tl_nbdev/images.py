@@ -69,10 +69,11 @@ def _from_folders(root, learn=True):
         if len(below) > 1: raise TransferError(f'{root}: all images are below "{top.name}", whose folders {", ".join(below[:5])} look like the classes: name {top}')
     return (df if parted else df.drop(columns='part')), skipped
 
-# %% ../nbs/api/11_images.ipynb #4a39e455
+# %% ../nbs/api/11_images.ipynb #2f328c3e
 class ImageTask(Task):
     "Photos with labels, split into train, valid and test"
     @classmethod
+    @spelled
     def from_df(cls,
         df, # one row an image
         file='file', # column of paths
@@ -109,6 +110,7 @@ class ImageTask(Task):
         return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given, learn=learn, regression=regression)
 
     @classmethod
+    @spelled
     def from_folder(cls,
         path, # of class folders, or of train, valid and test folders of class folders
         **kwargs # see `from_df`
@@ -120,6 +122,7 @@ class ImageTask(Task):
         return cls.from_df(df, 'item', part='part' if 'part' in df else None, **{'name': root.name, **kwargs, 'skipped': skipped})
 
     @classmethod
+    @spelled
     def from_csv(cls,
         path, # of the CSV; paths in it are relative to its folder, unless `root` says otherwise
         file=None, # column of paths; default the first that looks like one
@@ -133,6 +136,7 @@ class ImageTask(Task):
         return cls.from_df(df, file, label, **{'root': path.parent, 'name': path.name, **kwargs})
 
     @classmethod
+    @spelled
     def from_sample(cls,
         name, # an image sample, see `samples`
         **kwargs # see `from_df`; with `label`, that column of its `labels.csv` instead of the folders

@@ -100,7 +100,7 @@ def transfer_learner(
 
 def _fp16(): return [MixedPrecision()]
 
-# %% ../nbs/api/20_learner.ipynb #84ab493f
+# %% ../nbs/api/20_learner.ipynb #c385193d
 def _check_head(net):
     "A network without a head would be taken for one whose last block is its head"
     if getattr(net, 'num_classes', None) == 0 and hasattr(net, 'reset_classifier'): raise TransferError(f'{type(net).__name__} has no head (num_classes=0): make it with the number of your classes, or use transfer_learner')
@@ -123,6 +123,9 @@ class _Job:
         self.learn, self.how, self.epochs, self.wd, self.accumulate, self.keep, self.every = learn, how, epochs, wd, accumulate, keep, every
         self.start, self.phases, self.seconds, self.began, self.found = {}, [], 0., time.perf_counter(), None
 
+    @property
+    def took(self): return self.seconds + time.perf_counter() - self.began - getattr(self.learn, 'idle', 0.) # `idle`: seconds that somebody let it wait
+
     def prepare(self):
         "Check all that can be checked, change the network where a step does, and make the optimizer"
         ss = stages(self.learn.model)
@@ -134,7 +137,7 @@ class _Job:
 
     def more(self):
         "What a checkpoint holds beside the state of the learner"
-        return ({f'start.{k}': v for k, v in self.start.items()}, dict(phases=self.phases, found=self.found, seconds=self.seconds + time.perf_counter() - self.began,
+        return ({f'start.{k}': v for k, v in self.start.items()}, dict(phases=self.phases, found=self.found, seconds=self.took,
                 mode=asdict(self.learn.mode) if hasattr(self.learn, 'mode') else None))
 
     def recall(self, state):
@@ -154,6 +157,7 @@ class _Job:
     def leg(self, i, inside):
         "Carry out one phase"
         learn, ph, ss = self.learn, self.legs[i], self.ss
+        learn.before, learn.in_all = sum(o.epochs for o in self.legs[:i]), sum(o.epochs for o in self.legs) # for who watches
         n, alone = freeze_phase(learn, ss, ph), ph.which(ss) == [len(ss) - 1] and isinstance(learn.model, Network) and hasattr(learn, 'task')
         if not alone and not self.start and any(o.needs_start for o in self.how.steps): self.start = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
         if not inside:
@@ -193,7 +197,7 @@ class _Job:
             ss = cut_learner(learn)
             if not any(isinstance(o, Adapters) for o in self.how.steps): freeze_phase(learn, ss, self.legs[-1])
         total = sum(s.n for s in stages(learn.model))
-        done = dict(strategy=self.how.name, epochs=sum(ph.epochs for ph in self.legs), seconds=round(self.seconds + time.perf_counter() - self.began, 2),
+        done = dict(strategy=self.how.name, epochs=sum(ph.epochs for ph in self.legs), seconds=round(self.took, 2),
                     trained=max(o['trained'] for o in self.phases), total=total, phases=self.phases)
         learn.transfers = [*getattr(learn, 'transfers', []), done]
         if self.keep: self.keep.save({f'model.{k}': v for k, v in learn.model.state_dict().items()}, dict(done=done, recorder=recorder_state(learn.recorder)))

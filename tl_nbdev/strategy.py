@@ -196,7 +196,7 @@ class Adapters(Step):
         if hasattr(net, 'stage_cut'): del net.stage_cut
         for p in net.parameters(): p.requires_grad_(True)
 
-# %% ../nbs/api/07_strategy.ipynb #a3db912a
+# %% ../nbs/api/07_strategy.ipynb #24fcf51f
 _steps = {'adapters': Adapters, 'pull': Pull, 'interpolate': Interpolate}
 
 def _to_json(o):
@@ -250,6 +250,16 @@ class Strategy:
             out += [replace(ph, epochs=e)] if ph.train != 'gradual' else _gradual(ph, e, n)
         for ph in out: ph.rates(ss)
         return out
+
+    def lasting(self,
+        epochs:int # of the phases that have no number of their own
+    ): # a `Strategy`
+        "The same for another number of epochs, and spelled so"
+        if epochs == self.epochs: return self
+        first, *more = (self.call or '').split(' + ')
+        if first.startswith(('L2SP(', 'WiSE(')): first, more = 'FullFineTune()', [first, *more]
+        args = [o for o in first[first.index('(') + 1:-1].split(', ') if o and not o.startswith('epochs=')] if first else []
+        return replace(self, epochs=epochs, call=' + '.join([f'{first[:first.index("(")]}({", ".join([*args, f"epochs={epochs}"])})', *more]) if first else None)
 
     def table(self,
         net, # an `nn.Module`, or its `stages`

@@ -22,7 +22,7 @@ class Pair(tuple):
     "Two texts that are one item"
     def __str__(self): return ' ⏐ '.join(self)
 
-# %% ../nbs/api/13_texts.ipynb #626a3ace
+# %% ../nbs/api/13_texts.ipynb #c430deb9
 def _hash(item): return hashlib.blake2b(str(item).encode(errors='replace'), digest_size=16).hexdigest()
 
 def _same(item): return ' '.join(re.findall(r'\w+', str(item).casefold()))
@@ -39,6 +39,7 @@ def _labels(values):
 class TextTask(Task):
     "Texts with labels, split into train, valid and test"
     @classmethod
+    @spelled
     def from_df(cls,
         df, # one row an item
         text='text', # column of texts
@@ -80,6 +81,7 @@ class TextTask(Task):
         return cls(rows, name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn, regression)
 
     @classmethod
+    @spelled
     def from_csv(cls,
         path, # of a CSV or TSV, in UTF-8, UTF-16 or Latin-1
         text=None, # column of texts; default the one with the longest texts
@@ -94,6 +96,7 @@ class TextTask(Task):
         return cls.from_df(df, text, label, **{'name': path.name, **kwargs})
 
     @classmethod
+    @spelled
     def from_folder(cls,
         path, # of class folders of .txt files, or of train, valid and test folders of class folders
         **kwargs # see `from_df`
@@ -115,6 +118,7 @@ class TextTask(Task):
         return cls.from_df(pd.DataFrame(rows), part='part' if parted else None, **{'name': root.name, **kwargs, 'skipped': skipped})
 
     @classmethod
+    @spelled
     def from_dataset(cls,
         ds, # a `datasets.Dataset`, or a `DatasetDict` with a split named train
         text='text', # column of texts
@@ -133,6 +137,7 @@ class TextTask(Task):
         return cls.from_df(pd.concat(frames, ignore_index=True), text, label, part='part' if len(splits) > 1 else None, **{'name': 'dataset', **kwargs})
 
     @classmethod
+    @spelled
     def from_sample(cls,
         name, # a text sample, see `samples('text')`
         **kwargs # see `from_df`

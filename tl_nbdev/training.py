@@ -180,7 +180,7 @@ class Finite(Callback):
         raise TransferError(f'the weights had run away by the end of epoch {self.epoch + 1}; those of its start are back: use smaller rates')
     def after_fit(self): self._good = None
 
-# %% ../nbs/api/17_training.ipynb #806d333e
+# %% ../nbs/api/17_training.ipynb #b3d0863e
 def model_state(learn):
     "Tensors of the learner's network, of its optimizer, and of random generators; and the numbers that go with them"
     rng, said_rng = random_state()
@@ -275,6 +275,10 @@ class KeepState(Callback):
         if time.perf_counter() - self._last < max(self.every, self.often*self.keep.cost): return
         self.write(epoch, batch, loader)
         self._last = time.perf_counter()
+
+    def now(self):
+        "Write a checkpoint at this batch, if a run can go on from here"
+        if hasattr(self.dls.train, 'skip') and not _workers(self.dls.train) and not self._skipping: self.write(self.epoch, self._done, self._loader)
 
     def write(self, epoch, batch, loader):
         "Write a checkpoint"

@@ -1,0 +1,130 @@
+"The dashboard in a real browser: what a person does, and what they see."
+import json, os, re, subprocess, sys, time, urllib.request
+from pathlib import Path
+
+import pytest
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
+import browser
+from conftest import photos
+from tl_nbdev.images import ImageTask
+from tl_nbdev.jobs import Experiment
+
+needs_browser = pytest.mark.skipif(bool(browser.missing), reason=browser.missing or '')
+cells = ['from tl_nbdev.images import *\nfrom tl_nbdev.dashboard import *', "StrategyDashboard(ImageTask.from_sample('mnist', limit=240), 'runs', 'squeezenet1_1', size=64)"]
+
+@pytest.fixture(scope='module')
+def room(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('room')
+    browser.write_notebook(folder/'dash.ipynb', *cells)
+    return folder
+
+def src(page, name): return page.locator(f'.t-{name}').get_attribute('src')
+def changed(page, name, was): page.wait_for_function(f'was => document.querySelector(".t-{name}").src !== was', arg=was, timeout=15000)
+def tab(page, name): page.locator('.lm-TabBar-tab', has_text=name).click()
+def text(page, name): return page.locator(f'.t-{name}').inner_text()
+def see(page, name, words, seconds=60):
+    page.wait_for_function('([name, words]) => (document.querySelector(`.t-${name}`)?.innerText || "").includes(words)', arg=[name, words], timeout=1000*seconds)
+
+def set_number(page, name, value):
+    box = page.locator(f'.t-{name} input')
+    box.fill(str(value))
+    box.press('Enter')
+
+def lay_down(page, name, folder): # a photo for the page of the site, where it is wanted
+    if (to := os.environ.get('TL_SCREENSHOTS')): page.locator('.tl-dash').screenshot(path=str(Path(to)/f'{name}.png'))
+
+@needs_browser
+def test_voila_from_a_choice_to_the_code(room, tmp_path):
+    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1000), permissions=['clipboard-read', 'clipboard-write']) as page:
+        page.goto(f'{address}/dash.ipynb', timeout=90000)
+        see(page, 'audit', 'train', 90)
+        assert page.locator('.t-sizes').evaluate('o => o.naturalWidth') > 100 and page.locator('.t-some').evaluate('o => o.naturalWidth') > 100
+        lay_down(page, 'data', tmp_path)
+        tab(page, 'Start from')
+        see(page, 'table', 'tf_efficientnet_lite0')
+        page.locator('.t-most select').select_option(label='up to 2 million')
+        page.wait_for_function('() => !document.querySelector(".t-table").innerText.includes("lite0")')
+        assert 'squeezenet1_1' in text(page, 'table')
+        lay_down(page, 'start', tmp_path)
+        # how much: the drawing and the code follow
+        tab(page, 'How much')
+        was = src(page, 'drawing')
+        page.locator('.t-strategy select').select_option(index=1)
+        changed(page, 'drawing', was)
+        was = src(page, 'drawing')
+        page.locator('.t-last .noUi-handle').focus()
+        page.keyboard.press('ArrowRight')
+        changed(page, 'drawing', was)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("last=3")')
+        see(page, 'cost', 'from measured steps', 60)
+        assert 'Rule of thumb' in text(page, 'rule')
+        set_number(page, 'epochs', 60)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=60")')
+        lay_down(page, 'much', tmp_path)
+        # train, watch, stop, resume
+        tab(page, 'Train')
+        page.locator('.t-go').click()
+        see(page, 'state', 'epoch', 60)
+        was = src(page, 'curves')
+        changed(page, 'curves', was)
+        was = src(page, 'curves')
+        changed(page, 'curves', was)
+        page.locator('.t-stop').click()
+        see(page, 'state', 'stopped', 60)
+        lay_down(page, 'train', tmp_path)
+        page.locator('.t-resume').click()
+        see(page, 'state', 'done', 180)
+        # compare, and try
+        tab(page, 'Compare')
+        see(page, 'runs', 'FineTune(last=3, epochs=60)')
+        assert page.locator('.t-versus').evaluate('o => o.naturalWidth') > 100
+        digit = ImageTask.from_sample('mnist', limit=240).part('test').item.iloc[0]
+        page.locator('.t-drop input').set_input_files(str(digit))
+        see(page, 'answers', digit.name)
+        assert page.locator('.tl-seen img').evaluate('o => o.naturalWidth') > 10 and '%' in text(page, 'answers')
+        (tmp_path/'note.png').write_text('no photo')
+        page.locator('.t-drop input').set_input_files(str(tmp_path/'note.png'))
+        page.wait_for_function('() => document.querySelector(".tl-wrong")?.innerText.includes("note.png")')
+        lay_down(page, 'compare', tmp_path)
+        # the code, in a fresh process, gives the same figure
+        page.locator('.tl-copy').click()
+        page.wait_for_function('() => document.querySelector(".tl-copy").nextSibling.textContent.includes("copied")')
+        code = page.evaluate('() => navigator.clipboard.readText()')
+        assert page.locator('.tl-code').inner_text().strip() == code.strip()
+        assert [o for o in page.faults if 'font-awesome' not in o] == []
+        assert all('font-awesome' in o.lower() or 'fontawesome' in o.lower() for o in page.faults.elsewhere), page.faults.elsewhere
+    record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
+    got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
+    assert got.returncode == 0, got.stderr
+    assert float(got.stdout.split()[-1]) == record['report']['value']
+
+@needs_browser
+def test_lab_again_in_the_middle_of_a_training(tmp_path):
+    room = tmp_path/'room'
+    room.mkdir()
+    browser.write_notebook(room/'dash.ipynb', *cells)
+    exp = Experiment(ImageTask.from_sample('mnist', limit=240), room/'runs', size=64)
+    job = exp.start('squeezenet1_1', 'full', 400) # as if an earlier kernel had begun it
+    try:
+        with browser.lab(room) as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1100), color_scheme='dark') as page:
+            browser.run_all(page, address, 'dash.ipynb')
+            page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+            tab(page, 'Train')
+            see(page, 'state', 'running', 30)
+            was = src(page, 'curves')
+            changed(page, 'curves', was)
+            page.locator('.t-pause').click()
+            see(page, 'state', 'paused', 30)
+            tab(page, 'How much') # while it waits, another choice can be looked at, but not begun
+            was = src(page, 'drawing')
+            page.locator('.t-strategy select').select_option(index=2)
+            changed(page, 'drawing', was)
+            tab(page, 'Train')
+            assert page.locator('.t-go').is_disabled()
+            page.locator('.t-resume').click()
+            see(page, 'state', 'running', 30)
+            page.locator('.t-stop').click()
+            see(page, 'state', 'stopped', 60)
+            lay_down(page, 'lab', tmp_path)
+        assert job.state == 'stopped' and 'stopped' in repr(exp)
+    finally: job.kill()
