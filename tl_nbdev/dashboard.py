@@ -225,7 +225,7 @@ def _plot_some(task, n=12):
     for ax in fig.axes: ax.axis('off')
     return fig
 
-# %% ../nbs/api/41_dashboard.ipynb #69c2ccd3
+# %% ../nbs/api/41_dashboard.ipynb #62aaf0eb
 _open = {} # (folder, cell) → the dashboard that was made there
 
 def _cell():
@@ -457,7 +457,7 @@ class StrategyDashboard(w.VBox):
             self.runs.value, self.versus.value = ''.join(parts), _png(max(several, key=len).plot())
             was = self.run.value
             self.run.options = options
-            if was in [o for _, o in options]: self.run.value = was
+            if options: self.run.value = was if was in [o for _, o in options] else options[0][1] # ipywidgets leaves a list without a choice without one
         for o in self._jobs.values():
             if o.about['kind'] == 'advice' and o.state == 'done': self._show_advice(o)
 
