@@ -225,7 +225,7 @@ def _plot_some(task, n=12):
     for ax in fig.axes: ax.axis('off')
     return fig
 
-# %% ../nbs/api/41_dashboard.ipynb #62aaf0eb
+# %% ../nbs/api/41_dashboard.ipynb #eaac064a
 _open = {} # (folder, cell) → the dashboard that was made there
 
 def _cell():
@@ -245,7 +245,7 @@ class StrategyDashboard(w.VBox):
         self.choice, self._lock, self._mark, self._closed, self._predictors, self._jobs = Choice(task, folder, model, **kwargs), threading.RLock(), None, False, {}, {}
         self._quiet, self._wanted = False, threading.Event()
         self.message, self.code = w.HTML(_line('')), Code()
-        made = dict(zip(('Data', 'Start from', 'How much', 'Train', 'Compare'), (self._data(), self._start(), self._much(), self._train(), self._compare())))
+        made = dict(zip(('Data', 'Start from', 'How much', 'Train', 'Compare'), (self._panel_data(), self._panel_start(), self._panel_much(), self._panel_train(), self._panel_compare())))
         self.tabs = w.Tab(list(made.values()), titles=list(made))
         for panel in made.values(): panel.layout.padding = '8px 4px'
         super().__init__([w.HTML(_css), self.tabs, self.message, self.code])
@@ -284,16 +284,16 @@ class StrategyDashboard(w.VBox):
         setattr(self, name, widget)
         return widget
 
-    def _data(self):
+    def _panel_data(self):
         task = self.choice.task
-        sizes = self._named(w.Image(value=_png(_plot_sizes(task)), format='png', tooltip='items of each class'), 'sizes')
-        if isinstance(task, ImageTask): some = w.Image(value=_png(_plot_some(task)), format='png', tooltip='photos of each class')
+        sizes = self._named(w.Image(value=_png(_plot_sizes(task)), format='png'), 'sizes')
+        if isinstance(task, ImageTask): some = w.Image(value=_png(_plot_some(task)), format='png')
         else: some = w.HTML(_table(Table(dict(text=brief(str(o.item), 140), label=str(o.label)) for o in task.part('train').groupby('label').head(3).head(12).itertuples())))
         self._named(some, 'some')
         known = f' Licence: {task.licence}. Cite: {task.cite}.' if task.licence else ''
         return w.VBox([w.HTML(f'<p>{html.escape(repr(task) + "." + known)}</p>'), w.HBox([sizes]), some, self._named(w.HTML('<p>Looking for trouble in the data …</p>'), 'audit')])
 
-    def _start(self):
+    def _panel_start(self):
         c, sizes = self.choice, {'any size': None, 'up to 2 million': 2e6, 'up to 5 million': 5e6, 'up to 10 million': 1e7, 'up to 30 million': 3e7}
         wide = dict(style={'description_width': '110px'})
         filters = w.HBox([self._named(w.Dropdown(options=sizes, description='parameters', **wide), 'most', self._list), self._named(w.Dropdown(options={'any': None, 'Apache': 'apache', 'MIT': 'mit', 'BSD': 'bsd'}, description='licence', **wide), 'licence', self._list),
@@ -303,7 +303,7 @@ class StrategyDashboard(w.VBox):
         chosen = self._named(w.Select(options=names, value=c.model, description='start from', rows=7, **wide), 'model', self._pick)
         return w.VBox([filters, chosen, self._named(w.HTML(), 'table')])
 
-    def _much(self):
+    def _panel_much(self):
         c, wide, full = self.choice, dict(style={'description_width': '110px'}), w.Layout(width='420px', max_width='98%')
         n = max(c.task.n('train')//max(len(c.task.vocab), 1), 1)
         labels = [(str(o), o) for o in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if o < n] + [(f'all, about {n}', 0)]
@@ -315,23 +315,23 @@ class StrategyDashboard(w.VBox):
             self._named(w.FloatLogSlider(value=2, base=2, min=-2, max=6, step=.5, description='minutes', readout_format='.1f', layout=full, **wide), 'minutes', self._minutes),
             self._named(w.BoundedIntText(value=5, min=1, max=1000, description='epochs', layout=w.Layout(width='220px'), **wide), 'epochs', self._epochs),
             self._named(w.BoundedIntText(value=0, min=0, max=10**6, description='seed', layout=w.Layout(width='220px'), **wide), 'seed', self._pick)])
-        right = w.VBox([self._named(w.Image(format='png', tooltip='the network as stages, with the highest rate of each'), 'drawing'), self._named(w.HTML(), 'plan'), self._named(w.HTML(), 'cost'), self._named(w.HTML(), 'rule')])
+        right = w.VBox([self._named(w.Image(format='png'), 'drawing'), self._named(w.HTML(), 'plan'), self._named(w.HTML(), 'cost'), self._named(w.HTML(), 'rule')])
         advice = w.VBox([w.HBox([self._named(w.Button(description='Ask for advice', tooltip='race models and strategies within the minutes', icon='compass'), 'ask', self._ask),
                                  self._named(w.Button(description='Take it', disabled=True), 'take', self._take)]), self._named(w.HTML('<p>Until then: the Compare panel says which of your runs is best, and whether that is sure.</p>'), 'advice')])
         return w.VBox([w.HBox([left, right], layout=w.Layout(flex_flow='row wrap')), advice])
 
-    def _train(self):
+    def _panel_train(self):
         buttons = [self._named(w.Button(description='Train', button_style='primary', icon='play'), 'go', self._go), self._named(w.Button(description='Pause', icon='pause', disabled=True), 'pause', self._pause),
                    self._named(w.Button(description='Stop', icon='stop', disabled=True), 'stop', self._stop), self._named(w.Button(description='Resume', icon='forward', disabled=True), 'resume', self._resume)]
         return w.VBox([w.HBox(buttons, layout=w.Layout(flex_flow='row wrap')), self._named(w.Dropdown(options=[], description='job', layout=w.Layout(width='98%')), 'job', self._show_job), self._named(w.HTML(_line('Nothing was trained yet.')), 'state'),
-                       self._named(w.Image(format='png', tooltip='loss, and the metric on valid, over epochs'), 'curves')])
+                       self._named(w.Image(format='png'), 'curves')])
 
-    def _compare(self):
+    def _panel_compare(self):
         images = isinstance(self.choice.task, ImageTask)
         tries = [self._named(Drop(self._guard(self._dropped), about='Drop photos here, or press to choose', accept='image/*'), 'drop')] if images else \
                 [self._named(w.Textarea(description='a text', placeholder='write or paste a text', layout=w.Layout(width='98%')), 'text'), self._named(w.Button(description='Predict'), 'ask_text', lambda _: self._dropped(self.text.value, None))]
         self._named(w.HTML(), 'answers')
-        return w.VBox([self._named(w.HTML('<p>No run is done yet.</p>'), 'runs'), self._named(w.Image(format='png', tooltip='value with interval against seconds'), 'versus'),
+        return w.VBox([self._named(w.HTML('<p>No run is done yet.</p>'), 'runs'), self._named(w.Image(format='png'), 'versus'),
                        self._named(w.Dropdown(options=[], description='try', layout=w.Layout(width='98%')), 'run'), *tries, self.answers])
 
     # what is chosen
