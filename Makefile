@@ -37,6 +37,7 @@ test: $(READY)  ## all that must hold before a change goes in
 	@$(ONE_THREAD) $(BIN)/nbdev-test $(NBDEV_TEST)
 	@echo "==> pytest: what a notebook cannot hold"
 	@$(BIN)/python -m pytest -q $(PYTEST)
+	@$(BIN)/python tools/browser.py
 
 test-gpu: $(READY)  ## the same, with what needs a GPU
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \

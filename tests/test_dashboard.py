@@ -35,7 +35,7 @@ def lay_down(page, name, folder): # a photo for the page of the site, where it i
 
 @needs_browser
 def test_voila_from_a_choice_to_the_code(room, tmp_path):
-    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1000), permissions=['clipboard-read', 'clipboard-write']) as page:
+    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1500), permissions=['clipboard-read', 'clipboard-write']) as page:
         page.goto(f'{address}/dash.ipynb', timeout=90000)
         see(page, 'audit', 'train', 90)
         assert page.locator('.t-sizes').evaluate('o => o.naturalWidth') > 100 and page.locator('.t-some').evaluate('o => o.naturalWidth') > 100
@@ -106,7 +106,7 @@ def test_lab_again_in_the_middle_of_a_training(tmp_path):
     exp = Experiment(ImageTask.from_sample('mnist', limit=240), room/'runs', size=64)
     job = exp.start('squeezenet1_1', 'full', 400) # as if an earlier kernel had begun it
     try:
-        with browser.lab(room) as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1100), color_scheme='dark') as page:
+        with browser.lab(room) as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1500), color_scheme='dark') as page:
             browser.run_all(page, address, 'dash.ipynb')
             page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
             tab(page, 'Train')

@@ -18,7 +18,7 @@ def until(true, seconds=90):
 def task(tmp_path_factory): return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 24))
 
 def experiment(task, folder): return Experiment(task, folder/'runs', size=32, bs=4)
-def weights(exp): return [(k, v.sum().item()) for k, v in exp.runs()[0].state.items()]
+def weights(exp): return {k: v.double().sum().item() for k, v in exp.runs()[0].state.items()}
 def trains(job): return lambda: any('loss' in o for o in job.rows) or job.state in ('done', 'failed')
 
 @pytest.fixture(scope='module')

@@ -129,7 +129,7 @@ class Choice:
             return (not most or n is not None and n <= most) and (not licence or licence.lower() in r['licence'].lower()) and (not here or r['available'] == 'yes')
         return Table(r for r in models('image' if isinstance(self.task, ImageTask) else 'text') if fits(r))
 
-# %% ../nbs/api/41_dashboard.ipynb #93401562
+# %% ../nbs/api/41_dashboard.ipynb #5929e4b6
 class Drop(anywidget.AnyWidget):
     "A place for files: dropped, or chosen with the keyboard"
     about, accept = traitlets.Unicode('Drop files here, or press to choose').tag(sync=True), traitlets.Unicode('').tag(sync=True)
@@ -174,6 +174,7 @@ _css = '''<style>
 .tl-dash { --tl-line: var(--jp-border-color1, #9a9a9a); color: var(--jp-ui-font-color1, inherit); max-width: 1080px; }
 .tl-dash table { border-collapse: collapse; font-size: 13px; line-height: 1.35; } .tl-dash th, .tl-dash td { padding: 2px 10px 2px 0; text-align: left; border-bottom: 1px solid var(--tl-line); vertical-align: top; }
 .tl-dash .tl-scroll { overflow-x: auto; max-height: 340px; } .tl-dash img { background: #fff; border-radius: 6px; max-width: 100%; height: auto; }
+.tl-dash p { line-height: 1.4; margin: 4px 0; } .tl-dash .widget-image, .tl-dash .jupyter-widget-image { align-self: flex-start; width: auto; }
 .tl-dash .tl-message { min-height: 1.5em; font-weight: 600; } .tl-dash .tl-wrong { border-left: 4px solid #d55e00; padding-left: 8px; }
 .tl-dash .tl-drop { display: block; border: 2px dashed var(--tl-line); border-radius: 8px; padding: 18px; text-align: center; cursor: pointer; } .tl-dash .tl-drop.over { border-color: #0072b2; }
 .tl-dash .tl-drop input { display: block; margin: 8px auto 0; } .tl-dash .tl-drop:focus-within, .tl-dash button:focus-visible { outline: 3px solid #0072b2; outline-offset: 1px; }
@@ -211,7 +212,7 @@ def _plot_sizes(task):
         left += n[:30]
     ax.invert_yaxis()
     ax.set_xlabel('items' + (f'; {len(task.vocab) - 30} more classes' if len(task.vocab) > 30 else ''))
-    ax.legend(fontsize=7)
+    fig.legend(loc='outside right upper', fontsize=7)
     return fig
 
 def _plot_some(task, n=12):
@@ -225,7 +226,7 @@ def _plot_some(task, n=12):
     for ax in fig.axes: ax.axis('off')
     return fig
 
-# %% ../nbs/api/41_dashboard.ipynb #eaac064a
+# %% ../nbs/api/41_dashboard.ipynb #83a96343
 _open = {} # (folder, cell) → the dashboard that was made there
 
 def _cell():
@@ -315,7 +316,7 @@ class StrategyDashboard(w.VBox):
             self._named(w.FloatLogSlider(value=2, base=2, min=-2, max=6, step=.5, description='minutes', readout_format='.1f', layout=full, **wide), 'minutes', self._minutes),
             self._named(w.BoundedIntText(value=5, min=1, max=1000, description='epochs', layout=w.Layout(width='220px'), **wide), 'epochs', self._epochs),
             self._named(w.BoundedIntText(value=0, min=0, max=10**6, description='seed', layout=w.Layout(width='220px'), **wide), 'seed', self._pick)])
-        right = w.VBox([self._named(w.Image(format='png'), 'drawing'), self._named(w.HTML(), 'plan'), self._named(w.HTML(), 'cost'), self._named(w.HTML(), 'rule')])
+        right = w.VBox([self._named(w.Image(format='png'), 'drawing'), self._named(w.HTML(), 'plan'), self._named(w.HTML(), 'cost'), self._named(w.HTML(), 'rule')], layout=w.Layout(flex='1 1 480px', width='auto', min_width='0'))
         advice = w.VBox([w.HBox([self._named(w.Button(description='Ask for advice', tooltip='race models and strategies within the minutes', icon='compass'), 'ask', self._ask),
                                  self._named(w.Button(description='Take it', disabled=True), 'take', self._take)]), self._named(w.HTML('<p>Until then: the Compare panel says which of your runs is best, and whether that is sure.</p>'), 'advice')])
         return w.VBox([w.HBox([left, right], layout=w.Layout(flex_flow='row wrap')), advice])

@@ -43,7 +43,7 @@ def write_notebook(file, *cells):
 def voila(folder):
     "Address of a Voilà that shows the notebooks of `folder`"
     port = free_port()
-    with server([sys.executable, '-m', 'voila', str(folder), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--show_tracebacks=True'], f'http://127.0.0.1:{port}/static/favicon.ico' if False else f'http://127.0.0.1:{port}/', folder):
+    with server([sys.executable, '-m', 'voila', str(folder), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--show_tracebacks=True'], f'http://127.0.0.1:{port}/', folder):
         yield f'http://127.0.0.1:{port}/voila/render'
 
 @contextmanager
@@ -95,3 +95,5 @@ def run_all(page, address, name):
     page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=90000)
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+
+if __name__ == '__main__' and missing: print(missing)
