@@ -9,7 +9,7 @@ READY := .venv/ready
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu docs readme bench clean
+.PHONY: help demo test test-gpu docs outputs readme bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,7 @@ test: $(READY)  ## all that must hold before a change goes in
 	@$(BIN)/python tools/check.py
 	@echo "==> README.md is what nbs/index.ipynb makes"
 	@$(BIN)/python tools/readme.py --check
+	@$(BIN)/python tools/outputs.py --check
 	@echo "==> nbdev-test: the notebooks run"
 	@$(ONE_THREAD) $(BIN)/nbdev-test $(NBDEV_TEST)
 	@echo "==> pytest: what a notebook cannot hold"
@@ -47,6 +48,10 @@ test-gpu: $(READY)  ## the same, with what needs a GPU
 docs: $(READY)  ## build the site in _docs, with Quarto where it is installed
 	@echo "==> building the site in _docs"
 	@$(BIN)/python tools/docs.py
+
+outputs: $(READY)  ## run the pages whose code changed, and store what they show
+	@echo "==> stale pages, run and stored"
+	@$(ONE_THREAD) $(BIN)/python tools/outputs.py
 
 readme: $(READY)  ## make README.md from nbs/index.ipynb
 	@echo "==> README.md from nbs/index.ipynb"

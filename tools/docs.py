@@ -1,5 +1,5 @@
 "Build the site in _docs: with Quarto where it is installed, else with smalldocs. A broken link or a path of this machine fails."
-import re, shutil, subprocess, sys
+import json, re, shutil, subprocess, sys
 from pathlib import Path
 from urllib.parse import unquote
 from nbdev.config import get_config, nbpath2html
@@ -29,12 +29,25 @@ def as_quarto_names(proc):
     for p in new.values(): edit(p, (r'^ *"output-file: .*\n', ''), (rf'(\]\(|\]: |href=\\?["\'])([^\s)"\']*/)?{number}', r'\1\2'))
     for p in proc.glob('*.yml'): edit(p, (rf'(?<![\w.-]){number}', ''))
 
+def label_pictures(proc):
+    "Say what a picture is that has no `fig-alt` of its own: where it stands, and what made it"
+    for p in proc.rglob('*.ipynb'):
+        nb, above = json.loads(p.read_text('utf-8')), ''
+        for c in nb['cells']:
+            source = ''.join(c['source'])
+            if c['cell_type'] == 'markdown': above = (re.findall(r'^#+ (.+)$', source, re.M) or [above])[-1]
+            elif any('image/png' in o.get('data', {}) for o in c.get('outputs', [])) and '#| fig-alt' not in source:
+                made = [l for l in source.strip().splitlines() if l.strip() and not l.startswith('#|')] or ['a cell that is not shown']
+                c['source'] = '#| fig-alt: ' + json.dumps(re.sub(r'[{}"`]', '', f'{above}: the picture made by {made[-1].strip()[:80]}'), ensure_ascii=False) + '\n' + source
+        p.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+
 def smalldocs():
     "Build with smalldocs"
     refresh_quarto_yml()
     nbdev_sidebar.__wrapped__(path=nbs)
     proc = proc_nbs(nbs)
     as_quarto_names(proc)
+    label_pictures(proc)
     # Markdown copies of the pages are Quarto's alone.
     edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''))
     edit(proc/'nbdev.yml', (r'^format-links:\n(?: .*\n)*', ''))
