@@ -91,7 +91,7 @@ def run_all(page, address, name):
     until = time.monotonic() + 90
     while not any(s['kernel']['execution_state'] == 'idle' and s['kernel']['connections'] for s in json.loads(get(f'{address}/api/sessions'))):
         if time.monotonic() > until: raise RuntimeError('no kernel')
-        time.sleep(.2)
+        page.wait_for_timeout(200) # a sleep would keep the page from its answers
     page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=90000)
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
