@@ -128,3 +128,33 @@ def test_lab_again_in_the_middle_of_a_training(tmp_path):
             lay_down(page, 'lab', tmp_path)
         assert job.state == 'stopped' and 'stopped' in repr(exp)
     finally: job.kill()
+
+def test_advice_is_shown_and_taken(tmp_path):
+    from tl_nbdev.dashboard import StrategyDashboard
+    dash = StrategyDashboard(ImageTask.from_sample('mnist', limit=150), tmp_path/'runs', 'squeezenet1_1', size=64)
+    try:
+        dash.minutes.value = .5
+        dash.ask.click()
+        job, = dash.choice.exp.jobs
+        assert job.wait(240) == 'done', job.log
+        end = time.monotonic() + 60
+        while dash.take.disabled and time.monotonic() < end: time.sleep(.1)
+        best = json.loads((job.folder/'advice.json').read_text())['best']
+        assert best['model'] in dash.advice.value and 'Start from' in dash.advice.value
+        dash.take.click()
+        assert dash.choice.model == best['model'] and dash.choice.strategy.name == best['strategy'] and best['model'] in dash.code.code
+    finally: dash.close()
+
+def test_what_a_dead_child_said_is_shown(tmp_path):
+    from tl_nbdev.dashboard import StrategyDashboard
+    data = photos(tmp_path/'data', 12)
+    dash = StrategyDashboard(data, tmp_path/'runs', 'squeezenet1_1', size=32)
+    try:
+        for f in data.rglob('*.png'): f.unlink()
+        dash.go.click()
+        job, = dash.choice.exp.jobs
+        assert job.wait(120) == 'failed'
+        end = time.monotonic() + 30
+        while 'failed' not in dash.state.value and time.monotonic() < end: time.sleep(.1)
+        assert 'failed' in dash.state.value and not dash.resume.disabled and not dash.go.disabled
+    finally: dash.close()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['words', 'Choice', 'Drop', 'Code', 'StrategyDashboard']
 
-# %% ../nbs/api/41_dashboard.ipynb #d7178ac2
+# %% ../nbs/api/41_dashboard.ipynb #ce7301ec
 import base64, html, json, threading, time, traceback
 from functools import lru_cache
 from io import BytesIO
@@ -21,7 +21,8 @@ from .pixels import open_image
 from .strategy import *
 from .metrics import *
 from .tasks import *
-from .images import ImageTask
+from .images import ImageTask, image_files
+from .texts import TextTask
 from .learner import *
 from .saved import *
 from .compare import *
@@ -226,7 +227,7 @@ def _plot_some(task, n=12):
     for ax in fig.axes: ax.axis('off')
     return fig
 
-# %% ../nbs/api/41_dashboard.ipynb #83a96343
+# %% ../nbs/api/41_dashboard.ipynb #1a299d04
 _open = {} # (folder, cell) → the dashboard that was made there
 
 def _cell():
@@ -235,15 +236,33 @@ def _cell():
         return get_ipython().get_parent()['metadata'].get('cellId')
     except (AttributeError, KeyError, TypeError): return None
 
+def _task_of(data):
+    "A task from a folder or a CSV, of photos if there are any, else of texts"
+    p = Path(data).expanduser()
+    if p.is_dir(): return ImageTask.from_folder(p) if image_files(p)[0] or not any(p.rglob('*.txt')) else TextTask.from_folder(p)
+    try: return ImageTask.from_csv(p)
+    except TransferError as e:
+        if 'names of image files' not in str(e): raise
+        return TextTask.from_csv(p)
+
 class StrategyDashboard(w.VBox):
     "See the data, choose a model and a strategy, train, compare, try, and take the code along"
     def __init__(self,
-        task, # a `Task`
+        task, # a `Task`; or a folder or a CSV of photos or texts
         folder=None, # of the runs; default `tl_runs/NAME` below where you are
         model=None, # what to start from
         **kwargs # for `transfer_learner`, such as `size=96`
-    ):
-        self.choice, self._lock, self._mark, self._closed, self._predictors, self._jobs = Choice(task, folder, model, **kwargs), threading.RLock(), None, False, {}, {}
+    ): # what is wrong with the data, the folder or the model is said in the panel
+        self._closed = False
+        try:
+            self.choice = Choice(task if isinstance(task, Task) else _task_of(task), folder, model, **kwargs)
+            self.choice.stages
+        except Exception as e:
+            self.choice, self._closed, self.message = None, True, w.HTML(_line(str(e) if isinstance(e, TransferError) else f'{type(e).__name__}: {brief(str(e), 300)}', True))
+            super().__init__([w.HTML(_css), self.message])
+            self.add_class('tl-dash')
+            return
+        self._lock, self._mark, self._predictors, self._jobs = threading.RLock(), None, {}, {}
         self._quiet, self._wanted = False, threading.Event()
         self.message, self.code = w.HTML(_line('')), Code()
         made = dict(zip(('Data', 'Start from', 'How much', 'Train', 'Compare'), (self._panel_data(), self._panel_start(), self._panel_much(), self._panel_train(), self._panel_compare())))
@@ -349,12 +368,17 @@ class StrategyDashboard(w.VBox):
 
     def _pick(self):
         c = self.choice
-        new = self.model.value != c.model
+        new, was = self.model.value != c.model, c.model
         c.model, c.word, c.last, c.wise, c.labels, c.seed = self.model.value or c.model, self.strategy.value, self.last.value, self.wise.value, self.labels.value or None, self.seed.value
         c.epochs = None
         c.fit_minutes()
         self.say('')
-        if new: self.last.max = max(c.most, 1)
+        if new:
+            try: self.last.max = max(c.most, 1)
+            except Exception: # the one before stays
+                c.model, self._quiet = was, True
+                self.model.value, self._quiet = was, False
+                raise
         self._refresh()
 
     def _minutes(self):
