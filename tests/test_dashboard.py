@@ -16,6 +16,7 @@ cells = ['from tl_nbdev.images import *\nfrom tl_nbdev.dashboard import *', "Str
 def room(tmp_path_factory):
     folder = tmp_path_factory.mktemp('room')
     browser.write_notebook(folder/'dash.ipynb', *cells)
+    browser.write_notebook(folder/'news.ipynb', 'from tl_nbdev.texts import *\nfrom tl_nbdev.dashboard import *', "StrategyDashboard(TextTask.from_sample('r8', limit=150), 'news', 'bert-tiny', size=48)")
     return folder
 
 def src(page, name): return page.locator(f'.t-{name}').get_attribute('src')
@@ -97,6 +98,25 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
     got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
     assert got.returncode == 0, got.stderr
     assert float(got.stdout.split()[-1]) == record['report']['value']
+
+@needs_browser
+def test_a_sentence_is_tried(room, tmp_path):
+    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=390, height=1200), color_scheme='dark') as page:
+        page.goto(f'{address}/news.ipynb', timeout=90000)
+        see(page, 'audit', 'train', 90)
+        assert 'earn' in text(page, 'some')
+        tab(page, 'Train')
+        page.locator('.t-go').click()
+        see(page, 'state', 'done', 120)
+        tab(page, 'Compare')
+        see(page, 'runs', 'FeatureExtraction')
+        page.locator('.t-text textarea').fill('the company said net profit rose in the quarter')
+        page.locator('.t-ask_text').click()
+        see(page, 'answers', '%')
+        page.locator('.t-text textarea').fill(' ')
+        page.locator('.t-ask_text').click()
+        page.locator('.tl-wrong').wait_for()
+        assert [o for o in page.faults if 'font-awesome' not in o] == []
 
 @needs_browser
 def test_lab_again_in_the_middle_of_a_training(tmp_path):

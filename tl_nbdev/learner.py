@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'transfer_learner', 'textbook', 'FrozenReport', 'watched', 'frozen_body', 'part_features']
 
-# %% ../nbs/api/20_learner.ipynb #667e5999
+# %% ../nbs/api/20_learner.ipynb #d4ecc925
 import copy, hashlib, math, random, time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -32,7 +32,7 @@ from .encoders import TextPretrained, TokenWeights, token_weights
 from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, MSELossFlat, R2Score, accuracy, accuracy_multi, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedLin, combine_scheds
-from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.callback.training import BnFreeze, GradientAccumulation, GradientClip
 
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
@@ -277,11 +277,14 @@ def evaluate(self:Learner,
 # %% ../nbs/api/20_learner.ipynb #33a815a4
 Learner.save_transfer = save_transfer
 
-# %% ../nbs/api/20_learner.ipynb #b8c6cf45
-def _norms(ss, net):
+# %% ../nbs/api/20_learner.ipynb #f12a29c3
+def _norms(ss, net, cbs):
     "For each stage, its BatchNorms that rest and those that train their statistics"
     at = {k.rpartition('.')[0]: s.depth for s in ss for k in s.params}
-    rest, out, last = {id(m) for m in resting(net)}, [[0, 0] for _ in ss], 0
+    holds = next((cb for cb in cbs if isinstance(cb, (Rest, BnFreeze))), None)
+    frozen = lambda m: not any(p.requires_grad for p in m.parameters())
+    rest = {id(m) for m in resting(net)} if isinstance(holds, Rest) else {id(m) for m in net.modules() if frozen(m)} if holds else set() # without either, fastai's train() sets them all to train
+    out, last = [[0, 0] for _ in ss], 0
     for n, m in net.named_modules():
         last = at.get(n, last)
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats: out[len(ss) - 1 if n.startswith('head.') else last][id(m) not in rest] += 1
@@ -336,7 +339,7 @@ def frozen(self:Learner,
             rates, spans, about = [[lr if any(p.requires_grad for p in s.params.values()) else 0. for lr, s in zip(lrs, ss)]], [0], 'as it is now'
         heads, at = [], 0
         for e in spans: heads.append('now' if not e else f'epochs {at + 1}–{at + e}' if e > 1 else f'epoch {at + 1}'); at += e
-        norms = _norms(ss, net)
+        norms = _norms(ss, net, self.cbs)
         rows = []
         for i, s in enumerate(ss):
             n = sum(p.numel() for p in s.params.values() if p.requires_grad)

@@ -60,7 +60,7 @@ def check_metric(
     if problem != 'regression' and name in _of_numbers: raise TransferError(f'{name} is of numbers: use accuracy, balanced_accuracy, f1 or auroc, or say regression=True if the label is a number')
     if problem == 'multi-label' and name in ('accuracy', 'balanced_accuracy'): raise TransferError(f'{name} needs one label an item; with several labels use f1 or auroc')
 
-# %% ../nbs/api/09_metrics.ipynb #041784f4
+# %% ../nbs/api/09_metrics.ipynb #f9e8e43c
 def _draws(n, groups, seed, times):
     rng = np.random.default_rng(seed)
     if groups is None:
@@ -78,7 +78,8 @@ def interval(
     n:int, # number of items
     groups=None, # `(n,)`: items of one group are drawn together
     times=1000, # draws
-    seed=0
+    seed=0,
+    share=True # is it a share of the items? Where all draws agree, its interval is Wilson's; a difference has none
 ) -> list: # lower and upper end, 95 %
     "The bootstrap interval of a score"
     got = []
@@ -88,7 +89,7 @@ def interval(
     if not got: return [float('nan')]*2
     low, high = (float(o) for o in np.percentile(got, [2.5, 97.5]))
     units = n if groups is None else len(np.unique(groups))
-    return [low, high] if low < high else _wilson(low*units, units) if 0 <= low <= 1 else [low, high]
+    return [low, high] if low < high else _wilson(low*units, units) if share and 0 <= low <= 1 else [low, high]
 
 # %% ../nbs/api/09_metrics.ipynb #44dcfa32
 @dataclass
@@ -120,7 +121,7 @@ class Result:
         note = '' if self.part == 'test' else ', selected on this split'
         return f'{self.metric} {self.value:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}] on {self.part} (n={self.n}{note})'
 
-# %% ../nbs/api/09_metrics.ipynb #996a4f2b
+# %% ../nbs/api/09_metrics.ipynb #325ef3d5
 def _listed(o): return [o] if isinstance(o, Result) else list(o)
 
 def _over_seeds(score, n, groups, seeds, times=1000):
@@ -149,7 +150,7 @@ def paired_interval(
         score = metrics[a.metric]
         return _over_seeds(lambda s, i: score(many[s].targets[i], many[s].probs[i]) - score(others[s].targets[i], others[s].probs[i]), a.n, a.groups, len(many))
     score = metrics[a.metric]
-    return interval(lambda i: score(a.targets[i], a.probs[i]) - score(b.targets[i], b.probs[i]), a.n, a.groups)
+    return interval(lambda i: score(a.targets[i], a.probs[i]) - score(b.targets[i], b.probs[i]), a.n, a.groups, share=False)
 
 # %% ../nbs/api/09_metrics.ipynb #c257a72c
 def per_class(

@@ -196,7 +196,7 @@ class Adapters(Step):
         if hasattr(net, 'stage_cut'): del net.stage_cut
         for p in net.parameters(): p.requires_grad_(True)
 
-# %% ../nbs/api/07_strategy.ipynb #24fcf51f
+# %% ../nbs/api/07_strategy.ipynb #ffc678f8
 _steps = {'adapters': Adapters, 'pull': Pull, 'interpolate': Interpolate}
 
 def _to_json(o):
@@ -280,7 +280,7 @@ class Strategy:
         "What JSON can hold; `strategy` reads it again"
         given = lambda o: {f.name: _to_json(getattr(o, f.name)) for f in fields(o) if getattr(o, f.name) != f.default or f.name in ('train', 'lr')}
         return dict(name=self.name, phases=[given(ph) for ph in self.phases], epochs=self.epochs, views=self.views,
-                    steps=[dict(kind=next(k for k, c in _steps.items() if type(o) is c), **given(o)) for o in self.steps], call=repr(self))
+                    steps=[dict(kind=next((k for k, c in _steps.items() if type(o) is c), type(o).__name__), **given(o)) for o in self.steps], call=repr(self))
 
     def __repr__(self): return self.call or f'Strategy({self.name!r}, {list(self.phases)}, epochs={self.epochs})'
 
