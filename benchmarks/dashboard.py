@@ -31,8 +31,12 @@ def ours(training, picks):
                 page.goto(f'{address}/dash.ipynb', timeout=120000)
                 page.locator('.lm-TabBar-tab', has_text='How much').click(timeout=120000)
                 page.locator('.t-drawing').wait_for()
-                page.wait_for_timeout(5000) # the first step was measured, or the training is on its way
-                took = [page.evaluate(pick, 1 + i % 8) for i in range(picks)]
+                page.wait_for_timeout(5000)
+                for i in range(1, 7): # steps of each are measured first: what comes of that changes the picture, too
+                    page.evaluate(pick, i)
+                    if not training: page.wait_for_function('() => document.querySelector(".t-cost").innerText.includes("measured steps")', timeout=60000)
+                page.wait_for_timeout(2000)
+                took = [page.evaluate(pick, 1 + i % 6) for i in range(picks)] # six whose pictures differ
             return dict(milliseconds=[round(o, 1) for o in took], running=job.state if job else None)
         finally:
             if job: job.kill()
