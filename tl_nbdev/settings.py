@@ -138,7 +138,9 @@ def remembered(
     with locked(path), whole(path) as tmp: tmp.write_text(json.dumps({**read(), key: value}, indent=1))
     return value
 
-# %% ../nbs/api/00_settings.ipynb #2c252573
+# %% ../nbs/api/00_settings.ipynb #d8212b11
+_listeners = [] # functions that are told how far it is
+
 def progress(
     it, # what to go through, or `None` for a bar that is moved by its `update`
     about, # one or two words
@@ -150,9 +152,7 @@ def progress(
     if it is not None and _listeners: return _heard(it, about, len(it) if total is None and hasattr(it, '__len__') else total)
     return tqdm(it, desc=about, total=total, delay=2, disable=not watched, leave=False)
 
-# %% ../nbs/api/00_settings.ipynb #cc39647d
-_listeners = []
-
+# %% ../nbs/api/00_settings.ipynb #f638d49d
 @contextmanager
 def listening(
     f # called with what is done, how many are done, and of how many (`None` where nobody knows)
