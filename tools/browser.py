@@ -1,5 +1,5 @@
 "A real browser for tests, benchmarks and pictures: Chromium by Playwright, and Voilà, JupyterLab or a plain server of files beside it"
-import json, os, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, shutil, socket, subprocess, sys, tempfile, time, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def lab(folder):
 def files(folder):
     "Address of a server of files"
     port = free_port()
-    with server([sys.executable, '-m', 'http.server', str(port), '--bind', '127.0.0.1', '--directory', str(folder)], f'http://127.0.0.1:{port}/', folder.parent): yield f'http://127.0.0.1:{port}'
+    with tempfile.TemporaryDirectory() as d, server([sys.executable, '-m', 'http.server', str(port), '--bind', '127.0.0.1', '--directory', str(Path(folder).absolute())], f'http://127.0.0.1:{port}/', Path(d)): yield f'http://127.0.0.1:{port}'
 
 class Faults(list):
     "What a page complains about; a request to elsewhere is answered with nothing, and noted"
