@@ -144,7 +144,8 @@ class Records:
     ):
         "The record of the whole run"
         dates = sorted(o['date'] for o in measurements)
-        single = [{k: o[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} for o in measurements]
+        less = lambda o: dict(o, found={k: v for k, v in o['found'].items() if k != 'probs'}) # which are in the file of each measurement
+        single = [{k: less(o)[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} for o in measurements]
         write_json(self.folder/f'{self.bench}.json', dict(**record, reached=reached, table=table, remarks=remarks, arguments=arguments, **self.here, date=dates[-1], begun=dates[0], measurements=single))
 
 
