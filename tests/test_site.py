@@ -1,5 +1,5 @@
 "The site in a real browser: every page, in light and dark, on a wide screen and on a phone."
-import subprocess, sys
+import re, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,13 @@ def site():
     got = subprocess.run([sys.executable, 'tools/docs.py'], cwd=root, capture_output=True, text=True)
     assert got.returncode == 0, got.stdout + got.stderr
     return root/'_docs'
+
+def test_llms_txt_names_every_page(site):
+    said = (site/'llms.txt').read_text()
+    named = re.findall(r'\]\(([^)]+)\)', said)
+    pages = {str(o.relative_to(site).with_suffix('')) for o in site.rglob('*.html')}
+    assert {re.sub(r'(\.llms)?\.(md|html)$', '', o.lstrip('/')) for o in named} >= pages
+    assert all((site/o.lstrip('/')).exists() for o in named)
 
 @needs_browser
 @pytest.mark.parametrize('scheme', ['light', 'dark'])

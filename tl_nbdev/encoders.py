@@ -8,9 +8,9 @@ __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'as_text', 'decoded
            'save_transformer', 'masked_language_model', 'OwnHead', 'Tokens', 'collate', 'TokenStates', 'FrozenText',
            'TokenWeights', 'token_weights']
 
-# %% ../nbs/api/12_encoders.ipynb #b6d8179f
+# %% ../nbs/api/12_encoders.ipynb #d7816563
 import copy, hashlib, html, json, tempfile, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -184,7 +184,7 @@ def _fast_dropout(net):
     for n, m in list(net.named_modules()):
         if type(m) is nn.Dropout: net.set_submodule(n, FastDropout(m.p))
 
-# %% ../nbs/api/12_encoders.ipynb #648e7858
+# %% ../nbs/api/12_encoders.ipynb #1986df56
 _ends = threading.local()
 
 def _packed_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, is_causal=None, sliding_window=None, **kwargs):
@@ -209,6 +209,16 @@ def _window(n, width, causal, device):
     near = far.abs() < width if width else torch.ones_like(far, dtype=torch.bool)
     return near & (far >= 0) if causal else near
 
+def _same_ends():
+    "For what is computed again in the backward pass: where its texts ended, also when other texts came between"
+    lengths = getattr(_ends, 'lengths', None)
+    @contextmanager
+    def again():
+        was, _ends.lengths = getattr(_ends, 'lengths', None), lengths
+        try: yield
+        finally: _ends.lengths = was
+    return nullcontext(), again()
+
 class TextBody(nn.Module):
     "A transformer that gives features `(N, D)` of tokens `(N, L)`, or `(N, windows, L)`; -1 stands where there is no token. With pooling `attention` it gives `(N, L, D)`, zeros where there is no token"
     rate_scale = .05 # usual rates of a transformer's body are so much smaller than those of a CNN's
@@ -222,6 +232,12 @@ class TextBody(nn.Module):
         self.net, self.pooling, self.sep, self.offset = net, pooling, sep, None # `offset` of positions, where texts are packed
         self._usual = net.config._attn_implementation
         self._try_packing()
+
+    def gradient_checkpointing_enable(self):
+        "Forget what lies within each layer, and compute it again in the backward pass (Chen et al. 2016)"
+        self.net.config.use_cache = False
+        enable = getattr(self.net, 'activation_checkpointing_enable', None) or self.net.gradient_checkpointing_enable # its older name
+        enable(dict(use_reentrant=False, context_fn=_same_ends))
 
     def _types(self, ids, first):
         "0 for the first text of a pair, 1 for the second; `first` marks where texts begin"

@@ -37,7 +37,7 @@ from fastai.callback.training import BnFreeze, GradientAccumulation, GradientCli
 # %% ../nbs/api/20_learner.ipynb #58fa899b
 _all_ = ['watched', 'frozen_body', 'part_features'] # of rooms before, which go with a learner
 
-# %% ../nbs/api/20_learner.ipynb #c180885d
+# %% ../nbs/api/20_learner.ipynb #a5c9480e
 def seeded(
     seed:int # of Python, NumPy and torch
 ):
@@ -52,9 +52,11 @@ def _loss(task, weights):
 
 def _recompute(net, name):
     "Let a network forget activations and compute them again in the backward pass"
-    if hasattr(net, 'set_grad_checkpointing'): net.set_grad_checkpointing(True)
-    elif hasattr(net, 'gradient_checkpointing_enable'): net.gradient_checkpointing_enable()
-    else: raise TransferError(f'{name} has no gradient checkpointing of its own: use a timm or transformers network, or a smaller bs with accumulate')
+    on = getattr(net, 'set_grad_checkpointing', None) or getattr(net, 'gradient_checkpointing_enable', None)
+    try:
+        if on: return on()
+    except ValueError: pass # transformers' class has none
+    raise TransferError(f'{name} has no gradient checkpointing of its own: use a timm or transformers network, or a smaller bs with accumulate')
 
 def transfer_learner(
     task:Task, # what to adapt to

@@ -6,8 +6,8 @@
 __all__ = ['Rest', 'FastDepthwise', 'Arithmetic', 'keep_memory', 'FusedAdam', 'FromBoundary', 'Steps', 'Finite', 'model_state',
            'set_model_state', 'recorder_state', 'set_recorder_state', 'KeepState', 'Bar', 'watched', 'Peak']
 
-# %% ../nbs/api/17_training.ipynb #2cbc2ee1
-import ctypes, os, sys, time
+# %% ../nbs/api/17_training.ipynb #4e0e49b7
+import ctypes, gc, os, sys, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -311,11 +311,17 @@ def watched(
     "One bar in place of fastai's table"
     with learn.no_logging(), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]), learn.added_cbs(Bar()): yield learn
 
-# %% ../nbs/api/17_training.ipynb #901c245a
+# %% ../nbs/api/17_training.ipynb #0799dd49
 def _resident(what='VmRSS'):
     try: said = Path('/proc/self/status').read_text()
     except OSError: return None
     return next((int(l.split()[1])/1024 for l in said.splitlines() if l.startswith(what)), None)
+
+def _hand_back():
+    "Give freed blocks that the C library keeps back to the system, so that they don't count as used"
+    gc.collect()
+    try: ctypes.CDLL('libc.so.6').malloc_trim(0)
+    except (OSError, AttributeError): pass # another system, or another C library
 
 class Peak:
     "The most memory that was used inside a `with`, in MiB: of the GPU where there is one, else of the process; `None` where nobody can say"
@@ -323,6 +329,7 @@ class Peak:
     def __enter__(self):
         if self.device.type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            _hand_back()
             try: Path('/proc/self/clear_refs').write_text('5') # Linux counts the highest anew
             except OSError: pass
         return self
