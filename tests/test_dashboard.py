@@ -20,7 +20,7 @@ def room(tmp_path_factory):
     return folder
 
 def src(page, name): return page.locator(f'.t-{name}').get_attribute('src')
-def changed(page, name, was): page.wait_for_function(f'was => document.querySelector(".t-{name}").src !== was', arg=was, timeout=15000)
+def changed(page, name, was): page.wait_for_function(f'was => document.querySelector(".t-{name}").src !== was', arg=was)
 def tab(page, name): page.locator('.lm-TabBar-tab', has_text=name).click()
 def text(page, name): return page.locator(f'.t-{name}').inner_text()
 def see(page, name, words, seconds=60):
@@ -148,6 +148,82 @@ def test_lab_again_in_the_middle_of_a_training(tmp_path):
             lay_down(page, 'lab', tmp_path)
         assert job.state == 'stopped' and 'stopped' in repr(exp)
     finally: job.kill()
+
+def walk(page, until, key='Tab', most=40):
+    "Press a key until the place in focus fits"
+    for _ in range(most):
+        page.keyboard.press(key)
+        if page.evaluate(f'() => {{ const o = document.activeElement; return !!({until}); }}'): return
+    raise AssertionError(f'{key} does not lead to {until}')
+
+@needs_browser
+def test_by_keys_alone_and_with_a_name_for_everything(room, tmp_path):
+    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1500), permissions=['clipboard-read', 'clipboard-write']) as page:
+        page.goto(f'{address}/dash.ipynb', timeout=90000)
+        see(page, 'audit', 'train', 90)
+        def to_tab(name):
+            walk(page, 'o.matches(".lm-TabBar-tab")')
+            walk(page, f'o.matches(".lm-TabBar-tab") && o.innerText.includes("{name}")', 'ArrowRight', 8)
+            page.keyboard.press('Enter')
+            page.wait_for_function(f'() => document.querySelector(".lm-mod-current.lm-TabBar-tab").innerText.includes("{name}")')
+            assert browser.unnamed(page) == []
+        to_tab('Start from')
+        to_tab('How much')
+        was = src(page, 'drawing')
+        walk(page, 'o.closest(".t-strategy")')
+        page.keyboard.press('ArrowDown')
+        changed(page, 'drawing', was)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("FineTune")')
+        page.wait_for_function('() => document.querySelector("img.t-drawing").alt.includes("frozen")')
+        page.keyboard.press('ArrowUp')
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("FeatureExtraction")')
+        walk(page, 'o.closest(".t-seed")')
+        page.keyboard.press('ArrowUp')
+        page.keyboard.press('Enter')
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("seed=1")')
+        to_tab('Train')
+        walk(page, 'o.matches(".t-go")')
+        page.keyboard.press('Enter')
+        see(page, 'state', 'done', 120)
+        to_tab('Compare')
+        see(page, 'runs', 'FeatureExtraction')
+        walk(page, 'o.matches(".tl-copy")')
+        page.keyboard.press('Enter')
+        page.wait_for_function('() => document.querySelector(".tl-copy").nextSibling.textContent.includes("copied")')
+        assert 'seed=1' in page.evaluate('() => navigator.clipboard.readText()')
+
+@needs_browser
+def test_notebook_7_and_a_kernel_restarted_in_the_middle_of_a_training(tmp_path):
+    room = tmp_path/'room'
+    room.mkdir()
+    browser.write_notebook(room/'dash.ipynb', *cells)
+    with browser.lab(room, 'notebook') as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1500)) as page:
+        browser.run_all(page, address, 'dash.ipynb', 'notebooks')
+        page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+        tab(page, 'How much')
+        page.locator('.t-strategy select').select_option(index=2)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("FullFineTune")')
+        set_number(page, 'epochs', 400)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=400")')
+        tab(page, 'Train')
+        page.locator('.t-go').click()
+        see(page, 'state', 'epoch', 60)
+        job, = Experiment(ImageTask.from_sample('mnist', limit=240), room/'runs', size=64).jobs
+        try:
+            page.get_by_role('menuitem', name='Kernel', exact=True).click()
+            page.get_by_role('menuitem', name='Restart Kernel and Run All Cells…').click()
+            page.get_by_role('button', name='Confirm Kernel Restart').click()
+            page.locator('.tl-dash').wait_for(state='detached', timeout=30000)
+            assert job.state == 'running'
+            page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+            tab(page, 'Train')
+            see(page, 'state', 'running', 30)
+            was = src(page, 'curves')
+            changed(page, 'curves', was)
+            page.locator('.t-stop').click()
+            see(page, 'state', 'stopped', 60)
+            assert [o for o in page.faults if 'font-awesome' not in o and "(reading 'schema')" not in o] == [] # the second is Notebook 7.6's own, on any notebook
+        finally: job.kill()
 
 def test_advice_is_shown_and_taken(tmp_path):
     from tl_nbdev.dashboard import StrategyDashboard

@@ -43,14 +43,15 @@ def write_notebook(file, *cells):
 def voila(folder):
     "Address of a Voilà that shows the notebooks of `folder`"
     port = free_port()
-    with server([sys.executable, '-m', 'voila', str(folder), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--show_tracebacks=True'], f'http://127.0.0.1:{port}/', folder):
+    with server([sys.executable, '-m', 'voila', str(folder), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--show_tracebacks=True',
+                 '--VoilaConfiguration.extension_denylist=@jupyter-notebook/lab-extension'], f'http://127.0.0.1:{port}/', folder): # Notebook 7's own, which asks for modules that Voilà hasn't
         yield f'http://127.0.0.1:{port}/voila/render'
 
 @contextmanager
-def lab(folder):
-    "Address of a JupyterLab with `folder` as its root"
+def lab(folder, program='jupyterlab'):
+    "Address of a JupyterLab, or of the program `notebook` (Notebook 7), with `folder` as its root"
     port = free_port()
-    with server([sys.executable, '-m', 'jupyterlab', '--no-browser', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=', '--ServerApp.allow_root=True',
+    with server([sys.executable, '-m', program, '--no-browser', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=', '--ServerApp.allow_root=True',
                  f'--ServerApp.root_dir={folder}', f'--LabServerApp.workspaces_dir={folder/"workspaces"}'], f'http://127.0.0.1:{port}/api', folder):
         yield f'http://127.0.0.1:{port}'
 
@@ -81,13 +82,13 @@ def browser(folder, **kwargs):
         context = pw.chromium.launch_persistent_context(str(folder/'profile'), executable_path=chromium, args=arguments, headless=True, **kwargs)
         page = context.pages[0]
         page.faults = Faults(page)
-        page.set_default_timeout(15000)
+        page.set_default_timeout(60000)
         try: yield page
         finally: context.close()
 
-def run_all(page, address, name):
-    "Open a notebook in JupyterLab and run its cells, once its kernel is there"
-    page.goto(f'{address}/lab/tree/{name}?reset')
+def run_all(page, address, name, view='lab/tree'):
+    "Open a notebook in JupyterLab (or by `notebooks` in Notebook 7) and run its cells, once its kernel is there"
+    page.goto(f'{address}/{view}/{name}' + ('?reset' if view == 'lab/tree' else ''))
     until = time.monotonic() + 90
     while not any(s['kernel']['execution_state'] == 'idle' and s['kernel']['connections'] for s in json.loads(get(f'{address}/api/sessions'))):
         if time.monotonic() > until: raise RuntimeError('no kernel')
@@ -95,5 +96,13 @@ def run_all(page, address, name):
     page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=90000)
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+
+def unnamed(page):
+    "What a screen reader would find without a name: buttons, fields, handles, tabs and pictures (Chromium's accessibility tree)"
+    told = page.context.new_cdp_session(page)
+    kinds = 'button', 'textbox', 'combobox', 'slider', 'checkbox', 'tab', 'image', 'listbox', 'spinbutton'
+    found = [(o['role']['value'], o.get('name', {}).get('value', '')) for o in told.send('Accessibility.getFullAXTree')['nodes'] if not o.get('ignored') and o['role']['value'] in kinds]
+    assert found
+    return [role for role, name in found if not name.strip()]
 
 if __name__ == '__main__' and missing: print(missing)
