@@ -6,8 +6,8 @@ from fastcore.script import call_parse
 from .common import Laps, Records, goal, interval
 
 ways = ('mnist-optdigits', 'optdigits-mnist')
-everyone = ('none', 'dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo')
-quick = dict(ways=['optdigits-mnist'], peers=['none', 'mcc'], seeds=1, epochs=1, limit=300)
+everyone = ('dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo', 'adabn')
+quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], seeds=1, epochs=1, limit=300)
 
 def _tasks():
     "5,000 digits of MNIST, and the 1,797 of 8 x 8 pixels that come with scikit-learn, stretched to 28"
@@ -30,23 +30,24 @@ def _net():
     block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*block(3, 32), *block(32, 64), *block(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
-def run(way, method, seed, epochs, limit=None):
-    "One method, one seed: at each epoch accuracy on the target, and what every validator thinks of it"
+def run(way, methods, seed, epochs, limit=None):
+    "All methods with one seed, over one training on the source: at each epoch accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
     from tl_nbdev.adapt import adapt
     from tl_nbdev.strategy import FullFineTune
     tasks = _tasks()
-    source, target = (tasks[o] for o in way.split('-'))
-    target = copy.copy(target)
+    source, target = (copy.copy(tasks[o]) for o in way.split('-'))
     target.df = target.df.assign(part='test') # all of it is adapted to, and judged on, as is usual here
-    if limit: source, target = copy.copy(source), target; source.df, target.df = source.df.iloc[::max(1, len(source.df)//limit)].reset_index(drop=True), target.df.iloc[::max(1, len(target.df)//limit)].reset_index(drop=True)
+    if limit:
+        for o in (source, target): o.df = o.df.iloc[::max(1, len(o.df)//limit)].reset_index(drop=True)
     torch.manual_seed(seed)
-    laps = Laps()
-    got = adapt(source, target, method, _net(), FullFineTune(lr=2e-3), epochs, seed=seed, size=28, augment='none')
-    laps('both trainings')
+    net, got, laps = _net(), {}, Laps()
+    for m in methods.split('+'):
+        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, earlier=next(iter(got.values()), None), size=28, augment='none')
+        laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
-    return dict(plain=say(got.plain), looks=[say(o) for o in got.looks], seconds=laps['both trainings'])
+    return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()}, seconds=dict(laps))
 
 @call_parse
 def bench(
@@ -62,22 +63,21 @@ def bench(
     from tl_nbdev.adapt import validators
     records, runs, table, reached = Records('domains', again, out), [], [], []
     for way in ways:
-        got = {}
-        for m in peers:
-            for s in range(seeds):
-                runs.append(records.measure('run', way=way, method=m, seed=s, epochs=epochs, limit=limit))
-                got[m, s] = runs[-1]['found']
-        plain = [mean(got[m, s]['plain']['accuracy'] for m in peers) for s in range(seeds)]
+        got = []
+        for s in range(seeds):
+            runs.append(records.measure('run', way=way, methods='+'.join(peers), seed=s, epochs=epochs, limit=limit))
+            got.append(runs[-1]['found'])
+        plain = [o['plain']['accuracy'] for o in got]
         say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
         table.append({'from, to': way, 'method': 'source only', 'last epoch %': say(plain)})
-        for m in (o for o in peers if o != 'none'):
-            looks = [got[m, s]['looks'] for s in range(seeds)]
+        for m in peers:
+            looks = [o['looks'][m] for o in got]
             row = {'from, to': way, 'method': m, 'last epoch %': say([o[-1]['accuracy'] for o in looks])}
             for v in validators: row[f'chosen by {v} %'] = say([max(o, key=lambda e: e[v])['accuracy'] for o in looks])
             row['oracle %'] = say([max(e['accuracy'] for e in o) for o in looks])
             table.append(row)
         for v in validators: # over methods and epochs, source only among them
-            every = [[got[m, s]['plain'] for m in peers[:1]] + [e for m in peers for e in got[m, s]['looks']] for s in range(seeds)]
+            every = [[o['plain'], *(e for m in peers for e in o['looks'][m])] for o in got]
             picked = [max(o, key=lambda e: e[v])['accuracy'] for o in every]
             table.append({'from, to': way, 'method': f'any method, chosen by {v}', 'last epoch %': say(picked)})
             if v == 'im':

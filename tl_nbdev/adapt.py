@@ -327,7 +327,7 @@ def deep_embedded(s:Seen):
 
 validators = dict(source=source_validation, entropy=certainty, im=information, snd=neighbourhood, bnm=nuclear_norm, dev=deep_embedded)
 
-# %% ../nbs/api/25_adapt.ipynb #6c49fefd
+# %% ../nbs/api/25_adapt.ipynb #1791c0d7
 def target_loader(
     learn:Learner, # from `transfer_learner`
     target:Task, # labels are not looked at
@@ -361,8 +361,8 @@ class _Looking(Callback):
 
 class Adaptation:
     "Source only and adapted, side by side"
-    def __init__(self, source, target, learn, method, validator, plain, looks, judged, notes):
-        self.source, self.target, self.learn, self.method, self.validator, self.plain, self.looks, self.judged, self.notes = source, target, learn, method, validator, plain, looks, judged, list(notes)
+    def __init__(self, source, target, learn, method, validator, plain, looks, judged, notes, about):
+        self.about, self.source, self.target, self.learn, self.method, self.validator, self.plain, self.looks, self.judged, self.notes = about, source, target, learn, method, validator, plain, looks, judged, list(notes)
         by = lambda o: o.scores[validator]
         self.chosen = max(looks, key=by) if looks else plain
         self.negative = bool(looks) and by(self.chosen) < by(plain)
@@ -417,6 +417,7 @@ def adapt(
     validator='im', # one of `validators`: chooses the epoch, and whether to adapt at all
     weight=None, # of the method's loss, default its own
     seed=0,
+    earlier=None, # an `Adaptation` with another method, of the same source, network, strategy and seed: its source-only training is taken over
     **kwargs # for `transfer_learner`
 ) -> Adaptation: # raises `TransferError` where the two don't fit
     "Train on the source, align with the target, choose without the target's labels"
@@ -427,6 +428,9 @@ def adapt(
     if (absent := set(source.vocab) - set(target.vocab)) and set(target.vocab) & set(source.vocab): notes.append(f'the target lacks classes of the source ({", ".join(sorted(absent)[:5])}): aligning whole domains can do harm')
     learn = transfer_learner(source, model, seed=seed, **kwargs)
     begin = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
+    about = dict(start=learn.start, recipe=learn.recipe, strategy=repr(how), epochs=epochs, seed=seed, mode=repr(learn.mode))
+    if earlier is not None and (other := [k for k in about if earlier.about[k] != about[k]] + ([] if earlier.source.df.equals(source.df) else ['source'])):
+        raise TransferError(f'earlier can\'t be taken over: it differs in {", ".join(other)}')
     judged = target.part('test') if target.n('test') else target.df
     unseen = target.df[target.df.part != 'test'] if (target.df.part != 'test').any() else target.df
     labelled = bool(set(target.vocab) & set(source.vocab))
@@ -443,8 +447,12 @@ def adapt(
         known = judged.label.isin(at).to_numpy()
         right = float((mine[known].argmax(1) == np.array([at[l] for l in judged.label[known]])).mean()) if labelled and known.any() else None
         return Look(epoch, {k: v.detach().clone() for k, v in model.state_dict().items()}, {k: v(seen) for k, v in validators.items()}, right, mine)
-    seeded(seed)
-    with watched(learn): learn.transfer(how, epochs)
+    if earlier is None:
+        seeded(seed)
+        with watched(learn): learn.transfer(how, epochs)
+    else:
+        learn.model.load_state_dict(earlier.plain.state)
+        learn.transfers = earlier.learn.transfers[:1]
     plain, looks = look(learn.transfers[-1]['epochs']), []
     if method in ('adabn', 'tent'):
         (adabn if method == 'adabn' else tent)(learn, target_loader(learn, target))
@@ -465,4 +473,4 @@ def adapt(
         seeded(seed)
         with watched(learn), learn.added_cbs([align, _Looking(lambda: looks.append(look(len(looks) + 1)))]): learn.transfer(how, epochs)
         if trouble := align.trouble(): notes.append(f'{method}: {trouble}: lower its weight')
-    return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes)
+    return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)
