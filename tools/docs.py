@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup
-from nbdev.quarto import nbdev_docs, nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 cfg = get_config(Path(__file__).parent)
@@ -41,10 +41,19 @@ def label_pictures(proc):
                 c['source'] = '#| fig-alt: ' + json.dumps(re.sub(r'[{}"`]', '', f'{above}: the picture made by {made[-1].strip()[:80]}'), ensure_ascii=False) + '\n' + source
         p.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
 
+def sidebar():
+    "Write the sidebar: what one reads first stands first"
+    sections = {'Tutorials': 'tutorials', 'How to': 'howto', 'Evidence': 'evidence', 'API': 'api'}
+    pages = {k: sorted(str(o.relative_to(nbs)) for o in (nbs/v).glob('*.ipynb')) for k, v in sections.items()}
+    top = 'index.ipynb', 'dashboard.ipynb', 'licences.ipynb'
+    if lost := {str(o.relative_to(nbs)) for o in nbs.rglob('[!.]*.ipynb') if '.ipynb_checkpoints' not in o.parts} - {*top, *(o for v in pages.values() for o in v)}: sys.exit(f'pages that the sidebar has no place for: {", ".join(sorted(lost))}')
+    lines = ['website:', '  sidebar:', '    contents:', *(f'      - {o}' for o in top)]
+    for k, v in pages.items(): lines += [f'      - section: {k}', '        contents:', *(f'          - {o}' for o in v)]
+    (nbs/'sidebar.yml').write_text('\n'.join(lines) + '\n')
+
 def smalldocs():
     "Build with smalldocs"
     refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__(path=nbs)
     proc = proc_nbs(nbs)
     as_quarto_names(proc)
     label_pictures(proc)
@@ -71,5 +80,6 @@ if __name__ == '__main__':
     quarto = shutil.which('quarto')
     print('with', 'Quarto' if quarto else 'smalldocs, as Quarto is not installed')
     shutil.rmtree(root/'_proc', ignore_errors=True)
+    sidebar()
     (nbdev_docs.__wrapped__ if quarto else smalldocs)()
     sys.exit('\n'.join(faults()) or 0)
