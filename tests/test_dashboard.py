@@ -1,5 +1,5 @@
 "The dashboard in a real browser: what a person does, and what they see."
-import json, os, re, subprocess, sys, time, urllib.request
+import json, os, re, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import pytest
@@ -254,3 +254,36 @@ def test_what_a_dead_child_said_is_shown(tmp_path):
         while 'failed' not in dash.state.value and time.monotonic() < end: time.sleep(.1)
         assert 'failed' in dash.state.value and not dash.resume.disabled and not dash.go.disabled
     finally: dash.close()
+
+def test_what_cannot_be_shown_is_said_in_the_panel(tmp_path):
+    from tl_nbdev.dashboard import StrategyDashboard
+    said = lambda *args, **kwargs: StrategyDashboard(*args, **kwargs).message.value
+    (tmp_path/'broken'/'cat').mkdir(parents=True)
+    (tmp_path/'broken'/'cat'/'a.png').write_text('no photo')
+    assert 'tl-wrong' in said(tmp_path/'broken', tmp_path/'runs')
+    for f in (lone := photos(tmp_path/'one', 12)).iterdir():
+        if f.name != min(o.name for o in lone.iterdir()): shutil.rmtree(f)
+    line = said(lone, tmp_path/'runs')
+    assert 'tl-wrong' in line and 'class' in line
+    line = said(photos(tmp_path/'two', 12), tmp_path/'runs', 'squeezenet1_1', size=8) # images of which nothing is left after three poolings
+    assert 'tl-wrong' in line and '8 pixels' in line
+
+def test_two_dashboards_on_one_task(tmp_path):
+    from tl_nbdev.dashboard import StrategyDashboard
+    task = ImageTask.from_sample('mnist', limit=240)
+    one, two = (StrategyDashboard(task, tmp_path/'runs', 'squeezenet1_1', size=64) for _ in range(2))
+    def until(f):
+        end = time.monotonic() + 120
+        while not f() and time.monotonic() < end: time.sleep(.1)
+        assert f()
+    try:
+        one.strategy.value, one.epochs.value = 'full', 300
+        one.go.click()
+        until(lambda: 'running' in two.state.value and two.go.disabled)
+        two._guard(two._go)(None) # as if it had been pressed at the same moment
+        assert 'tl-wrong' in two.message.value and len(two.choice.exp.jobs) == 1
+        two.stop.click() # what one began, the other can stop
+        until(lambda: 'stopped' in one.state.value and 'stopped' in two.state.value)
+    finally:
+        for o in one.choice.exp.jobs: o.kill()
+        one.close(), two.close()

@@ -555,6 +555,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tl_nbdev.learner._loss': ('api/learner.html#_loss', 'tl_nbdev/learner.py'),
                                   'tl_nbdev.learner._norms': ('api/learner.html#_norms', 'tl_nbdev/learner.py'),
                                   'tl_nbdev.learner._recompute': ('api/learner.html#_recompute', 'tl_nbdev/learner.py'),
+                                  'tl_nbdev.learner.n_features': ('api/learner.html#n_features', 'tl_nbdev/learner.py'),
                                   'tl_nbdev.learner.seeded': ('api/learner.html#seeded', 'tl_nbdev/learner.py'),
                                   'tl_nbdev.learner.textbook': ('api/learner.html#textbook', 'tl_nbdev/learner.py'),
                                   'tl_nbdev.learner.transfer_learner': ('api/learner.html#transfer_learner', 'tl_nbdev/learner.py')},

@@ -31,7 +31,7 @@ from .jobs import *
 import anywidget, traitlets
 import ipywidgets as w
 
-# %% ../nbs/api/41_dashboard.ipynb #69a0fd6f
+# %% ../nbs/api/41_dashboard.ipynb #a6d9bcdf
 words = {'feature': 'the head alone, on frozen features', 'last': 'the last stages and the head', 'full': 'everything', 'gradual': 'one more stage each epoch', 'lpft': 'the head first, then everything',
          'layerdecay:0.75': 'everything, the lower the slower', 'surgical:early': 'the first third and the head', 'bitfit': 'biases and the head', 'lora:8': 'low-rank changes and the head'}
 
@@ -59,8 +59,7 @@ class Choice:
         if self.model not in self._stages:
             p = self.task.pretrained(self.model, **({'size': self.exp.kwargs['size']} if 'size' in self.exp.kwargs else {}))
             net = p.body(weights=False).eval()
-            dim = net(p.example(2)).shape[-1]
-            self._stages[self.model] = stages(Network(net, p.head(self.exp.kwargs.get('head', 'linear'), dim, self.task.n_out)))
+            self._stages[self.model] = stages(Network(net, p.head(self.exp.kwargs.get('head', 'linear'), n_features(net, p), self.task.n_out)))
         return self._stages[self.model]
 
     @property
@@ -251,7 +250,7 @@ def _plot_some(task, n=12):
     for ax in fig.axes: ax.axis('off')
     return fig
 
-# %% ../nbs/api/41_dashboard.ipynb #75c38964
+# %% ../nbs/api/41_dashboard.ipynb #0aab29d9
 _open = {} # (folder, cell) → the dashboard that was made there
 
 def _cell():
@@ -277,7 +276,7 @@ class StrategyDashboard(w.VBox):
         model=None, # what to start from
         **kwargs # for `transfer_learner`, such as `size=96`
     ): # what is wrong with the data, the folder or the model is said in the panel
-        self._closed = False
+        self._closed, self._wanted = False, threading.Event()
         try:
             self.choice = Choice(task if isinstance(task, Task) else _task_of(task), folder, model, **kwargs)
             self.choice.stages
@@ -287,7 +286,7 @@ class StrategyDashboard(w.VBox):
             self.add_class('tl-dash')
             return
         self._lock, self._mark, self._predictors, self._jobs = threading.RLock(), None, {}, {}
-        self._quiet, self._wanted = False, threading.Event()
+        self._quiet = False
         self.message, self.code, self.alt = w.HTML(_line('')), Code(), Alt()
         self.alt.say(last='last stages that train', labels='labels a class', minutes='minutes to spend', curves='Nothing was trained yet', versus='No run is done yet')
         made = dict(zip(('Data', 'Start from', 'How much', 'Train', 'Compare'), (self._panel_data(), self._panel_start(), self._panel_much(), self._panel_train(), self._panel_compare())))
