@@ -293,7 +293,7 @@ class KeepState(Callback):
 
 def _workers(dl): return getattr(getattr(dl, 'fake_l', None), 'num_workers', 0)
 
-# %% ../nbs/api/17_training.ipynb #bd11d181
+# %% ../nbs/api/17_training.ipynb #96acb5ea
 class Bar(Callback):
     "One progress bar over all epochs of a fit, if it takes longer than two seconds and somebody is watching"
     order = 60
@@ -301,7 +301,7 @@ class Bar(Callback):
     def after_batch(self):
         if self.training: self.line.update()
     def after_epoch(self):
-        if (v := self.recorder.values) and len(v[-1]) > 1: self.line.set_postfix_str(f'epoch {self.epoch + 1} of {self.n_epoch}, valid loss {v[-1][1]:.3f}')
+        if (v := self.recorder.values) and len(v[-1]) > 1: self.line.set_postfix_str(f'epoch {self.epoch + 1} of {self.n_epoch}, valid loss {v[-1][1]:.3f}', refresh=False) # a refresh would show a bar that is not due
     def after_fit(self): self.line.close()
 
 @contextmanager
