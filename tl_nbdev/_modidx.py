@@ -741,6 +741,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.scores.transrate': ('api/scores.html#transrate', 'tl_nbdev/scores.py')},
             'tl_nbdev.settings': { 'tl_nbdev.settings.Settings': ('api/settings.html#settings', 'tl_nbdev/settings.py'),
                                    'tl_nbdev.settings.TransferError': ('api/settings.html#transfererror', 'tl_nbdev/settings.py'),
+                                   'tl_nbdev.settings.TransferError._render_traceback_': ( 'api/settings.html#transfererror._render_traceback_',
+                                                                                           'tl_nbdev/settings.py'),
                                    'tl_nbdev.settings._flush': ('api/settings.html#_flush', 'tl_nbdev/settings.py'),
                                    'tl_nbdev.settings._heard': ('api/settings.html#_heard', 'tl_nbdev/settings.py'),
                                    'tl_nbdev.settings._ini': ('api/settings.html#_ini', 'tl_nbdev/settings.py'),

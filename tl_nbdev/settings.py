@@ -17,8 +17,10 @@ from filelock import FileLock
 # %% ../nbs/api/00_settings.ipynb #df1c97c9
 warnings.filterwarnings('ignore', message=r'`torch\.jit\.', category=FutureWarning)
 
-# %% ../nbs/api/00_settings.ipynb #bfdc1826
-class TransferError(Exception): "What is wrong, where, and what to do next, in one line"
+# %% ../nbs/api/00_settings.ipynb #b573efed
+class TransferError(Exception):
+    "What is wrong, where, and what to do next, in one line"
+    def _render_traceback_(self): return [f'TransferError: {self}'] # what IPython and Jupyter show
 
 # %% ../nbs/api/00_settings.ipynb #c2c588b3
 _choices = dict(device=('auto', 'cpu', 'cuda', 'mps'), precision=('auto', 'fp32', 'bf16', 'fp16'),
