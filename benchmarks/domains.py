@@ -7,7 +7,7 @@ from .common import Laps, Records, goal, interval
 
 ways = ('mnist-optdigits', 'optdigits-mnist')
 everyone = ('dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo', 'adabn')
-quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], seeds=1, epochs=1, limit=300)
+quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], others=[], seeds=1, epochs=1, limit=300)
 
 def _tasks():
     "5,000 digits of MNIST, and the 1,797 of 8 x 8 pixels that come with scikit-learn, stretched to 28"
@@ -25,16 +25,12 @@ def _tasks():
                 Image.fromarray((a*255/16).astype(np.uint8)).resize((28, 28), Image.BILINEAR).save(tmp/str(y)/f'{i:04d}.png')
     return dict(mnist=ImageTask.from_sample('mnist'), optdigits=ImageTask.from_folder(to))
 
-def _net():
-    from torch import nn
-    block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*block(3, 32), *block(32, 64), *block(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
-
 def run(way, methods, seed, epochs, limit=None):
     "All methods with one seed, over one training on the source: at each epoch accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
     from tl_nbdev.adapt import adapt
+    from .peer_net import digits_net
     from tl_nbdev.strategy import FullFineTune
     tasks = _tasks()
     source, target = (copy.copy(tasks[o]) for o in way.split('-'))
@@ -42,17 +38,37 @@ def run(way, methods, seed, epochs, limit=None):
     if limit:
         for o in (source, target): o.df = o.df.iloc[::max(1, len(o.df)//limit)].reset_index(drop=True)
     torch.manual_seed(seed)
-    net, got, laps = _net(), {}, Laps()
+    net, got, laps = digits_net(), {}, Laps()
     for m in methods.split('+'):
         got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, earlier=next(iter(got.values()), None), size=28, augment='none')
         laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
     return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()}, seconds=dict(laps))
 
+def skada(way, method, seed, epochs, limit=None, tuned=False):
+    "skada's method on the same network and data, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"
+    import json, os, subprocess, tempfile
+    from pathlib import Path
+    import numpy as np
+    from PIL import Image
+    tasks, arrays = _tasks(), {}
+    for at, name in zip('st', way.split('-')):
+        df = tasks[name].df
+        if at == 's': df = df[df.part == 'train'] # what ours is trained on
+        if limit: df = df.iloc[::max(1, len(df)//limit)]
+        pixels = np.stack([np.asarray(Image.open(f).convert('RGB'), np.float32) for f in df.item])
+        arrays |= {f'x{at}': ((pixels/255 - .5)/.5).transpose(0, 3, 1, 2), f'y{at}': df.label.astype(int).to_numpy()}
+    with tempfile.TemporaryDirectory() as d:
+        files = [str(Path(d)/o) for o in ('in.npz', 'out.json')]
+        np.savez(files[0], about=json.dumps(dict(method=method, seed=seed, epochs=epochs, tuned=tuned, lr=2e-3 if tuned else 1e-3)), **arrays)
+        subprocess.run([os.environ['TL_PEERS'], Path(__file__).with_name('peer_skada.py'), *files], check=True)
+        return json.loads(Path(files[1]).read_text())
+
 @call_parse
 def bench(
     ways:Annotated[str, dict(nargs='+')]=ways, # source and target
     peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # methods
+    others:Annotated[str, dict(nargs='*')]=('coral', 'dann', 'cdan', 'mcc'), # methods of skada, which needs TL_PEERS
     seeds:int=5,
     epochs:int=15,
     limit:int=None, # images of each
@@ -60,7 +76,9 @@ def bench(
     out:str=None # folder of the records; default benchmarks/results
 ):
     "Another domain: digits"
+    import os
     from tl_nbdev.adapt import validators
+    if others and not os.environ.get('TL_PEERS'): raise SystemExit('skada needs an environment of its own: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS; or --others with nothing after it')
     records, runs, table, reached = Records('domains', again, out), [], [], []
     for way in ways:
         got = []
@@ -76,6 +94,17 @@ def bench(
             for v in validators: row[f'chosen by {v} %'] = say([max(o, key=lambda e: e[v])['accuracy'] for o in looks])
             row['oracle %'] = say([max(e['accuracy'] for e in o) for o in looks])
             table.append(row)
+        for m in others:
+            for tuned in (False, True):
+                theirs = []
+                for s in range(seeds):
+                    runs.append(records.measure('skada', ours=False, way=way, method=m, seed=s, epochs=epochs, limit=limit, tuned=tuned))
+                    theirs.append(runs[-1]['found']['accuracy'])
+                table.append({'from, to': way, 'method': f'skada {m}' + (', tuned' if tuned else ''), 'last epoch %': say(theirs)})
+                if m in peers:
+                    gaps = [100*(o['looks'][m][-1]['accuracy'] - b) for o, b in zip(got, theirs)]
+                    ends = interval(gaps) or [mean(gaps)]*2
+                    reached.append(goal(f'{way}, {m}, last epoch: upper end of (ours − skada{" tuned" if tuned else ""}), points, not below 0', ends[1], least=0, show='{:+.1f}'))
         for v in validators: # over methods and epochs, source only among them
             every = [[o['plain'], *(e for m in peers for e in o['looks'][m])] for o in got]
             picked = [max(o, key=lambda e: e[v])['accuracy'] for o in every]
@@ -84,5 +113,6 @@ def bench(
                 ends, base = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2
                 reached += [goal(f'{way}: method and epoch chosen by im, without labels of the target, %', 100*mean(picked), least=65), goal(f'{way}: lower end of its interval less upper end of source only, points', 100*(ends[0] - base[1]), least=0)]
         table.append({'from, to': way, 'method': 'any method, oracle', 'last epoch %': say([max(e['accuracy'] for e in o) for o in every])})
-    records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, seeds=seeds, epochs=epochs, limit=limit),
-                  remarks=[f'Three convolutions with BatchNorm, from random weights, {epochs} epochs, {seeds} seeds; 28 pixels, nothing is varied. All of the target is adapted to, without its labels, and judged on. Intervals over seeds.'])
+    records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, others=others, seeds=seeds, epochs=epochs, limit=limit),
+                  remarks=[f'Three convolutions with BatchNorm, from random weights, {epochs} epochs, {seeds} seeds; 28 pixels, nothing is varied. All of the target is adapted to, without its labels, and judged on. Intervals over seeds.',
+                           'skada: its own methods and trainer on the same network, images and split, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. It chooses no epoch, so the last one is compared.'])
