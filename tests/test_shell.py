@@ -1,9 +1,11 @@
 "The commands, as a shell sees them: help without torch, JSON with what was promised, one line where something is wrong."
-import json, signal, subprocess, sys
+import json, re, shlex, signal, subprocess, sys
+from pathlib import Path
 
 import pytest
 from conftest import photos, refused, run, small, start, tl
 
+root = Path(__file__).resolve().parent.parent
 commands = 'models samples audit train eval predict demo'.split()
 
 @pytest.mark.parametrize('name', commands)
@@ -84,3 +86,22 @@ def test_the_main_job_on_photos_of_ones_own(tmp_path):
     assert '## The data' in page and '![Confusion matrix' in page and 'FeatureExtraction()' in page and 'FineTune(last=1)' in page
     assert len(json.loads((tmp_path/'out'/'report.json').read_text())) == 2
     assert (tmp_path/'out'/'model'/'model.safetensors').is_file()
+
+def shown():
+    "Commands in the pages' blocks of shell"
+    pages = [*(root/'nbs').rglob('[!.]*.ipynb'), root/'README.md', root/'CONTRIBUTING.md', root/'benchmarks'/'README.md']
+    for p in pages:
+        text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text('utf-8'))['cells'] if c['cell_type'] == 'markdown') if p.suffix == '.ipynb' else p.read_text('utf-8')
+        for block in re.findall(r'```sh\n(.*?)```', text, re.S):
+            for line in block.replace('\\\n', ' ').splitlines():
+                line = re.sub(r'^([A-Z_]+=\S+ )+', '', line.partition('  #')[0].strip())
+                if line.startswith('tl-') and '…' not in line: yield p.name, line
+
+def test_commands_in_the_pages_have_options_that_exist():
+    from tl_nbdev import cli
+    found = sorted(set(shown()))
+    assert len(found) > 20
+    for page, line in found:
+        name, *args = shlex.split(line, comments=True)
+        try: getattr(cli, name.replace('-', '_')).parser.parse_args(args)
+        except SystemExit as e: raise AssertionError(f'{page}: {line}') from e

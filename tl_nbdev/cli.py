@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.script import anno_parser
 from .settings import *
 
-# %% ../nbs/api/50_cli.ipynb #e54ca2c3
+# %% ../nbs/api/50_cli.ipynb #6c90996e
 def _check_targets(args):
     "Refuse before the work, not after it, what would lose something"
     if args.get('json') or args.get('out'):
@@ -46,7 +46,7 @@ def command(f):
             text = str(e) if isinstance(e, TransferError) else f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no message"} (--debug shows where)'
             print(f'{parser.prog}: {_one_line(text)}', file=sys.stderr)
             return 1
-    main.__doc__, main.__name__, main.function = f.__doc__, f.__name__, f
+    main.__doc__, main.__name__, main.function, main.parser = f.__doc__, f.__name__, f, parser
     return main
 
 def _out(data, path, shown=None):
