@@ -5,9 +5,9 @@ from typing import Annotated
 from fastcore.script import call_parse
 from .common import Laps, Records, goal, interval
 
-ways = ('mnist-optdigits', 'optdigits-mnist')
+lengths = {'mnist-optdigits': 10, 'optdigits-mnist': 30} # epochs: about 600 steps of 64 images of the source
 everyone = ('dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo', 'adabn')
-quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], others=[], seeds=1, epochs=1, limit=300)
+quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], others=[], seeds=1, epochs=1, limit=300, peer_seeds=1)
 
 def _tasks():
     "5,000 digits of MNIST, and the 1,797 of 8 x 8 pixels that come with scikit-learn, stretched to 28"
@@ -26,7 +26,7 @@ def _tasks():
     return dict(mnist=ImageTask.from_sample('mnist'), optdigits=ImageTask.from_folder(to))
 
 def run(way, methods, seed, epochs, limit=None):
-    "All methods with one seed, over one training on the source: at each epoch accuracy on the target, and what every validator thinks of it"
+    "All methods with one seed, over one training on the source: at ten epochs accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
     from tl_nbdev.adapt import adapt
@@ -40,13 +40,13 @@ def run(way, methods, seed, epochs, limit=None):
     torch.manual_seed(seed)
     net, got, laps = digits_net(), {}, Laps()
     for m in methods.split('+'):
-        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, earlier=next(iter(got.values()), None), size=28, augment='none')
+        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, looks=10, earlier=next(iter(got.values()), None), size=28, augment='none')
         laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
     return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()}, seconds=dict(laps))
 
-def skada(way, method, seed, epochs, limit=None, tuned=False):
-    "skada's method on the same network and data, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"
+def peer(library, way, method, seed, epochs, limit=None, tuned=False):
+    "Another library's method on the same network and data, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"
     import json, os, subprocess, tempfile
     from pathlib import Path
     import numpy as np
@@ -61,29 +61,32 @@ def skada(way, method, seed, epochs, limit=None, tuned=False):
     with tempfile.TemporaryDirectory() as d:
         files = [str(Path(d)/o) for o in ('in.npz', 'out.json')]
         np.savez(files[0], about=json.dumps(dict(method=method, seed=seed, epochs=epochs, tuned=tuned, lr=2e-3 if tuned else 1e-3)), **arrays)
-        subprocess.run([os.environ['TL_PEERS'], Path(__file__).with_name('peer_skada.py'), *files], check=True)
+        subprocess.run([os.environ['TL_PEERS'], Path(__file__).with_name(f'peer_{library}.py'), *files], check=True)
         return json.loads(Path(files[1]).read_text())
 
 @call_parse
 def bench(
-    ways:Annotated[str, dict(nargs='+')]=ways, # source and target
+    ways:Annotated[str, dict(nargs='+', choices=list(lengths))]=tuple(lengths), # source and target
     peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # methods
-    others:Annotated[str, dict(nargs='*')]=('coral', 'dann', 'cdan', 'mcc'), # methods of skada, which needs TL_PEERS
+    others:Annotated[str, dict(nargs='*')]=('coral', 'dann', 'cdan', 'mcc'), # methods of the other libraries, which need TL_PEERS
+    libraries:Annotated[str, dict(nargs='+')]=('skada', 'pytorch_adapt'),
     seeds:int=5,
-    epochs:int=15,
+    peer_seeds:int=3, # of them, for the other libraries
+    epochs:int=None, # default as many as make about 600 steps
     limit:int=None, # images of each
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
     "Another domain: digits"
     import os
+    from itertools import product
     from tl_nbdev.adapt import validators
-    if others and not os.environ.get('TL_PEERS'): raise SystemExit('skada needs an environment of its own: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS; or --others with nothing after it')
+    if others and not os.environ.get('TL_PEERS'): raise SystemExit('the other libraries need an environment of its own: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS; or --others with nothing after it')
     records, runs, table, reached = Records('domains', again, out), [], [], []
     for way in ways:
-        got = []
+        got, n = [], epochs or lengths[way]
         for s in range(seeds):
-            runs.append(records.measure('run', way=way, methods='+'.join(peers), seed=s, epochs=epochs, limit=limit))
+            runs.append(records.measure('run', way=way, methods='+'.join(peers), seed=s, epochs=n, limit=limit))
             got.append(runs[-1]['found'])
         plain = [o['plain']['accuracy'] for o in got]
         say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
@@ -94,17 +97,17 @@ def bench(
             for v in validators: row[f'chosen by {v} %'] = say([max(o, key=lambda e: e[v])['accuracy'] for o in looks])
             row['oracle %'] = say([max(e['accuracy'] for e in o) for o in looks])
             table.append(row)
-        for m in others:
-            for tuned in (False, True):
-                theirs = []
-                for s in range(seeds):
-                    runs.append(records.measure('skada', ours=False, way=way, method=m, seed=s, epochs=epochs, limit=limit, tuned=tuned))
-                    theirs.append(runs[-1]['found']['accuracy'])
-                table.append({'from, to': way, 'method': f'skada {m}' + (', tuned' if tuned else ''), 'last epoch %': say(theirs)})
-                if m in peers:
-                    gaps = [100*(o['looks'][m][-1]['accuracy'] - b) for o, b in zip(got, theirs)]
-                    ends = interval(gaps) or [mean(gaps)]*2
-                    reached.append(goal(f'{way}, {m}, last epoch: upper end of (ours − skada{" tuned" if tuned else ""}), points, not below 0', ends[1], least=0, show='{:+.1f}'))
+        for lib, m, tuned in product(libraries, others, (False, True)):
+            theirs = []
+            for i in range(peer_seeds):
+                runs.append(records.measure('peer', ours=False, library=lib, way=way, method=m, seed=i, epochs=n, limit=limit, tuned=tuned))
+                theirs.append(runs[-1]['found']['accuracy'])
+            name = f'{lib} {m}' + (', tuned' if tuned else '')
+            table.append({'from, to': way, 'method': name, 'last epoch %': say(theirs)})
+            if m in peers:
+                gaps = [100*(o['looks'][m][-1]['accuracy'] - b) for o, b in zip(got, theirs)]
+                low, high = interval(gaps) or [mean(gaps)]*2
+                reached.append(goal(f'{way}, {m}, last epoch: ours − {name}, points, {len(gaps)} seeds [{low:+.1f}, {high:+.1f}]: the upper end not below 0', high, least=0, show='{:+.1f}'))
         for v in validators: # over methods and epochs, source only among them
             every = [[o['plain'], *(e for m in peers for e in o['looks'][m])] for o in got]
             picked = [max(o, key=lambda e: e[v])['accuracy'] for o in every]
@@ -113,6 +116,6 @@ def bench(
                 ends, base = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2
                 reached += [goal(f'{way}: method and epoch chosen by im, without labels of the target, %', 100*mean(picked), least=65), goal(f'{way}: lower end of its interval less upper end of source only, points', 100*(ends[0] - base[1]), least=0)]
         table.append({'from, to': way, 'method': 'any method, oracle', 'last epoch %': say([max(e['accuracy'] for e in o) for o in every])})
-    records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, others=others, seeds=seeds, epochs=epochs, limit=limit),
-                  remarks=[f'Three convolutions with BatchNorm, from random weights, {epochs} epochs, {seeds} seeds; 28 pixels, nothing is varied. All of the target is adapted to, without its labels, and judged on. Intervals over seeds.',
-                           'skada: its own methods and trainer on the same network, images and split, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. It chooses no epoch, so the last one is compared.'])
+    records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, others=others, libraries=libraries, seeds=seeds, peer_seeds=peer_seeds, epochs=epochs, limit=limit),
+                  remarks=[f'The small network of Ganin et al. (2016) with BatchNorm, from random weights, about 600 steps of 64 images of the source, rate 2e-3, one-cycle, {seeds} seeds; 28 pixels, nothing is varied. All of the target is adapted to, without its labels, and judged on. The validators look at ten epochs. Intervals (95 %, t) over seeds.',
+                           f'skada and pytorch-adapt: their own methods (skada: and trainer) on the same network, images and split, {peer_seeds} seeds, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. They choose no epoch, so the last ones are compared.'])

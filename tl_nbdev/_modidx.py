@@ -53,6 +53,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nbdev.adapt._Looking': ('api/adapt.html#_looking', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt._Looking.__init__': ('api/adapt.html#_looking.__init__', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt._Looking.after_epoch': ('api/adapt.html#_looking.after_epoch', 'tl_nbdev/adapt.py'),
+                                'tl_nbdev.adapt._Looking.before_fit': ('api/adapt.html#_looking.before_fit', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt._Reverse': ('api/adapt.html#_reverse', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt._Reverse.backward': ('api/adapt.html#_reverse.backward', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt._Reverse.forward': ('api/adapt.html#_reverse.forward', 'tl_nbdev/adapt.py'),

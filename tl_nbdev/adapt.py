@@ -284,7 +284,7 @@ class Seen:
     source: np.ndarray          # `(n, C)` probabilities on the source's valid part
     source_feats: np.ndarray    # `(n, D)`
     source_labels: np.ndarray   # `(n,)`
-    train_feats: np.ndarray = None # `(k, D)` of the source's train part
+    train_feats: np.ndarray = None # `(k, D)` of the source's train part, some of them
 
 def _entropy(p): return -(p*np.log(np.clip(p, 1e-12, None))).sum(-1)
 
@@ -355,9 +355,13 @@ class Look:
 
 class _Looking(Callback):
     order = 70
-    def __init__(self, look): self.look = look
+    def __init__(self, look, most): self.look, self.most, self.epoch = look, most, 0
+    def before_fit(self): self.all = self.learn.n_epoch # of this phase
     def after_epoch(self):
-        if isinstance(self.learn.model, Network): self.look()
+        if not isinstance(self.learn.model, Network): return
+        self.epoch += 1
+        i, n, k = self.learn.epoch + 1, self.all, self.most or self.all
+        if i*k//n > (i - 1)*k//n: self.look(self.epoch) # evenly spread, the last among them
 
 class Adaptation:
     "Source only and adapted, side by side"
@@ -417,6 +421,7 @@ def adapt(
     validator='im', # one of `validators`: chooses the epoch, and whether to adapt at all
     weight=None, # of the method's loss, default its own
     seed=0,
+    looks=None, # at how many epochs of a phase to look, evenly spread; default all. A look is a pass over the target and over the source's valid part
     earlier=None, # an `Adaptation` with another method, of the same source, network, strategy and seed: its source-only training is taken over
     **kwargs # for `transfer_learner`
 ) -> Adaptation: # raises `TransferError` where the two don't fit
@@ -431,6 +436,8 @@ def adapt(
     about = dict(start=learn.start, recipe=learn.recipe, strategy=repr(how), epochs=epochs, seed=seed, mode=repr(learn.mode))
     if earlier is not None and (other := [k for k in about if earlier.about[k] != about[k]] + ([] if earlier.source.df.equals(source.df) else ['source'])):
         raise TransferError(f'earlier can\'t be taken over: it differs in {", ".join(other)}')
+    most, some = looks, source.part('train').item
+    some = some.iloc[::-(-len(some)//1000)].to_list()
     judged = target.part('test') if target.n('test') else target.df
     unseen = target.df[target.df.part != 'test'] if (target.df.part != 'test').any() else target.df
     labelled = bool(set(target.vocab) & set(source.vocab))
@@ -439,9 +446,10 @@ def adapt(
         frozen = learn.pretrained.frozen(model.body, learn.fit_how, learn.mode)
         d = next(model.parameters()).device
         feats = {k: frozen.all(o.item.to_list()) for k, o in dict(target=unseen, judged=judged if judged is not unseen else None, valid=source.part('valid')).items() if o is not None}
+        train = frozen.all(some).numpy()
         probs = {k: head_probs(copy.deepcopy(model.head), f) for k, f in feats.items()}
         model.to(d).train(was)
-        seen = Seen(probs['target'], feats['target'].numpy(), probs['valid'], feats['valid'].numpy(), source.targets('valid'))
+        seen = Seen(probs['target'], feats['target'].numpy(), probs['valid'], feats['valid'].numpy(), source.targets('valid'), train)
         mine = probs.get('judged', probs['target'])
         at = {c: i for i, c in enumerate(source.vocab)}
         known = judged.label.isin(at).to_numpy()
@@ -471,6 +479,6 @@ def adapt(
         learn.model.load_state_dict(begin)
         align = methods[method](target_loader(learn, target), *([] if weight is None else [weight]))
         seeded(seed)
-        with watched(learn), learn.added_cbs([align, _Looking(lambda: looks.append(look(len(looks) + 1)))]): learn.transfer(how, epochs)
+        with watched(learn), learn.added_cbs([align, _Looking(lambda epoch: looks.append(look(epoch)), most)]): learn.transfer(how, epochs)
         if trouble := align.trouble(): notes.append(f'{method}: {trouble}: lower its weight')
     return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)
