@@ -33,9 +33,10 @@ def moons(n, turn, rng):
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     return torch.tensor(x@np.array([[c, s], [-s, c]]), dtype=torch.float32), torch.tensor(y)
 
-def on_moons(method, seed, turn=35, epochs=150, **kwargs):
+def on_moons(method, seed, turn=35, epochs=150, far=0., **kwargs):
     rng = np.random.default_rng(seed)
     (xs, ys), (xt, yt), (xv, yv) = moons(300, 0, rng), moons(300, turn, rng), moons(500, turn, rng)
+    xt = xt + far
     seeded(seed)
     load = lambda x, y, shuffle: RowLoader(x, y, 64, shuffle)
     net = Network(nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()), nn.Linear(32, 2))
@@ -59,7 +60,15 @@ def test_a_loss_that_explodes_is_said(monkeypatch):
     with pytest.raises(Exception, match='lower its weight'): on_moons('coral', 0, epochs=1)
     cb = a.DANN(None)
     cb.losses = [.1]*20 + [50.]*20
-    assert 'grew' in cb.trouble()
+    assert 'grew' in cb.trouble() and 'lower its weight' in cb.trouble()
+    cb.losses = [.7]*20 + [.5]*20
+    assert not cb.trouble()
+    cb.losses = [.7]*20 + [.01]*20
+    assert 'tells the domains apart' in cb.trouble()
+
+def test_an_adversary_that_always_wins_is_said():
+    got, learn = on_moons('dann', 0, turn=0, epochs=30, weight=0., far=8.)
+    assert 'nothing is aligned' in next(o for o in learn.cbs if isinstance(o, a.Align)).trouble()
 
 def test_shorter_batches_of_the_target():
     rng = np.random.default_rng(0)
@@ -117,6 +126,12 @@ def test_an_adaptation_that_harms_is_not_returned(worlds, monkeypatch):
     monkeypatch.setitem(validators, 'im', lambda s: next(calls))
     got = adapt(one, two, 'mmd', 'squeezenet1_1', 'last:1', 2, **few)
     assert got.negative and got.chosen is got.plain and 'source-only model is returned' in repr(got)
+
+def test_answers_that_collapse_are_said(worlds, monkeypatch):
+    one, two = (ImageTask.from_folder(o) for o in worlds)
+    monkeypatch.setattr(a.MMD, 'align_loss', lambda self, fs, ft, gs, gt, y: 100*torch.nn.functional.cross_entropy(gt, torch.zeros_like(gt[:, 0], dtype=torch.long)))
+    got = adapt(one, two, 'mmd', 'squeezenet1_1', 'full', 4, **few)
+    assert 'its answers have collapsed' in repr(got) and one.vocab[0] in repr(got)
 
 def test_refused(worlds, tmp_path):
     one, two = (ImageTask.from_folder(o) for o in worlds)

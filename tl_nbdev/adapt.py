@@ -99,12 +99,14 @@ class Align(Callback):
     def after_step(self):
         if self.on and self.own is not None: self.own_opt.step(); self.own_opt.zero_grad()
 
-    def trouble(self) -> str: # what to think of the losses; empty where they look well
-        "Has the loss collapsed or exploded?"
+    def ends(self) -> tuple: # mean size of the first and of the last fifth of the losses; `None` where there are too few
+        "Where the loss began, and where it went"
         v = np.array(self.losses)
-        if len(v) < 20: return ''
-        head, tail = abs(v[:len(v)//5].mean()), abs(v[-len(v)//5:].mean())
-        return f'its loss grew from {head:.3g} to {tail:.3g}' if tail > 20*max(head, .05) else ''
+        return (abs(v[:len(v)//5].mean()), abs(v[-len(v)//5:].mean())) if len(v) >= 20 else None
+    def trouble(self) -> str: # what to think of the losses; empty where they look well
+        "Has the loss exploded, or collapsed?"
+        ends = self.ends()
+        return f'its loss grew from {ends[0]:.3g} to {ends[1]:.3g}: lower its weight' if ends and ends[1] > 20*max(ends[0], .05) else ''
 
 # %% ../nbs/api/25_adapt.ipynb #7c5d75f3
 class _Reverse(torch.autograd.Function):
@@ -127,6 +129,10 @@ class DANN(Align):
     name_of, adversary = 'dann', True
     def parts(self, dim, classes): return _judge(dim)
     def align_loss(self, fs, ft, gs, gt, y): return self._told(torch.cat([fs, ft]), len(fs))
+    def trouble(self):
+        ends = self.ends()
+        won = f'the adversary tells the domains apart whatever the body does (its loss fell to {ends[1]:.2g}; a guess costs {math.log(2):.2f}), so nothing is aligned: raise its weight, or train more of the body' if ends and ends[1] < .05 else ''
+        return super().trouble() or won
     def _told(self, f, n, w=None):
         domain = torch.cat([torch.ones(n), torch.zeros(len(f) - n)]).to(f.device)
         return F.binary_cross_entropy_with_logits(self.own(reverse(f, self.strength))[:, 0], domain, w)
@@ -355,13 +361,13 @@ class Look:
 
 class _Looking(Callback):
     order = 70
-    def __init__(self, look, most): self.look, self.most, self.epoch = look, most, 0
+    def __init__(self, look, most): self.look, self.most, self.done = look, most, 0
     def before_fit(self): self.all = self.learn.n_epoch # of this phase
     def after_epoch(self):
         if not isinstance(self.learn.model, Network): return
-        self.epoch += 1
+        self.done += 1
         i, n, k = self.learn.epoch + 1, self.all, self.most or self.all
-        if i*k//n > (i - 1)*k//n: self.look(self.epoch) # evenly spread, the last among them
+        if i*k//n > (i - 1)*k//n: self.look(self.done) # evenly spread, the last among them
 
 class Adaptation:
     "Source only and adapted, side by side"
@@ -480,5 +486,7 @@ def adapt(
         align = methods[method](target_loader(learn, target), *([] if weight is None else [weight]))
         seeded(seed)
         with watched(learn), learn.added_cbs([align, _Looking(lambda epoch: looks.append(look(epoch)), most)]): learn.transfer(how, epochs)
-        if trouble := align.trouble(): notes.append(f'{method}: {trouble}: lower its weight')
+        if trouble := align.trouble(): notes.append(f'{method}: {trouble}')
+        said = np.bincount(looks[-1].probs.argmax(1), minlength=len(source.vocab))/len(looks[-1].probs)
+        if said.max() > .95 > .8 > source.df.label.value_counts(normalize=True).max(): notes.append(f'{method}: at the last epoch {100*said.max():.0f} % of the target are called {source.vocab[said.argmax()]}: its answers have collapsed')
     return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)
