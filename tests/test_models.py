@@ -8,6 +8,8 @@ import torch
 from conftest import die, killed, photos, refused, run, tl
 from fastai.vision.all import ImageDataLoaders, Resize, resnet18, vision_learner
 from tl_nbdev import keep, settings
+from tl_nbdev.compare import compare
+from tl_nbdev.encoders import pretrained
 from tl_nbdev.images import ImageTask
 from tl_nbdev.keep import save_folder
 from tl_nbdev.learner import transfer_learner
@@ -225,3 +227,11 @@ def test_only_a_model_is_replaced(model, task, tmp_path):
     for where in tmp_path/'precious', tmp_path/'precious/photo.png', tmp_path:
         with pytest.raises(TransferError, match='not a model folder'): save_folder(where, {}, {})
     assert (tmp_path/'precious/photo.png').exists()
+
+def test_a_network_and_its_twin_without_weights_are_compared_as_two(tmp_path):
+    few = ImageTask.from_folder(photos(tmp_path/'photos', 20))
+    twin = [pretrained('squeezenet1_1', size=64, **o) for o in ({}, dict(source='random'))]
+    runs = compare(few, twin, ['feature'], epochs=1, size=64, out=tmp_path/'runs')
+    assert {r.model for r in runs} == {'squeezenet1_1', 'squeezenet1_1, random weights'} == {r['model'] for r in runs.rows()} and len(list((tmp_path/'runs').glob('*.json'))) == 2
+    again = compare(few, twin, ['feature'], epochs=1, size=64, out=tmp_path/'runs')
+    assert [r['value'] for r in again.rows()] == [r['value'] for r in runs.rows()]

@@ -198,6 +198,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tl_nbdev.compare.Comparison.table': ('api/compare.html#comparison.table', 'tl_nbdev/compare.py'),
                                   'tl_nbdev.compare.Run': ('api/compare.html#run', 'tl_nbdev/compare.py'),
                                   'tl_nbdev.compare.Run.state': ('api/compare.html#run.state', 'tl_nbdev/compare.py'),
+                                  'tl_nbdev.compare._called': ('api/compare.html#_called', 'tl_nbdev/compare.py'),
                                   'tl_nbdev.compare._is_word': ('api/compare.html#_is_word', 'tl_nbdev/compare.py'),
                                   'tl_nbdev.compare._known': ('api/compare.html#_known', 'tl_nbdev/compare.py'),
                                   'tl_nbdev.compare._made_before': ('api/compare.html#_made_before', 'tl_nbdev/compare.py'),

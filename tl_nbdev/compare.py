@@ -134,6 +134,8 @@ class Comparison(list):
     def __repr__(self): return repr(self.table())
 
 # %% ../nbs/api/21_compare.ipynb #4b11d97b
+def _called(p): return f'{p.name}, random weights' if p.source == 'random' else p.name # a network and its twin without weights are two
+
 def _slug(model, how, seed):
     mark = '' if _is_word(how) else '-' + hashlib.blake2b(as_json(dict(how.as_dict(), call=None)), digest_size=4).hexdigest()
     return re.sub(r'[^\w.:+,=-]', '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
@@ -150,7 +152,7 @@ def _one_run(task, model, how, seed, epochs, kwargs, keep=None, cbs=()):
     valid, report, did = learn.evaluate('valid'), learn.evaluate(), learn.transfers[-1]
     learn.opt = None # its state is twice as large as the network
     seconds = max(time.perf_counter() - start - getattr(learn, 'idle', 0.), did['seconds']) # a run that was cut off knows what it took before
-    return Run(learn.pretrained.name, how, seed, valid, report, round(seconds, 2), did['epochs'], did['trained'], did['total'], peak.mib, learn)
+    return Run(_called(learn.pretrained), how, seed, valid, report, round(seconds, 2), did['epochs'], did['trained'], did['total'], peak.mib, learn)
 
 def compare(
     task:Task, # with a split
@@ -175,7 +177,7 @@ def compare(
             p = task.pretrained(model)
             for how in hows:
                 about = json.loads(as_json(dict(task=f'{task.name} {task.fingerprint}', model=f'{p.name} {p.source}', strategy=dict(how.as_dict(), call=None), epochs=epochs, seed=s, settings={k: str(v) for k, v in kwargs.items()})))
-                file = out/f'{_slug(p.name, how, s)}.json' if out else None
+                file = out/f'{_slug(_called(p), how, s)}.json' if out else None
                 run = _made_before(task, file, about)
                 if run is None:
                     keep = out/f'.{file.stem}.checkpoint' if out else None

