@@ -29,18 +29,21 @@ def run(way, methods, seed, epochs, limit=None):
     "All methods with one seed, over one training on the source: at ten epochs accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
+    from torch import nn
     from tl_nbdev.adapt import adapt
     from .peer_net import digits_net
     from tl_nbdev.strategy import FullFineTune
+    from tl_nbdev.zoo import pretrained
     tasks = _tasks()
     source, target = (copy.copy(tasks[o]) for o in way.split('-'))
     target.df = target.df.assign(part='test') # all of it is adapted to, and judged on, as is usual here
     if limit:
         for o in (source, target): o.df = o.df.iloc[::max(1, len(o.df)//limit)].reset_index(drop=True)
     torch.manual_seed(seed)
-    net, got, laps = digits_net(), {}, Laps()
+    net, got, laps = pretrained(digits_net(), size=28, mean=(.5,)*3, std=(.5,)*3), {}, Laps()
     for m in methods.split('+'):
-        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, looks=10, earlier=next(iter(got.values()), None), size=28, augment='none')
+        torch.manual_seed(seed) # of the head, which is like the peers'
+        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, head=nn.Linear(100, 10), looks=10, earlier=next(iter(got.values()), None), size=28, augment='none')
         laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
     return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()}, seconds=dict(laps))

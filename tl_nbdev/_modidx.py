@@ -30,7 +30,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nbdev.adapt.CDAN.align_loss': ('api/adapt.html#cdan.align_loss', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.CDAN.parts': ('api/adapt.html#cdan.parts', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.CORAL': ('api/adapt.html#coral', 'tl_nbdev/adapt.py'),
-                                'tl_nbdev.adapt.CORAL.__init__': ('api/adapt.html#coral.__init__', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.CORAL.align_loss': ('api/adapt.html#coral.align_loss', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.DANN': ('api/adapt.html#dann', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.DANN._told': ('api/adapt.html#dann._told', 'tl_nbdev/adapt.py'),

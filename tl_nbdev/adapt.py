@@ -54,7 +54,7 @@ class Align(Callback):
     ): self.loader, self.weight, self.ramp, self.it, self.hook, self.losses, self.own = loader, weight, ramp, None, None, [], None
 
     def parts(self, dim, classes): "Modules of the method's own, such as a domain classifier: an `nn.Module`, or `None`"
-    def align_loss(self, fs, ft, gs, gt, y): "What is added: of features `(n, D)` and logits `(n, C)` of source and target, and the labels of the source"
+    def align_loss(self, fs, ft, gs, gt, y): "What is added: of features `(n, D)`, of mean 0 and variance 1 over both domains, and logits `(n, C)` of source and target, and the labels of the source"
 
     @property
     def on(self): return self.training and isinstance(self.learn.model, Network)
@@ -86,7 +86,7 @@ class Align(Callback):
 
     def after_loss(self):
         if not self.on: return
-        f, g = self.feats.float(), self.both.float()
+        f, g = F.batch_norm(self.feats.float(), None, None, training=True), self.both.float()
         if self.own is None and (made := self.parts(f.shape[1], g.shape[1])) is not None:
             self.own = made.to(f.device)
             self.own_opt = torch.optim.Adam(self.own.parameters(), 1e-3, weight_decay=1e-4)
@@ -176,10 +176,7 @@ def coral_loss(
 class CORAL(Align):
     "Deep CORAL"
     name_of = 'coral'
-    def __init__(self, loader, weight=1., ramp=True): super().__init__(loader, weight, ramp); self.unit = None
-    def align_loss(self, fs, ft, gs, gt, y):
-        if self.unit is None: self.unit = float((fs.detach() - fs.detach().mean(0)).pow(2).sum(1).mean()) # features of variance 1 in all, whatever the network's unit
-        return 4*fs.shape[1]**2*coral_loss(fs/self.unit**.5, ft/self.unit**.5)
+    def align_loss(self, fs, ft, gs, gt, y): return 4*coral_loss(fs, ft) # as with features whose variances sum to 1, whatever their number
 
 def mmd_loss(
     fs, ft, # `(n, D)` and `(m, D)` features
