@@ -42,6 +42,24 @@ def run(sample, limit, size, epochs, model, how, seed):
         valid, report = learn.evaluate('valid'), learn.evaluate()
         return dict(valid=valid.value, value=report.value, seconds=laps['train'])
 
+def _sfda(x, y):
+    "Self-challenging Fisher discriminant analysis (Shao et al. 2022, eq. 3 to 10), a candidate: items move towards the other classes the less they are sure, and are told apart again"
+    import numpy as np
+    from scipy.special import softmax
+    x, k = x.astype(float), int(y.max()) + 1
+    share = np.bincount(y)/len(y)
+    def told(x, shrink=None):
+        means = np.stack([x[y == c].mean(0) for c in range(k)])
+        within = (x - means[y]).T@(x - means[y])/len(x)
+        if shrink is None: shrink = max(np.exp(-5*np.linalg.eigvalsh(within)[-1]), 1e-10)
+        within = (1 - shrink)*within + (shrink*np.trace(within)/len(within) + 1e-12)*np.eye(len(within))
+        w = np.linalg.solve(within, means.T)
+        return softmax(x@w - .5*(means.T*w).sum(0) + np.log(share), 1), shrink
+    probs, shrink = told(x)
+    sure = softmax(probs, 1)[np.arange(len(x)), y][:, None]
+    others = np.stack([x[y != c].mean(0) for c in range(k)])
+    return float(told(sure*x + (1 - sure)*others[y], shrink)[0][np.arange(len(x)), y].mean())
+
 def scores(sample, limit, size, model):
     "Each score of the frozen features of train and valid"
     import numpy as np
@@ -52,7 +70,7 @@ def scores(sample, limit, size, model):
     learn = transfer_learner(task, model, seed=0, size=size)
     f = [part_features(learn, o) for o in ('train', 'valid')]
     x, y = np.concatenate([o[range(len(o))].numpy() for o in f]), np.concatenate([task.targets(o) for o in ('train', 'valid')])
-    return {s.name: dict(value=s.value, interval=s.interval, seconds=s.seconds) for s in score(x, y, names)} | dict(parameters=dict(value=sum(p.numel() for p in learn.model.parameters())))
+    return {s.name: dict(value=s.value, interval=s.interval, seconds=s.seconds) for s in score(x, y, names)} | dict(sfda=dict(value=_sfda(x, y)), parameters=dict(value=sum(p.numel() for p in learn.model.parameters())))
 
 def advice(sample, limit, size, epochs, budget, seed):
     "advise, with an empty cache, and what its winner reaches in the table"
@@ -100,7 +118,7 @@ def bench(
                 runs.append(records.measure('advice', sample=s, budget=round(part*whole, 1), seed=i, **o))
                 f = runs[-1]['found']
                 races.append(dict(sample=s, share=part, regret=best - truth[s, f['model'], f['strategy']]['value'], cost=f['seconds']/whole, **{k: f[k] for k in ('model', 'strategy')}))
-        for n in (*names, 'parameters') if len(_models(s)) > 2 else ():
+        for n in (*names, 'sfda', 'parameters') if len(_models(s)) > 2 else ():
             taus.append(dict(sample=s, score=n, tau=_tau([said[s, m][n]['value'] for m in _models(s)], [max(truth[s, m, h]['value'] for h in strategies) for m in _models(s)]), frozen=_tau([said[s, m][n]['value'] for m in _models(s)], [truth[s, m, 'feature']['value'] for m in _models(s)])))
     lines, reached = [], []
     for part in share:
