@@ -176,7 +176,9 @@ def coral_loss(
 class CORAL(Align):
     "Deep CORAL"
     name_of = 'coral'
-    def align_loss(self, fs, ft, gs, gt, y): return 4*coral_loss(fs, ft) # as with features whose variances sum to 1, whatever their number
+    def align_loss(self, fs, ft, gs, gt, y):
+        spread = sum((f - f.mean(0)).pow(2).sum(1).mean() for f in (fs, ft))/2 # within the domains: it must not help to move them apart
+        return 4*fs.shape[1]**2*coral_loss(fs, ft)/spread**2
 
 def mmd_loss(
     fs, ft, # `(n, D)` and `(m, D)` features
