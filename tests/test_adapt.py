@@ -55,6 +55,14 @@ def test_every_method_runs_and_counts(method):
     cb = next(o for o in learn.cbs if isinstance(o, a.Align))
     assert 0 <= got <= 1 and len(cb.losses) == 3*len(learn.dls.train) and np.isfinite(cb.losses).all() and cb.hook is None
 
+def test_methods_that_are_joined_add_their_losses(worlds):
+    one, two = (ImageTask.from_folder(o) for o in worlds)
+    got = adapt(one, two, 'dann+mcc', 'squeezenet1_1', 'last:1', 2, **few)
+    assert len(got.looks) == 2 and 'dann+mcc, last epoch' in repr(got)
+    alone = adapt(one, two, 'mcc', 'squeezenet1_1', 'last:1', 2, earlier=got, **few)
+    assert not np.allclose(got.looks[-1].probs, alone.looks[-1].probs) and np.allclose(got.plain.probs, alone.plain.probs)
+    with pytest.raises(TransferError, match='can be joined: mmd'): adapt(one, two, 'mmd+adabn', **few)
+
 def test_a_loss_that_explodes_is_said(monkeypatch):
     monkeypatch.setattr(a.CORAL, 'align_loss', lambda self, fs, ft, gs, gt, y: fs.sum()*float('inf'))
     with pytest.raises(Exception, match='lower its weight'): on_moons('coral', 0, epochs=1)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['methods', 'validators', 'joined', 'Align', 'reverse', 'DANN', 'CDAN', 'MDD', 'coral_loss', 'CORAL', 'mmd_loss', 'MMD',
-           'JAN', 'mcc_loss', 'MCC', 'PseudoLabels', 'coral_features', 'adabn', 'tent', 'Seen', 'source_validation',
-           'certainty', 'information', 'neighbourhood', 'nuclear_norm', 'deep_embedded', 'target_loader', 'Look',
-           'Adaptation', 'adapt']
+           'JAN', 'mcc_loss', 'MCC', 'PseudoLabels', 'Together', 'coral_features', 'adabn', 'tent', 'Seen',
+           'source_validation', 'certainty', 'information', 'neighbourhood', 'nuclear_norm', 'deep_embedded',
+           'target_loader', 'Look', 'Adaptation', 'adapt']
 
 # %% ../nbs/api/25_adapt.ipynb #c5208402
 import copy, math
@@ -87,10 +87,14 @@ class Align(Callback):
     def after_loss(self):
         if not self.on: return
         f, g = F.batch_norm(self.feats.float(), None, None, training=True), self.both.float()
-        if self.own is None and (made := self.parts(f.shape[1], g.shape[1])) is not None:
-            self.own = made.to(f.device)
+        self.add(f[:self.n], f[self.n:], g[:self.n], g[self.n:], self.learn.yb[0])
+
+    def add(self, fs, ft, gs, gt, y):
+        "Add `align_loss` to the learner's loss"
+        if self.own is None and (made := self.parts(fs.shape[1], gs.shape[1])) is not None:
+            self.own = made.to(fs.device)
             self.own_opt = torch.optim.Adam(self.own.parameters(), 1e-3, weight_decay=1e-4)
-        loss = self.align_loss(f[:self.n], f[self.n:], g[:self.n], g[self.n:], self.learn.yb[0])
+        loss = self.align_loss(fs, ft, gs, gt, y)
         value = float(loss.detach())
         if not math.isfinite(value): raise TransferError(f'{self.name_of}: its loss is {value} at step {len(self.losses)}: lower its weight ({self.weight:g}), or the rates')
         self.losses.append(value)
@@ -230,6 +234,18 @@ class PseudoLabels(Align):
         return (F.cross_entropy(gt, c, reduction='none')*(p >= self.floor)).mean()
 
 methods = {o.name_of: o for o in (DANN, CDAN, MDD, CORAL, MMD, JAN, MCC, PseudoLabels)}
+
+class Together(Align):
+    "Several methods at once, over the same batches: their losses are added, each with a weight and modules of its own"
+    def __init__(self, *together): super().__init__(together[0].loader); self.together, self.name_of = together, '+'.join(o.name_of for o in together)
+    def before_fit(self):
+        super().before_fit()
+        for o in self.together: o.learn = self.learn
+    def add(self, fs, ft, gs, gt, y):
+        for o in self.together: o.add(fs, ft, gs, gt, y)
+    def after_step(self):
+        for o in self.together: o.after_step()
+    def trouble(self): return '; '.join(f'{o.name_of}: {said}' for o in self.together if (said := o.trouble()))
 
 # %% ../nbs/api/25_adapt.ipynb #eb632726
 def coral_features(
@@ -411,7 +427,7 @@ def _checked(source, target, method, how):
     if type(source) is not type(target): raise TransferError(f'{source.name} and {target.name} are tasks of two kinds ({type(source).__name__}, {type(target).__name__})')
     if source.problem != 'single-label': raise TransferError(f'adapting needs one label an item, and {source.name} is {source.problem}')
     if not len(target.df): raise TransferError(f'{target.name}: no items to adapt to')
-    if method not in (*methods, 'adabn', 'tent', 'none'): raise TransferError(f'no method "{method}": use {", ".join([*methods, "adabn", "tent", "none"])}')
+    if not set(method.split('+')) <= set(methods) and method not in ('adabn', 'tent', 'none'): raise TransferError(f'no method "{method}": use {", ".join([*methods, "adabn", "tent", "none"])}; those that train can be joined: mmd+mcc')
     alone = all(ph.train == 'head' for ph in how.phases)
     if alone and method not in ('coral', 'none', 'adabn', 'tent'): raise TransferError(f'{method} aligns features by their gradient, and {how.name} freezes them: use a strategy that trains the body, such as last:2 or full; or coral, which has a closed form')
     return alone
@@ -419,7 +435,7 @@ def _checked(source, target, method, how):
 def adapt(
     source:Task, # labelled, with train, valid and test
     target:Task, # of the same kind; its labels, if there are any, are for the table alone
-    method='mcc', # one of `methods`, or `adabn`, `tent`, `none`
+    method='mcc', # one of `methods`, several joined as in `mmd+mcc`, or `adabn`, `tent`, `none`
     model=None, # as for `transfer_learner`
     how='last:2', # a `Strategy`, or a word of the shell
     epochs=None, # default the strategy's own
@@ -480,9 +496,11 @@ def adapt(
             learn.dls = DataLoaders(RowLoader(moved, torch.from_numpy(source.targets('train')), shuffle=True), learn.dls.valid, device=learn.dls.device)
             learn.fit_one_cycle(ph.epochs, ph.rates(2)[-1])
         looks.append(look(ph.epochs))
-    elif method in methods:
+    elif method != 'none':
         learn.model.load_state_dict(begin)
-        align = methods[method](target_loader(learn, target), *([] if weight is None else [weight]))
+        loader = target_loader(learn, target)
+        made = [methods[o](loader, *([] if weight is None else [weight])) for o in method.split('+')]
+        align = made[0] if len(made) == 1 else Together(*made)
         seeded(seed)
         with watched(learn), learn.added_cbs([align, _Looking(lambda epoch: looks.append(look(epoch)), most)]): learn.transfer(how, epochs)
         if trouble := align.trouble(): notes.append(f'{method}: {trouble}')

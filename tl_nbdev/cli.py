@@ -186,7 +186,7 @@ def tl_train(
     resume:bool=False, # write checkpoints, and go on where the same command was cut off
     dry_run:bool=False, # train nothing, say what it would take
     target:str=None, # data of another domain, labelled or not: adapt to it, without its labels
-    adapt:str='mcc', # how: dann, cdan, mdd, coral, mmd, jan, mcc, pseudo, adabn, tent or none
+    adapt:str='mcc', # how: dann, cdan, mdd, coral, mmd, jan, mcc, pseudo, or several as in mmd+mcc; adabn, tent or none
     validator:str='im', # what chooses without the target's labels: source, entropy, im, snd, bnm or dev
     out:str=None, # folder for the model
     json:str=None, # write the report there
