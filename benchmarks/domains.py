@@ -6,7 +6,7 @@ from fastcore.script import call_parse
 from .common import Laps, Records, goal, interval
 
 lengths = {'mnist-optdigits': 10, 'optdigits-mnist': 30} # epochs: about 600 steps of 64 images of the source
-everyone = ('dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'pseudo', 'adabn')
+everyone = ('dann', 'cdan', 'mdd', 'coral', 'mmd', 'jan', 'mcc', 'mmd+mcc', 'pseudo', 'adabn')
 quick = dict(ways=['optdigits-mnist'], peers=['mcc', 'adabn'], others=[], seeds=1, epochs=1, limit=300, peer_seeds=1)
 
 def _tasks():
@@ -29,7 +29,6 @@ def run(way, methods, seed, epochs, limit=None):
     "All methods with one seed, over one training on the source: at ten epochs accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
-    from torch import nn
     from tl_nbdev.adapt import adapt
     from .peer_net import digits_net
     from tl_nbdev.strategy import FullFineTune
@@ -41,9 +40,8 @@ def run(way, methods, seed, epochs, limit=None):
         for o in (source, target): o.df = o.df.iloc[::max(1, len(o.df)//limit)].reset_index(drop=True)
     torch.manual_seed(seed)
     net, got, laps = pretrained(digits_net(), size=28, mean=(.5,)*3, std=(.5,)*3), {}, Laps()
-    for m in methods.split('+'):
-        torch.manual_seed(seed) # of the head, which is like the peers'
-        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, head=nn.Linear(100, 10), looks=10, earlier=next(iter(got.values()), None), size=28, augment='none')
+    for m in methods.split(','):
+        got[m] = adapt(source, target, m, net, FullFineTune(lr=2e-3), epochs, seed=seed, looks=10, earlier=next(iter(got.values()), None), size=28, augment='none')
         laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
     return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()}, seconds=dict(laps))
@@ -89,7 +87,7 @@ def bench(
     for way in ways:
         got, n = [], epochs or lengths[way]
         for s in range(seeds):
-            runs.append(records.measure('run', way=way, methods='+'.join(peers), seed=s, epochs=n, limit=limit))
+            runs.append(records.measure('run', way=way, methods=','.join(peers), seed=s, epochs=n, limit=limit))
             got.append(runs[-1]['found'])
         plain = [o['plain']['accuracy'] for o in got]
         say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
