@@ -70,6 +70,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nbdev.adapt._judge': ('api/adapt.html#_judge', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.adabn': ('api/adapt.html#adabn', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.adapt': ('api/adapt.html#adapt', 'tl_nbdev/adapt.py'),
+                                'tl_nbdev.adapt.agreement': ('api/adapt.html#agreement', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.certainty': ('api/adapt.html#certainty', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.coral_features': ('api/adapt.html#coral_features', 'tl_nbdev/adapt.py'),
                                 'tl_nbdev.adapt.coral_loss': ('api/adapt.html#coral_loss', 'tl_nbdev/adapt.py'),

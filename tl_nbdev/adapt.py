@@ -6,7 +6,7 @@
 __all__ = ['methods', 'validators', 'joined', 'Align', 'reverse', 'DANN', 'CDAN', 'MDD', 'coral_loss', 'CORAL', 'mmd_loss', 'MMD',
            'JAN', 'mcc_loss', 'MCC', 'PseudoLabels', 'Together', 'coral_features', 'adabn', 'tent', 'Seen',
            'source_validation', 'certainty', 'information', 'neighbourhood', 'nuclear_norm', 'deep_embedded',
-           'target_loader', 'Look', 'Adaptation', 'adapt']
+           'target_loader', 'Look', 'Adaptation', 'adapt', 'agreement']
 
 # %% ../nbs/api/25_adapt.ipynb #c5208402
 import copy, math
@@ -372,7 +372,8 @@ class Look:
     state: dict = field(repr=False)
     scores: dict      # validator → value
     accuracy: float = None # on the target's items that are judged, where there are labels
-    probs: np.ndarray = field(default=None, repr=False)
+    probs: np.ndarray = field(default=None, repr=False) # `(n, C)` of these items
+    unseen: np.ndarray = field(default=None, repr=False) # `(m, C)` of the items that are adapted to
 
 class _Looking(Callback):
     order = 70
@@ -475,7 +476,7 @@ def adapt(
         at = {c: i for i, c in enumerate(source.vocab)}
         known = judged.label.isin(at).to_numpy()
         right = float((mine[known].argmax(1) == np.array([at[l] for l in judged.label[known]])).mean()) if labelled and known.any() else None
-        return Look(epoch, {k: v.detach().clone() for k, v in model.state_dict().items()}, {k: v(seen) for k, v in validators.items()}, right, mine)
+        return Look(epoch, {k: v.detach().clone() for k, v in model.state_dict().items()}, {k: v(seen) for k, v in validators.items()}, right, mine, probs['target'])
     if earlier is None:
         seeded(seed)
         with watched(learn): learn.transfer(how, epochs)
@@ -507,3 +508,17 @@ def adapt(
         said = np.bincount(looks[-1].probs.argmax(1), minlength=len(source.vocab))/len(looks[-1].probs)
         if said.max() > .95 > .8 > source.df.label.value_counts(normalize=True).max(): notes.append(f'{method}: at the last epoch {100*said.max():.0f} % of the target are called {source.vocab[said.argmax()]}: its answers have collapsed')
     return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)
+
+# %% ../nbs/api/25_adapt.ipynb #95896ffe
+def agreement(
+    adaptations # of one source and one target, each with another method
+) -> dict: # name → share of the target's items, from 0 to 1; the largest first
+    "How much the answers of what each chose, and of source only, agree with the mean of them all (EnsV: Hu et al. 2024, section 4); it needs no labels, and three methods at least to say something"
+    first = adaptations[0]
+    if other := [a.method for a in adaptations if not (a.source.df.equals(first.source.df) and len(a.plain.unseen) == len(first.plain.unseen))]:
+        raise TransferError(f'{", ".join(other)} and {first.method} are not of one source and one target')
+    looks = {'source only': first.plain, **{a.method: a.chosen for a in adaptations}}
+    if len(looks) <= len(adaptations): raise TransferError(f'a method is there twice: {", ".join(a.method for a in adaptations)}')
+    common = np.mean([o.unseen for o in looks.values()], 0).argmax(1)
+    share = {k: float((o.unseen.argmax(1) == common).mean()) for k, o in looks.items()}
+    return dict(sorted(share.items(), key=lambda o: -o[1]))
