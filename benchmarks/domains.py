@@ -45,7 +45,7 @@ def run(way, methods, seed, epochs, limit=None):
         laps(m)
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
     return dict(plain=say(next(iter(got.values())).plain), looks={m: [say(o) for o in a.looks] for m, a in got.items()},
-                chosen={m: a.chosen.accuracy for m, a in got.items()}, agreement=agreement([*got.values()]), seconds=dict(laps))
+                chosen={m: a.chosen.accuracy for m, a in got.items()}, agreement=agreement({'source only': next(iter(got.values())).plain.unseen, **{m: a.chosen.unseen for m, a in got.items()}}), seconds=dict(laps))
 
 def peer(library, way, method, seed, epochs, limit=None, tuned=False):
     "Another library's method on the same network and data, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"

@@ -6,7 +6,7 @@
 __all__ = ['methods', 'validators', 'joined', 'Align', 'reverse', 'DANN', 'CDAN', 'MDD', 'coral_loss', 'CORAL', 'mmd_loss', 'MMD',
            'JAN', 'mcc_loss', 'MCC', 'PseudoLabels', 'Together', 'coral_features', 'adabn', 'tent', 'Seen',
            'source_validation', 'certainty', 'information', 'neighbourhood', 'nuclear_norm', 'deep_embedded',
-           'target_loader', 'Look', 'Adaptation', 'adapt', 'agreement']
+           'agreement', 'target_loader', 'Look', 'Adaptation', 'adapt']
 
 # %% ../nbs/api/25_adapt.ipynb #c5208402
 import copy, math
@@ -348,6 +348,16 @@ def deep_embedded(s:Seen):
 
 validators = dict(source=source_validation, entropy=certainty, im=information, snd=neighbourhood, bnm=nuclear_norm, dev=deep_embedded)
 
+# %% ../nbs/api/25_adapt.ipynb #95896ffe
+def agreement(
+    answers # name of a model → `(m, C)` probabilities on the target
+) -> dict: # name → share of the items, from 0 to 1; the largest first
+    "How much each model's answers agree with the mean of them all: chooses without labels between methods, three at least (EnsV: Hu et al. 2024, section 4)"
+    if len(shapes := {np.shape(p) for p in answers.values()}) != 1: raise TransferError(f'answers of the same items and classes are wanted, not of shapes {", ".join(map(str, sorted(shapes))) or "of none"}')
+    common = np.mean([*answers.values()], 0).argmax(1)
+    share = {k: float((p.argmax(1) == common).mean()) for k, p in answers.items()}
+    return dict(sorted(share.items(), key=lambda o: -o[1]))
+
 # %% ../nbs/api/25_adapt.ipynb #1791c0d7
 def target_loader(
     learn:Learner, # from `transfer_learner`
@@ -508,17 +518,3 @@ def adapt(
         said = np.bincount(looks[-1].probs.argmax(1), minlength=len(source.vocab))/len(looks[-1].probs)
         if said.max() > .95 > .8 > source.df.label.value_counts(normalize=True).max(): notes.append(f'{method}: at the last epoch {100*said.max():.0f} % of the target are called {source.vocab[said.argmax()]}: its answers have collapsed')
     return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)
-
-# %% ../nbs/api/25_adapt.ipynb #95896ffe
-def agreement(
-    adaptations # of one source and one target, each with another method
-) -> dict: # name → share of the target's items, from 0 to 1; the largest first
-    "How much the answers of what each chose, and of source only, agree with the mean of them all (EnsV: Hu et al. 2024, section 4); it needs no labels, and three methods at least to say something"
-    first = adaptations[0]
-    if other := [a.method for a in adaptations if not (a.source.df.equals(first.source.df) and len(a.plain.unseen) == len(first.plain.unseen))]:
-        raise TransferError(f'{", ".join(other)} and {first.method} are not of one source and one target')
-    looks = {'source only': first.plain, **{a.method: a.chosen for a in adaptations}}
-    if len(looks) <= len(adaptations): raise TransferError(f'a method is there twice: {", ".join(a.method for a in adaptations)}')
-    common = np.mean([o.unseen for o in looks.values()], 0).argmax(1)
-    share = {k: float((o.unseen.argmax(1) == common).mean()) for k, o in looks.items()}
-    return dict(sorted(share.items(), key=lambda o: -o[1]))
