@@ -352,9 +352,9 @@ validators = dict(source=source_validation, entropy=certainty, im=information, s
 def agreement(
     answers # name of a model → `(m, C)` probabilities on the target
 ) -> dict: # name → share of the items, from 0 to 1; the largest first
-    "How much each model's answers agree with the mean of them all: chooses without labels between methods, three at least (EnsV: Hu et al. 2024, section 4)"
+    "How much each model's answers agree with the mean of them all: chooses without labels between methods, three at least (EnsV: Hu et al. 2024, section 4). Those with the very same answers, such as where source only was returned, count as one in the mean"
     if len(shapes := {np.shape(p) for p in answers.values()}) != 1: raise TransferError(f'answers of the same items and classes are wanted, not of shapes {", ".join(map(str, sorted(shapes))) or "of none"}')
-    common = np.mean([*answers.values()], 0).argmax(1)
+    common = np.mean([*{np.asarray(p).tobytes(): p for p in answers.values()}.values()], 0).argmax(1)
     share = {k: float((p.argmax(1) == common).mean()) for k, p in answers.items()}
     return dict(sorted(share.items(), key=lambda o: -o[1]))
 
