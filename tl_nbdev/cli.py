@@ -114,7 +114,9 @@ def _texts(data, common, table, text, second, known):
     from tl_nbdev.texts import TextTask
     named = {k: v for k, v in dict(table, text=text, second=second).items() if v and k != 'file'}
     if known: return TextTask.from_sample(data, **common, **named)
-    return TextTask.from_csv(data, **common, **named) if data.is_file() else TextTask.from_folder(data, **common)
+    if data.is_file(): return TextTask.from_csv(data, **common, **named)
+    if table or second: raise TransferError(f'{data}: --{next(iter(table), "second")} needs a table, and this is a folder of text files: name a CSV as DATA')
+    return TextTask.from_folder(data, **common)
 
 def _target(data, source, label, group, file, text, second, seed):
     "Data of another domain, of the source's kind: with labels where it has them, else without"
@@ -283,7 +285,7 @@ def tl_predict(
 
 def _texts_in(files, text, second):
     "Texts, and what they are called"
-    from tl_nbdev.encoders import as_text, decoded, text_types
+    from tl_nbdev.encoders import as_text, text_types
     from tl_nbdev.samples import brief
     from tl_nbdev.tasks import read_table
     pair = lambda a, b: a if b is None else (a or '', b or '')
@@ -300,7 +302,7 @@ def _texts_in(files, text, second):
             wanted += [pair(as_text(a), as_text(b) if second else None) for a, b in zip(df[text], df[second] if second else df[text])]
             names += [f'{f}:{i + 2}' for i in range(len(df))]
         else:
-            wanted.append(as_text(decoded(f.read_bytes())) if f.is_file() else None)
+            wanted.append(as_text(f.read_bytes()) if f.is_file() else None)
             names.append(f)
     if not wanted: raise TransferError(f'{files[0]}: no text files in it')
     return wanted, names
@@ -439,10 +441,10 @@ def tl_adapt(
 
 def _lines(data, text):
     "Texts of a file; of a plain one, what stands between empty lines"
-    from tl_nbdev.encoders import decoded
+    from tl_nbdev.tasks import decoded
     if not Path(data).exists(): raise TransferError(f'{data}: no such file or folder')
     path = Path(data)
-    if path.is_file() and path.suffix.lower() not in ('.csv', '.tsv'): return [o for o in re.split(r'\n\s*\n', decoded(path.read_bytes())) if o.strip()]
+    if path.is_file() and path.suffix.lower() not in ('.csv', '.tsv'): return [o for o in re.split(r'\n\s*\n', decoded(path.read_bytes())[0]) if o.strip()]
     return [o for o in _texts_in([data], text, None)[0] if o]
 
 # %% ../nbs/api/50_cli.ipynb #f18fd92d

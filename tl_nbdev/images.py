@@ -92,14 +92,11 @@ class ImageTask(Task):
         skipped=() # `[(file, reason)]` known before
     ) -> 'ImageTask': # raises `TransferError` for a missing column, no image, or one class
         "A task from a table of files and labels"
-        for c in (file, label, group, part):
-            if c is not None and c not in df: raise TransferError(f'{name or "table"}: no column "{c}"; its columns are {", ".join(map(str, df.columns))}')
+        df = with_columns(df, (file, label, group, part), name)
         items = [_path(root, str(f)) for f in df[file]]
         cols = dict(item=items, label=df[label].to_list())
-        if group: cols['group'] = df[group].map(str, na_action='ignore').to_list()
-        if part:
-            cols['part'] = [part_names.get(str(o).strip().lower()) for o in df[part]]
-            if None in cols['part']: raise TransferError(f'{name}: column "{part}" has "{df[part].iloc[cols["part"].index(None)]}": use train, valid or test')
+        if group is not None: cols['group'] = df[group].map(str, na_action='ignore').to_list()
+        if part is not None: cols['part'] = given_parts(df[part], part, name)
         rows = pd.DataFrame(cols)
         looked = scan(rows.item)
         skipped = list(skipped) + [(f, o['why']) for f, o in zip(rows.item, looked) if 'why' in o]
@@ -107,7 +104,7 @@ class ImageTask(Task):
         rows = rows[rows.hash.notna()]
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
         rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim, regression)
-        return cls(rows, name, bool(delim), metric, skipped + unlabelled, licence=licence, cite=cite, seed=seed, given=given, learn=learn, regression=regression)
+        return cls(rows, name, bool(delim), metric, skipped + unlabelled, df.attrs['notes'], licence, cite, seed, given, learn, regression)
 
     @classmethod
     @spelled

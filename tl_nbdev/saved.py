@@ -42,12 +42,17 @@ class Predictor:
         items # a path of an image, or a text; or a list of them
     ) -> Table: # rows of `file` (or `text`), `label`, `probability` (or `value`, where a number is predicted); or `file`, `error` for what can't be read
         "The label of each item; what can't be read says why"
-        items, what = [items] if isinstance(items, (str, Path)) else list(items), 'text' if self.texts else 'file'
-        items = [o if self.texts else Path(o) for o in items]
-        read = [i for i, o in enumerate(items) if not self.texts or _is_text(o)]
+        paired = self.info.get('pairs') # not known of folders that an older version wrote
+        one = isinstance(items, (str, bytes, Path)) or self.texts and paired and isinstance(items, tuple)
+        items, what = [items] if one else list(items), 'text' if self.texts else 'file'
+        if self.texts:
+            from tl_nbdev.encoders import as_item
+            items = [o if (said := as_item(o)) is None else said for o in items]
+            read = [i for i, o in enumerate(items) if as_item(o) is not None and paired in (None, isinstance(o, tuple))]
+        else: items, read = list(map(Path, items)), range(len(items))
         got, rows = {read[i]: v for i, v in self.probs([items[i] for i in read]).items()}, []
         for i, f in enumerate(items):
-            if i not in got: rows.append({what: str(f), 'error': self.frozen.why_not(f)})
+            if i not in got: rows.append({what: str(f), 'error': self.frozen.why_not(f) if paired in (None, isinstance(f, tuple)) else 'two texts are wanted, as a tuple' if paired else 'one text is wanted'})
             elif self.scale: rows.append({what: str(f), 'value': float(got[i][0])})
             elif self.multi: rows.append(dict({what: str(f)}, label=[c for c, p in zip(self.classes, got[i]) if p > .5], probability=[round(float(p), 6) for p in got[i] if p > .5]))
             else: rows.append(dict({what: str(f)}, label=self.classes[int(got[i].argmax())], probability=round(float(got[i].max()), 6)))
@@ -62,13 +67,12 @@ class Predictor:
         from tl_nbdev.encoders import token_weights
         return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
 
-def _is_text(o): return isinstance(o, (str, tuple)) and bool(''.join(o).strip())
 
 # %% ../nbs/api/19_saved.ipynb #34fe2d15
-def _rebuild(info, folder, state, net=None, head=None):
+def _rebuild(info, folder, state, net=None, head=None, trust=False):
     if 'pooling' in info['pretrained']:
         from tl_nbdev.encoders import text_pretrained
-        p = text_pretrained(folder)
+        p = text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
     else: p = Pretrained(**{**info['pretrained'], 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
     if info['head'] not in heads and head is None: raise TransferError(f'{folder}: its head is a module of your own ({info["head"]}), which is not in the folder: load_transfer(folder, head=the_module)')
@@ -81,11 +85,12 @@ def _rebuild(info, folder, state, net=None, head=None):
 def load_transfer(
     folder, # written by `save_transfer`
     body=None, # the network with its original head, where it was a module of your own
-    head=None # the head, where it was a module of your own
+    head=None, # the head, where it was a module of your own
+    trust_remote_code=False # run code that the folder holds
 ) -> Predictor: # raises `TransferError` if the folder is torn, changed, or no model folder
     "Load a saved model; nothing is unpickled"
     state, info = load_folder(folder)
-    try: made = _rebuild(info, folder, state, body, head)
+    try: made = _rebuild(info, folder, state, body, head, trust_remote_code)
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: {str(e).splitlines()[0][:120]}): copy the folder again, or train again') from e
     return Predictor(*made, info)
@@ -153,7 +158,7 @@ def save_transfer(
     task, p, result = learn.task, learn.pretrained, result or learn.evaluate()
     count = {o: task.n(o) for o in ('train', 'valid', 'test')}
     info = dict(made=now(), versions=versions(), pretrained={k: v for k, v in asdict_shallow(p).items() if k != 'where'}, head=learn.head_kind, dim=_width(learn),
-        classes=task.vocab, multi=task.multi, scale=task.scale, fit=learn.fit_how, mode=asdict(learn.mode), device=device().type, transfers=learn.transfers, weights_licence=p.licence,
+        **(dict(pairs=isinstance(task.df.item.iloc[0], tuple)) if p.texts else {}), classes=task.vocab, multi=task.multi, scale=task.scale, fit=learn.fit_how, mode=asdict(learn.mode), device=device().type, transfers=learn.transfers, weights_licence=p.licence,
         result=dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n=result.n, calibration=round(calibration(result), 4) if result.problem == 'single-label' else None),
         data=dict(name=task.name, licence=task.licence, cite=task.cite, seed=task.seed, given=task.given, grouped='group' in task.df, classes=task.sizes(), skipped=len(task.skipped),
                   notes=task.notes, reads=task.reads[result.part], **{f'n_{k}': v for k, v in count.items()}))
