@@ -156,9 +156,44 @@ def test_other_classes_are_named(worlds, tmp_path):
     one = ImageTask.from_folder(worlds[0])
     other = ImageTask.from_folder(photos(tmp_path/'c', 20, ('round', 'line')))
     got = adapt(one, other, 'mcc', 'squeezenet1_1', 'last:1', 1, **few)
-    assert 'lacks classes of the source (square)' in repr(got) and 'can\'t be predicted: line' in repr(got)
+    assert 'lacks classes of the source (square)' in repr(got) and 'accuracy leaves them out: line (20 of 40 items)' in repr(got)
     gap = domain_gap(one, other, 'squeezenet1_1', **few)
     assert gap.only_target == ['line'] and gap.only_source == ['square'] and 'no adaptation can learn them' in gap.verdict
+
+def test_no_class_in_common_and_no_labels(worlds, tmp_path):
+    made = photos(tmp_path/'c', 20, ('line', 'round'))
+    (made/'round').rename(made/'circle')
+    one, other = ImageTask.from_folder(worlds[0]), ImageTask.from_folder(made)
+    with pytest.raises(TransferError, match='has no class of a'): adapt(one, other, 'mcc', 'squeezenet1_1', 'last:1', 1, **few)
+    bare = ImageTask.from_df(other.df[['item']].rename(columns=dict(item='file')), label=None, name='bare')
+    assert not bare.labelled and set(bare.df.part) == {'test'}
+    got = adapt(one, bare, 'mcc', 'squeezenet1_1', 'last:1', 1, **few)
+    assert got.plain.accuracy is None and not any('class' in o for o in got.notes)
+    gap = domain_gap(one, bare, 'squeezenet1_1', **few)
+    assert not gap.classes and not gap.only_target and not gap.only_source
+    texts = TextTask.from_df(pd.DataFrame(dict(text=[f'number {i}' for i in range(9)])), label=None)
+    assert not texts.labelled and len(texts.df) == 9
+
+def test_the_same_items_and_a_forgotten_source_are_said(worlds):
+    one = ImageTask.from_folder(worlds[0])
+    got = adapt(one, one, 'mmd', 'squeezenet1_1', 'last:1', 2, **few)
+    assert any('80 items are in source and target' in o for o in got.notes)
+    lost = adapt(one, ImageTask.from_folder(worlds[1]), 'mcc', 'squeezenet1_1', 'last:2', 3, weight=-1e6, **few)
+    assert any('the source is forgotten' in o for o in lost.notes), (lost.notes, lost.rows())
+
+def test_nothing_is_trained_for_what_can_t_be_done(worlds, monkeypatch):
+    one, two = (ImageTask.from_folder(o) for o in worlds)
+    monkeypatch.setattr(Learner, 'transfer', lambda *args, **kwargs: pytest.fail('trained'))
+    with pytest.raises(TransferError, match='has no BatchNorm'): adapt(one, two, 'adabn', 'squeezenet1_1', 'last:1', 1, **few)
+
+def test_a_gap_of_few_items_is_no_verdict(worlds, tmp_path):
+    gap = domain_gap(ImageTask.from_folder(worlds[0]), ImageTask.from_folder(photos(tmp_path/'c', 2, ('round', 'square')), learn=False), 'squeezenet1_1', **few)
+    assert gap.verdict.startswith('too few items to say (80 and 4)')
+
+def test_words_that_only_the_target_has():
+    rows = lambda extra: pd.DataFrame(dict(text=[f'a {w} film {extra} of number {i}' for i in range(20) for w in ('good', 'bad')], label=['pos', 'neg']*20))
+    gap = domain_gap(TextTask.from_df(rows('')), TextTask.from_df(rows('zig zag zog')), 'bert-tiny')
+    assert abs(gap.texts['share of the target that is words the source lacks'] - 1/3) < 1e-6
 
 def test_texts_of_another_domain():
     rows = lambda words, n=30: pd.DataFrame(dict(text=[f'a {w} {words} of number {i}' for i in range(n) for w in ('good', 'bad')], label=['pos', 'neg']*n))
@@ -179,7 +214,11 @@ def test_from_the_shell(worlds, tmp_path):
     assert got.status == 0 and got.json['distance'] > 1 and 'adapt' in got.json['verdict']
     same = tl('gap', worlds[0], worlds[0], *args, '--json', tmp_path/'s.json')
     assert same.json['interval'][0] <= 0 <= same.json['interval'][1] and same.json['copies'] == 80
-    refused(tl('train', worlds[0], '--target', worlds[1], '--adapt', 'dann', *args), 'trains the body')
+    refused(tl('train', worlds[0], '--target', worlds[1], '--adapt', 'dann', '--strategy', 'feature', *args), 'trains the body')
+    refused(tl('train', worlds[0], '--target', worlds[1], '--dry-run', *args), '--dry-run can\'t be had together with --target')
+    (loose/'torn.png').write_bytes(b'no photo')
+    got = tl('train', worlds[0], '--target', loose, '--epochs', 1, *args, '--json', tmp_path/'c.json') # its strategy trains the body
+    assert got.status == 0 and [o['reason'] for o in got.json['skipped_target']] == ['not an image'] and 'left out, not an image' in got.out and 'classes' not in ' '.join(got.json['notes'])
     refused(tl('gap', worlds[0], tmp_path/'nowhere'), 'no such folder')
 
 # continued pretraining
@@ -188,6 +227,27 @@ def licence(n, seed=0):
     rng = np.random.default_rng(seed)
     pick = lambda words: rng.choice(words.split())
     return [f'The {pick("licensee licensor distributor")} shall {pick("indemnify notify credit")} the {pick("owner author holder")} of the {pick("software work copy")} before any {pick("sale use transfer")}' for _ in range(n)]
+
+def test_pretraining_that_explodes_keeps_what_was_there(tmp_path):
+    got = continue_pretraining(licence(80), 'bert-tiny', tmp_path/'p', steps=8, lr=100., block=32, bs=4)
+    assert got.after <= got.before and any('never fell' in o for o in got.notes)
+    start, kept = (text_pretrained(o).body().state_dict() for o in ('bert-tiny', tmp_path/'p'))
+    assert all(torch.allclose(start[k], kept[k], atol=1e-6) for k in start)
+
+def test_short_and_leaking_corpora(tmp_path):
+    few_words = [f'a {w} word of law' for w in 'first second third fourth fifth sixth seventh eighth'.split()]
+    assert continue_pretraining(few_words*1, 'bert-tiny', tmp_path/'s', steps=8, block=32, bs=2).tokens
+    with pytest.raises(TransferError, match='texts to train on|texts that are held out'): continue_pretraining(['a b', 'c d'], 'bert-tiny', tmp_path/'t', steps=8)
+    with pytest.raises(TransferError, match='0 different texts, after 67 texts are in the test part'): continue_pretraining(licence(80), 'bert-tiny', tmp_path/'u', steps=8, test=licence(80))
+    with pytest.raises(TransferError, match='budget=0'): continue_pretraining(licence(80), 'bert-tiny', tmp_path/'u', budget=0)
+    with pytest.raises(TransferError, match='texts for replay'): continue_pretraining(licence(80), 'bert-tiny', tmp_path/'u', steps=8, replay=['two', 'texts'])
+    general = continue_pretraining(licence(80), 'bert-tiny', tmp_path/'g', steps=8, block=32, bs=4, general=[f'The weather in {c} is fine and the price of wheat fell by {i} percent' for i in range(40) for c in ('Paris', 'Rome')])
+    assert len(general.general) == 2 and min(general.general) > 0
+    (tmp_path/'c.txt').write_text('\n\n'.join(licence(80)))
+    (tmp_path/'held.txt').write_text('\n\n'.join(licence(80)[:10]))
+    for _ in range(2): # what it wrote it may write again
+        got = tl('adapt', '--texts', tmp_path/'c.txt', '--test', tmp_path/'held.txt', '--steps', 8, '--out', tmp_path/'o', '--json', tmp_path/'o.json')
+        assert got.status == 0 and 'in the test part' in got.json['notes'][0], got
 
 def test_blocks_hold_every_token():
     tok = text_pretrained('bert-tiny').tokenizer()

@@ -220,3 +220,148 @@ def test_the_textbook_recipe_is_the_trainers(classifiers, tmp_path):
     assert all(torch.allclose(ours[k], theirs[k], atol=2e-5) for k in ours)
     moved = tf.AutoModelForSequenceClassification.from_pretrained(folder).bert.state_dict()
     assert max((moved[k] - theirs[k]).abs().max() for k in ours) > 1e-3
+
+def test_one_stray_byte_spoils_one_line(tmp_path):
+    lines = ['text,label', *(f'كلمة رقم {i},{"سعيد" if i % 2 else "حزين"}' for i in range(60))]
+    (tmp_path/'a.csv').write_bytes('\n'.join(lines).encode() + b'\ncaf\xe9,' + 'سعيد'.encode() + b'\n\xed\xa0\xbd,' + 'حزين'.encode() + b'\n')
+    task = TextTask.from_csv(tmp_path/'a.csv', 'text')
+    assert task.vocab == ['حزين', 'سعيد'] and len(task.df) == 62 and 'UTF-8, but for 2 lines, the first line 62' in task.notes[0]
+    (tmp_path/'b.csv').write_bytes('text,label\ncafé,très\nthé,bon\n'.encode('cp1252')*9)
+    from tl_nbdev.tasks import read_table
+    assert read_table(tmp_path/'b.csv').text[0] == 'café' and 'Windows-1252' in read_table(tmp_path/'b.csv').attrs['notes'][0]
+
+def test_tables_as_people_have_them():
+    r = reviews()
+    assert TextTask.from_df(r.rename(columns=dict(text=0, label=1)), 0, 1).vocab == ['bad', 'good']
+    assert TextTask.from_df(r.to_dict('list')).vocab == ['bad', 'good']
+    groups = TextTask.from_df(r.assign(who=range(40)).rename(columns=dict(who=0)), group=0)
+    assert 'group' in groups.df and groups.df.group.nunique() == len(groups.df)
+    for bad, words in ((pd.concat([r, r.text], axis=1), '2 columns are named "text"'), (r[:0], 'no rows'), (3, 'no table')):
+        with pytest.raises(TransferError, match=words): TextTask.from_df(bad)
+    many = TextTask.from_df(r.assign(label=[['x', 'y'] if i % 3 else ['x'] if i % 2 else [] for i in range(40)]))
+    assert many.multi and many.vocab == ['x', 'y'] and len(many.df) == 40
+    left = TextTask.from_df(r.assign(label=['', None, *r.label[2:]]))
+    assert left.skipped == [('row 0', 'no label'), ('row 1', 'no label')]
+    half = TextTask.from_df(r.assign(label=pd.Series([f'{l}\ud83d' for l in r.label], dtype=object), who=pd.Series(['a\ud83d']*20 + [f'{i}' for i in range(20)], dtype=object)), group='who')
+    assert all(o.isprintable() for o in half.vocab) and half.df.group.nunique() == 21
+    assert len({o for o in TextTask.from_df(pd.DataFrame(dict(text=['की', 'का', 'great 😀', 'great 😡', 'C++', 'C', *map(str, range(14))], label=list('ab')*10))).df.same}) == 20
+
+def test_datasets_with_odd_splits():
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
+    r = reviews()
+    of = lambda labels, f=ClassLabel(names=['bad', 'good']): Dataset.from_dict(dict(text=r.text, label=labels, part=[f'p{i % 10}' for i in range(40)]), features=Features(dict(text=Value('string'), label=f, part=Value('string'))))
+    imdb = DatasetDict(train=of([0, 1]*20), test=of([0, 1]*20), unsupervised=of([-1]*40))
+    task = TextTask.from_dataset(imdb, group='part')
+    assert set(task.df.part) == {'train', 'valid', 'test'} and task.df.group.nunique() == 10
+    with pytest.raises(TransferError, match='validation_matched'): TextTask.from_dataset(DatasetDict(train=of([0, 1]*20), validation_matched=of([0, 1]*20)))
+    with pytest.raises(TransferError, match='load it first'): TextTask.from_dataset('imdb')
+    several = TextTask.from_dataset(of([[0, 1], [1]]*20, Sequence(ClassLabel(names=['bad', 'good']))))
+    assert several.multi and several.vocab == ['bad', 'good']
+
+def test_a_folder_is_not_believed_when_it_asks_for_trust(folders, tmp_path):
+    import shutil
+    learn = transfer_learner(TextTask.from_df(reviews()), folders/'bert', size=12, bs=8)
+    with watched(learn): learn.transfer('feature', 1)
+    folder = learn.save_transfer(tmp_path/'m', check=False)
+    said = json.loads((folder/'transfer.json').read_text())
+    assert text_pretrained(folder).trust_remote_code is False
+    config = json.loads((folder/'config.json').read_text())
+    (folder/'code.py').write_text(f'import pathlib; pathlib.Path({str(tmp_path/"ran")!r}).touch()\nfrom transformers import BertConfig as C, BertModel as M')
+    (folder/'config.json').write_text(json.dumps({**config, 'model_type': 'mine', 'auto_map': dict(AutoConfig='code.C', AutoModel='code.M')}))
+    said['pretrained']['trust_remote_code'] = True
+    (folder/'transfer.json').write_text(json.dumps(said))
+    with pytest.raises(TransferError): load_transfer(folder)
+    assert not (tmp_path/'ran').exists()
+    plain = shutil.copytree(folders/'bert', tmp_path/'plain')
+    shutil.copy(folder/'code.py', plain)
+    (plain/'config.json').write_text((folder/'config.json').read_text())
+    with pytest.raises(TransferError, match='needs code of its own, which was not run'): text_pretrained(plain).body()
+    assert not (tmp_path/'ran').exists()
+
+def test_windows_of_pairs_don_t_multiply(folders):
+    from tl_nbdev.encoders import Tokens
+    from tl_nbdev.texts import Pair
+    tokens = Tokens(text_pretrained(folders/'bert', long='windows', size=24))
+    assert tokens.most == 24
+    a, b = ' '.join(['good']*300), ' '.join(['bad']*400)
+    for pair in (Pair((a, b)), Pair((b, a)), Pair(('fine', b)), Pair((b, 'fine'))):
+        (windows,) = tokens([pair])
+        assert 15 < len(windows) < 60 and all(len(o) <= 24 for o in windows)
+        named = tokens.tok.convert_ids_to_tokens(np.concatenate(windows).tolist())
+        assert named.count('bad') >= 400 # all of the longer text is there
+    with pytest.raises(TransferError, match='16 or more'): Tokens(text_pretrained(folders/'bert', long='windows', size=12))([Pair((a, b))])
+
+def test_white_space_before_a_text_and_a_network_with_few_positions(folders, tmp_path):
+    import shutil
+    from tl_nbdev.encoders import Tokens
+    (ids,), = Tokens(text_pretrained(folders/'bert', size=12))([' '*4000 + 'a good film'])
+    assert len(ids) == 5
+    folder = shutil.copytree(folders/'bert', tmp_path/'b')
+    config = json.loads((folder/'tokenizer_config.json').read_text())
+    (folder/'tokenizer_config.json').write_text(json.dumps({k: v for k, v in config.items() if k != 'model_max_length'}))
+    assert Tokens(text_pretrained(folder, size=1000)).most == 40
+    task = TextTask.from_df(reviews().assign(text=lambda d: d.text*30))
+    with watched(learn := transfer_learner(task, folder, size=1000, bs=8)): learn.transfer('feature', 1)
+    assert learn.evaluate().n
+
+def test_training_takes_some_windows_and_judging_all(folders):
+    task = TextTask.from_df(reviews().assign(text=lambda d: d.text*30))
+    learn = transfer_learner(task, folders/'bert', long='windows', size=10, bs=4)
+    train, valid = (o.one_batch()[0].shape[1] for o in (learn.dls.train, learn.dls.valid))
+    assert train == 4 < valid
+    with pytest.raises(TransferError, match='long is for texts'):
+        from tl_nbdev.images import ImageTask
+        transfer_learner(ImageTask.from_sample('mnist', limit=60), long='windows')
+
+def test_what_is_odd_about_a_model_is_said(folders, classifiers, capsys):
+    transfer_learner(TextTask.from_df(reviews()), folders/'gpt2', size=12)
+    assert 'has no pad token: [SEP] takes its place' in capsys.readouterr().out
+    three = reviews().assign(label=lambda d: [l if i % 3 else 'so-so' for i, l in enumerate(d.label)])
+    transfer_learner(TextTask.from_df(three), classifiers/'bert', size=12)
+    assert 'tell 2 classes apart, the task has 3: it gets a new head' in capsys.readouterr().out
+
+def test_fastai_s_words(folders, tmp_path):
+    learn = transfer_learner(TextTask.from_df(reviews()), folders/'bert', size=12, bs=8, seed=0)
+    with watched(learn): learn.transfer('full', 1)
+    label, i, probs = learn.predict('a very good film')
+    assert label == learn.task.vocab[int(i)] and abs(float(probs.sum()) - 1) < 1e-4
+    saved = load_transfer(learn.save_transfer(tmp_path/'m', check=False))
+    assert saved.predict('a very good film')[0]['label'] == label
+    assert len(learn.dls.show_batch(max_n=3)) == 3
+    shown = learn.show_results(max_n=2)
+    assert len(shown) == 2 and '<span' in shown._repr_html_() and '→' in repr(shown)
+    got = saved.predict(['fine \ud800', ('a', None), None, b'caf\xe9', float('nan'), ('a', 'b'), '  '])
+    assert [bool(o.get('error')) for o in got] == [False, True, True, False, True, True, True]
+    for bad in (None, float('nan'), ''):
+        with pytest.raises(TransferError): learn.predict(bad)
+        with pytest.raises(TransferError, match='no text'): learn.explain(bad)
+    assert learn.explain('bad \ud800 film')
+    pairs = transfer_learner(TextTask.from_df(reviews(), second='more'), folders/'bert', size=12, bs=8, seed=0)
+    both = load_transfer(pairs.save_transfer(tmp_path/'p', check=False))
+    assert len(both.predict(('a film', 'a story'))) == 1 and 'two texts' in both.predict(['a film'])[0]['error']
+
+def test_the_textbook_keeps_the_last_batch(classifiers):
+    from tl_nbdev.learner import textbook
+    task = TextTask.from_df(reviews(60))
+    n = task.n('train')
+    learn = textbook(task, classifiers/'bert', bs=16, epochs=2, size=12)
+    assert n % 16 and len(learn.recorder.iters) == 2 and learn.recorder.iters[-1] == 2*-(-n//16)
+
+def test_audit_of_texts_in_other_scripts_and_encodings(folders):
+    r = reviews()
+    odd = ['Ïðèâåò, êàê äåëà', 'Ø³Ø¹ÙŠØ¯ and x', 'cafÃ© au lait', 'bad � one', *(f'{w} {i}' for i, w in enumerate(r.text[4:]))]
+    task = TextTask.from_df(r.assign(text=odd))
+    found = {o['found'].split(' (')[0]: o['count'] for o in task.audit(folders/'bert')}
+    assert found['texts that look wrongly decoded'] == 4
+    long = TextTask.from_df(r.assign(text=[t + ' very'*60 if i < 5 else t for i, t in enumerate(r.text)])).audit(folders/'bert')
+    assert any(o['found'].startswith('texts of more than 36 tokens of bert') and o['count'] == 5 for o in long)
+    chinese = '中文文本很长的一段话我们要测试近似重复的检测功能是否有效果吗今天天气很好'
+    from tl_nbdev.texts import near_duplicates
+    assert near_duplicates([chinese, chinese.replace('今天', '明天'), '完全不同的另外一段文字内容在这里写着没有任何关系']) == [(0, 1)]
+
+def test_the_shell_says_what_it_left_out(folders, tmp_path):
+    reviews().assign(text=lambda d: ['', '  ', *d.text[2:]]).to_csv(tmp_path/'r.csv', index=False)
+    got = tl('train', tmp_path/'r.csv', '--text', 'text', '--model', folders/'bert', '--size', 12, '--epochs', 1, '--long', 'windows')
+    assert got.status == 0 and 'left out, no text: row 1' in got.out, got.out
+    (tmp_path/'d'/'a').mkdir(parents=True); (tmp_path/'d'/'a'/'1.txt').write_text('x')
+    refused(tl('train', tmp_path/'d', '--text', 'text', '--group', 'who'), '--group needs a table')

@@ -105,8 +105,8 @@ class Align(Callback):
 
     def ends(self) -> tuple: # mean size of the first and of the last fifth of the losses; `None` where there are too few
         "Where the loss began, and where it went"
-        v = np.array(self.losses)
-        return (abs(v[:len(v)//5].mean()), abs(v[-len(v)//5:].mean())) if len(v) >= 20 else None
+        v, k = np.array(self.losses), len(self.losses)//5
+        return (abs(v[:k].mean()), abs(v[-k:].mean())) if k else None
     def trouble(self) -> str: # what to think of the losses; empty where they look well
         "Has the loss exploded, or collapsed?"
         ends = self.ends()
@@ -257,14 +257,19 @@ def coral_features(
         return (v*s**power)@v.T
     return ((fs - fs.mean(0)).double()@root(fs, -.5)@root(ft, .5)).to(fs.dtype) + ft.mean(0)
 
+def _normed(learn, method):
+    "What adabn or tent changes"
+    norms = [m for m in learn.model.body.modules() if (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats if method == 'adabn' else 'Norm' in type(m).__name__ and [*m.parameters(recurse=False)])]
+    if not norms: raise TransferError(f'{learn.pretrained.name} has no {"BatchNorm" if method == "adabn" else "normalisation to tune"}: {method} needs one')
+    return norms
+
 @torch.no_grad()
 def adabn(
     learn:Learner, # from `transfer_learner`
     loader # of batches of the target
 ):
     "Let each BatchNorm take its mean and variance from the target (Li et al. 2016); `TransferError` where there is none"
-    norms = [m for m in learn.model.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms: raise TransferError(f'{learn.pretrained.name} has no BatchNorm: adabn needs one')
+    norms = _normed(learn, 'adabn')
     was = [m.momentum for m in norms]
     for m in norms: m.reset_running_stats(); m.momentum = None
     learn.model.eval()
@@ -281,8 +286,7 @@ def tent(
     lr=1e-3
 ):
     "Entropy minimisation at test time, by the scales and shifts of normalisations alone (Wang et al. 2021)"
-    params = [p for m in learn.model.body.modules() if 'Norm' in type(m).__name__ for p in m.parameters(recurse=False)]
-    if not params: raise TransferError(f'{learn.pretrained.name} has no normalisation to tune: tent needs one')
+    params = [p for m in _normed(learn, 'tent') for p in m.parameters(recurse=False)]
     for p in learn.model.parameters(): p.requires_grad_(False)
     for p in params: p.requires_grad_(True)
     opt, d = torch.optim.Adam(params, lr), next(learn.model.parameters()).device
@@ -461,9 +465,13 @@ def adapt(
     how, notes = strategy(how), []
     alone = _checked(source, target, method, how)
     if validator not in validators: raise TransferError(f'no validator "{validator}": use {", ".join(validators)}')
-    if set(target.vocab) - set(source.vocab) and set(target.vocab) & set(source.vocab): notes.append(f'classes of the target that the source lacks can\'t be predicted: {", ".join(sorted(set(target.vocab) - set(source.vocab))[:5])}')
-    if (absent := set(source.vocab) - set(target.vocab)) and set(target.vocab) & set(source.vocab): notes.append(f'the target lacks classes of the source ({", ".join(sorted(absent)[:5])}): aligning whole domains can do harm')
+    labelled, common = target.labelled, set(target.vocab) & set(source.vocab)
+    if labelled and not common: raise TransferError(f'{target.name} has no class of {source.name} ({", ".join(target.vocab[:5])} against {", ".join(source.vocab[:5])}): nothing that is learned could be right there; if these are no labels, say label=None when the target is made')
+    if labelled and set(target.vocab) - common: notes.append(f'classes of the target that the source lacks can\'t be predicted, and accuracy leaves them out: {", ".join(sorted(set(target.vocab) - common)[:5])} ({int((~target.df.label.isin(common)).sum())} of {len(target.df)} items)')
+    if both := len(set(source.df.hash) & set(target.df.hash)): notes.append(f'{both} items are in source and target: the accuracy on the target is too good')
+    if labelled and (absent := set(source.vocab) - common): notes.append(f'the target lacks classes of the source ({", ".join(sorted(absent)[:5])}): aligning whole domains can do harm')
     learn = transfer_learner(source, model, seed=seed, **kwargs)
+    if method in ('adabn', 'tent'): _normed(learn, method) # before anything is trained
     begin = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
     about = dict(start=learn.start, recipe=learn.recipe, strategy=repr(how), epochs=epochs, seed=seed, mode=repr(learn.mode))
     if earlier is not None and (other := [k for k in about if earlier.about[k] != about[k]] + ([] if earlier.source.df.equals(source.df) else ['source'])):
@@ -472,7 +480,6 @@ def adapt(
     some = some.iloc[::-(-len(some)//1000)].to_list()
     judged = target.part('test') if target.n('test') else target.df
     unseen = target.df[target.df.part != 'test'] if (target.df.part != 'test').any() else target.df
-    labelled = bool(set(target.vocab) & set(source.vocab))
     def look(epoch):
         model, was = learn.model, learn.model.training
         frozen = learn.pretrained.frozen(model.body, learn.fit_how, learn.mode)
@@ -515,6 +522,7 @@ def adapt(
         seeded(seed)
         with watched(learn), learn.added_cbs([align, _Looking(lambda epoch: looks.append(look(epoch)), most)]): learn.transfer(how, epochs)
         if trouble := align.trouble(): notes.append(f'{method}: {trouble}')
+        if looks[-1].scores['source'] < .7*plain.scores['source']: notes.append(f'{method}: the source is forgotten, its accuracy on valid fell from {plain.scores["source"]:.2f} to {looks[-1].scores["source"]:.2f}: lower the weight, or train longer')
         said = np.bincount(looks[-1].probs.argmax(1), minlength=len(source.vocab))/len(looks[-1].probs)
         if said.max() > .95 > .8 > source.df.label.value_counts(normalize=True).max(): notes.append(f'{method}: at the last epoch {100*said.max():.0f} % of the target are called {source.vocab[said.argmax()]}: its answers have collapsed')
     return Adaptation(source, target, learn, method, validator, plain, looks, judged, notes, about)

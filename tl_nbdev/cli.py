@@ -121,6 +121,7 @@ def _texts(data, common, table, text, second, known):
 def _target(data, source, label, group, file, text, second, seed):
     "Data of another domain, of the source's kind: with labels where it has them, else without"
     import pandas as pd
+    from tl_nbdev.encoders import text_types
     from tl_nbdev.images import ImageTask, image_files
     from tl_nbdev.tasks import read_table
     from tl_nbdev.texts import TextTask
@@ -129,11 +130,20 @@ def _target(data, source, label, group, file, text, second, seed):
         path = Path(data).expanduser()
         if isinstance(source, TextTask) and path.is_file() and text:
             df = read_table(path)
-            if text in df: return TextTask.from_df(df.assign(unlabelled='?'), text, 'unlabelled', second, name=path.name, learn=False)
-        if isinstance(source, ImageTask) and path.is_dir() and (found := image_files(path)[0]): return ImageTask.from_df(pd.DataFrame(dict(file=found, label='?')), name=path.name, learn=False)
+            if text in df: return TextTask.from_df(df, text, None, second, name=path.name)
+        if isinstance(source, TextTask) and path.is_dir() and (found := [f for f in sorted(path.rglob('*')) if f.suffix.lower() in text_types]): return TextTask.from_df(pd.DataFrame(dict(text=[f.read_bytes() for f in found], _named=found)), label=None, name=path.name)
+        if isinstance(source, ImageTask) and path.is_dir() and (found := image_files(path)[0]): return ImageTask.from_df(pd.DataFrame(dict(file=found)), label=None, name=path.name)
         raise e
 
 def _skipped(task): return [dict(file=str(f), reason=why) for f, why in task.skipped]
+
+def _introduced(task):
+    "A task, what is odd about it, and what was left out and why"
+    print(_one_line(repr(task)))
+    for note in task.notes: print(_one_line(f'  note: {note}'))
+    by = {}
+    for f, why in task.skipped: by.setdefault(why, []).append(f)
+    for why, fs in by.items(): print(_one_line(f'  left out, {why}: {", ".join(map(str, fs[:3]))}' + (f' and {len(fs) - 3:,} more' if len(fs) > 3 else '')))
 
 @command
 def tl_audit(
@@ -145,13 +155,16 @@ def tl_audit(
     file:str=None, # column of files, for a CSV
     delim:str=None, # separates several labels of one item
     regression:bool=False, # the label is a number that is to be predicted
-    limit:int=None, # at most so many images
+    limit:int=None, # at most so many items
     seed:int=0, # of the split
+    model:str=None, # of texts: whose tokens their lengths are counted in
     json:str=None, # write the findings there
     debug:bool=False # show the whole traceback of an error
 ):
-    "Look at labelled images before training: what can't be read, is there twice, or is too small to say anything"
-    found = _task(data, label, group, file, delim, limit, seed, text=text, second=second, regression=regression).audit()
+    "Look at labelled images or texts before training: what can't be read, is there twice, or is too small to say anything"
+    task = _task(data, label, group, file, delim, limit, seed, text=text, second=second, regression=regression)
+    if model and not task.texts: raise TransferError('--model is for texts: images are looked at as they are')
+    found = task.audit(model) if task.texts else task.audit()
     _out(found.as_dict(), json, found)
 
 # %% ../nbs/api/50_cli.ipynb #d2caa112
@@ -164,8 +177,8 @@ def _report(task, result, extra):
 def tl_train(
     data:str, # a folder, a CSV, or a sample's name
     model:str=None, # a name, or a folder with config.json or transfer.json; default tf_efficientnet_lite0, all-MiniLM-L6-v2 for texts
-    strategy:str='feature', # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise; joined with +; or a .json file
-    head:str='linear', # linear or textbook
+    strategy:str=None, # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise, textbook, contrastive; joined with +; or a .json file; default feature, last:2 with --target
+    head:str='linear', # linear or textbook; own, that of a transformer's classification class
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
     label:str=None, # column of labels, for a CSV
@@ -178,6 +191,9 @@ def tl_train(
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images, default what the model was trained with; or tokens of a text, default 256
+    long:str=None, # of texts longer than that: truncate or windows
+    pooling:str=None, # of texts: mean, cls, last, max or attention
+    revision:str=None, # of a model on the hub: a commit
     augment:str='flip', # none, flip, flips or dihedral
     fit:str='squeeze', # squeeze, crop or pad
     weights:bool=False, # let rare classes count as much as frequent ones
@@ -196,23 +212,25 @@ def tl_train(
 ):
     "Adapt a pretrained network to labelled images or texts, and report on test"
     from tl_nbdev import strategy as s
-    how = s.strategy(strategy)
+    how = s.strategy(strategy or ('last:2' if target and adapt not in ('coral', 'adabn', 'tent', 'none') else 'feature'))
+    if target and (odd := [o for o, on in {'--dry-run': dry_run, '--resume': resume, '--accumulate': accumulate > 1, '--metric': metric}.items() if on]): raise TransferError(f'{", ".join(odd)} can\'t be had together with --target')
     task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
     from tl_nbdev.learner import transfer_learner, watched
     from tl_nbdev.keep import versions
     from tl_nbdev.metrics import errors
-    print(task)
-    for note in task.notes: print(f'  note: {note}')
+    read = {k: v for k, v in dict(long=long, pooling=pooling, revision=revision).items() if v}
+    _introduced(task)
     if target:
         from tl_nbdev.adapt import adapt as to_domain
         other = _target(target, task, label, group, file, text, second, seed)
-        got = to_domain(task, other, adapt, model, how, epochs, validator, seed=seed, head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size)
+        _introduced(other)
+        got = to_domain(task, other, adapt, model, how, epochs, validator, seed=seed, head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile, checkpointing=checkpointing, **read)
         print(got)
         if out: print(f'saved to {got.learn.save_transfer(out)}')
         did = got.learn.transfers[-1]
         return _out(dict(rows=got.rows(), chosen=got.rows()[1], negative_transfer=got.negative, method=adapt, validator=validator, model=got.learn.pretrained.name, strategy=how.name, epochs=did['epochs'], seed=seed,
-                         n_target=len(got.judged), labelled=got.plain.accuracy is not None, notes=[*task.notes, *got.notes], versions=versions(), out=out), json)
-    learn = transfer_learner(task, model, head, weights, bs=bs, augment=augment, fit=fit, seed=seed, size=size, compile=compile, checkpointing=checkpointing)
+                         n_target=len(got.judged), labelled=got.plain.accuracy is not None, notes=[*task.notes, *got.notes], skipped=_skipped(task), skipped_target=_skipped(other), versions=versions(), out=out), json)
+    learn = transfer_learner(task, model, head, weights, bs=bs, augment=augment, fit=fit, seed=seed, size=size, compile=compile, checkpointing=checkpointing, **read)
     print(learn.plan(how, epochs))
     if dry_run:
         plan = learn.transfer(how, epochs, dry_run=True)
@@ -412,8 +430,10 @@ def tl_gap(
     "Are two sets of data of one world? How far apart, in which classes, and is it worth adapting"
     from tl_nbdev.gap import domain_gap
     one = _task(source, label, group, file, seed=seed, learn=False, text=text, second=second)
-    found = domain_gap(one, _target(target, one, label, group, file, text, second, seed), model, limit, seed, **(dict(size=size) if size else {}))
-    _out(found.as_dict(), json, found)
+    other = _target(target, one, label, group, file, text, second, seed)
+    for o in (one, other): _introduced(o)
+    found = domain_gap(one, other, model, limit, seed, **(dict(size=size) if size else {}))
+    _out(dict(found.as_dict(), skipped=_skipped(one), skipped_target=_skipped(other)), json, found)
 
 @command
 def tl_adapt(
@@ -427,6 +447,8 @@ def tl_adapt(
     block:int=128, # tokens of a block
     whole_words:bool=False, # hide whole words
     replay:str=None, # general texts against forgetting: a text file, a folder, or a CSV
+    general:str=None, # general texts on which forgetting is measured; default a fifth of those for replay
+    test:str=None, # texts that will be tested on: left out, and counted
     new_head:bool=False, # train a masked-language head first, where the weights hold none
     resume:bool=False, # write checkpoints, and go on where the same command was cut off
     seed:int=0,
@@ -436,7 +458,7 @@ def tl_adapt(
     "Continue the pretraining of a language model on texts of a domain; what comes out is a folder for tl-train --model"
     from tl_nbdev.pretraining import continue_pretraining
     if not texts: raise TransferError('no texts: name a file, a folder or a CSV with --texts')
-    done = continue_pretraining(_lines(texts, text), model, out, budget, steps, lr, block=block, whole_words=whole_words, replay=_lines(replay, text) if replay else None, new_head=new_head, resume=resume, seed=seed)
+    done = continue_pretraining(_lines(texts, text), model, out, budget, steps, lr, block=block, whole_words=whole_words, replay=_lines(replay, text) if replay else None, general=_lines(general, text) if general else None, test=_lines(test, text) if test else None, new_head=new_head, resume=resume, seed=seed)
     _out(done.as_dict(), json, done)
 
 def _lines(data, text):

@@ -77,7 +77,7 @@ class ImageTask(Task):
     def from_df(cls,
         df, # one row an image
         file='file', # column of paths
-        label='label', # column of labels
+        label='label', # column of labels; `None` where there are none, for data to adapt to
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
         root='.', # what relative paths are relative to
@@ -94,7 +94,8 @@ class ImageTask(Task):
         "A task from a table of files and labels"
         df = with_columns(df, (file, label, group, part), name)
         items = [_path(root, str(f)) for f in df[file]]
-        cols = dict(item=items, label=df[label].to_list())
+        if label is None: learn, regression, delim = False, False, None
+        cols = dict(item=items, label='?' if label is None else df[label].to_list())
         if group is not None: cols['group'] = df[group].map(str, na_action='ignore').to_list()
         if part is not None: cols['part'] = given_parts(df[part], part, name)
         rows = pd.DataFrame(cols)
@@ -104,7 +105,9 @@ class ImageTask(Task):
         rows = rows[rows.hash.notna()]
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
         rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim, regression)
-        return cls(rows, name, bool(delim), metric, skipped + unlabelled, df.attrs['notes'], licence, cite, seed, given, learn, regression)
+        made = cls(rows, name, bool(delim), metric, skipped + unlabelled, df.attrs['notes'], licence, cite, seed, given, learn, regression)
+        made.labelled = label is not None
+        return made
 
     @classmethod
     @spelled
@@ -153,7 +156,7 @@ def _path(root, file):
 def _file_column(df, path):
     for c in df:
         if (v := df[c].dropna()).size and Path(str(v.iloc[0])).suffix.lower() in image_types: return c
-    raise TransferError(f'{path}: no column holds names of image files; its columns are {", ".join(map(str, df.columns))}')
+    raise TransferError(f'{path}: no column holds names of image files; its columns are {", ".join(map(str, df.columns))}; for texts, name their column (--text in a shell)')
 
 # %% ../nbs/api/11_images.ipynb #89a8a403
 def _write_images(rows, column, to):

@@ -63,7 +63,7 @@ def check_target(
     file=None # where a JSON will be written
 ):
     "Raises `TransferError` if writing there would lose something; to be asked before hours of training, not after"
-    if folder and (folder := Path(folder)).exists() and not (folder/'transfer.json').is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder and (folder := Path(folder)).exists() and not any((folder/o).is_file() for o in ('transfer.json', 'pretraining.json')) and (not folder.is_dir() or any(folder.iterdir())):
         raise TransferError(f'{folder}: not a model folder, and what is in it would be lost: name a new or an empty folder')
     if file and Path(file).is_dir(): raise TransferError(f'{file}: a folder, which a file must not replace: name a file')
     for o in filter(None, (folder, file)):

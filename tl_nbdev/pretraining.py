@@ -29,7 +29,8 @@ from fastai.basics import Callback, CancelFitException, DataLoaders, Learner
 def blocks_of(
     texts, # strings
     tok, # a fast tokenizer
-    size=128 # tokens of a block, with the two that mark its ends
+    size=128, # tokens of a block, with the two that mark its ends
+    what='texts' # as an error calls them
 ) -> tuple: # `(n, size)` numbers of tokens, and of the words that they are of; -1 for marks
     "Texts end to end, cut into blocks"
     first, last = tok.cls_token_id, tok.sep_token_id if tok.sep_token_id is not None else tok.eos_token_id
@@ -44,7 +45,7 @@ def blocks_of(
             words += [at + w if w is not None else -1 for w in mine]
             at += max([w for w in mine if w is not None], default=-1) + 1
     inner = size - (first is not None) - (first is not None and last is not None)
-    if len(ids) < 16: raise TransferError(f'{len(texts)} texts of {len(ids)} tokens in all: too little to learn from')
+    if len(ids) < 16: raise TransferError(f'{len(texts)} {what} of {len(ids)} tokens in all: too little to learn from, 16 tokens are needed')
     inner = min(inner, len(ids)) # texts that are shorter than one block make a shorter one
     n = len(ids)//inner
     out = [np.array(o[:n*inner], np.int64).reshape(n, inner) for o in (ids, words)]
@@ -118,13 +119,13 @@ def _with_head(p, new_head):
     if getattr(tok, 'mask_token_id', None) is None: return *causal_language_model(p), True, False
     net, _ = masked_language_model(p)
     if net is not None: return net, tok, False, False
-    if not new_head: raise TransferError(f'{p.name}: its weights hold no masked-language head, so it can\'t go on where it left off: start from one that has its head (bert-tiny), or say new_head=True, and a new one is trained first')
+    if not new_head: raise TransferError(f'{p.name}: its weights hold no masked-language head, so it can\'t go on where it left off: start from one that has its head (bert-tiny), or say new_head=True (--new-head in a shell), and a new one is trained first')
     return load_transformer(p, 'AutoModelForMaskedLM'), tok, False, True
 
 class _Best(Callback):
     "Keeps the weights of the lowest held-out loss, and ends where it has not fallen for a while"
     order = 65
-    def __init__(self, patience): self.patience, self.best, self.state, self.curve, self.bad = patience, math.inf, None, [], 0
+    def __init__(self, patience, best): self.patience, self.best, self.state, self.curve, self.bad = patience, best, None, [], 0 # `best` is where it starts
     def after_epoch(self):
         loss = float(self.learn.recorder.log[2])
         self.curve.append(loss)
@@ -181,6 +182,7 @@ def continue_pretraining(
     held_out=.05, # share of the texts that are held out
     replay=None, # general texts, of which some are mixed in against forgetting
     replay_share=.1, # of the blocks
+    general=None, # general texts on which forgetting is measured; default a fifth of `replay`, which is then not mixed in
     test=None, # texts that a task will be judged on: those in `texts` are left out, and counted
     new_head=False, # train a masked-language head first, where the weights hold none
     patience=3, # rounds without a fall of the held-out loss
@@ -189,6 +191,7 @@ def continue_pretraining(
     seed=0
 ) -> Pretraining: # raises `TransferError` before anything is trained
     "Continue the pretraining of a language model on texts of a domain"
+    if steps is None and budget <= 0 or steps is not None and steps < 1: raise TransferError(f'{f"budget={budget:g}" if steps is None else f"steps={steps}"}: nothing could be trained; use more')
     p, notes = text_pretrained(model), []
     net, tok, causal, fresh = _with_head(p, new_head)
     texts = list(dict.fromkeys(o for o in map(as_text, texts) if o and o.strip()))
@@ -196,17 +199,21 @@ def continue_pretraining(
         held = {as_text(o) for o in test}
         texts, all_of = [o for o in texts if o not in held], len(texts)
         if all_of > len(texts): notes.append(f'{all_of - len(texts)} texts are in the test part of the task: left out')
-    if len(texts) < 2: raise TransferError(f'{len(texts)} texts: at least two are needed, one of them to be held out')
+    if len(texts) < 2: raise TransferError(f'{len(texts)} different texts{", after " + notes[0] if notes else ""}: at least two are needed, one of them to be held out')
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(texts))
     n = max(1, round(held_out*len(texts)))
+    while n < len(texts)//2 and sum(map(len, tok([texts[i] for i in order[:n]], add_special_tokens=False, verbose=False)['input_ids'])) < 64: n += 1 # of short texts a share is soon too little
     away, rest = ([texts[i] for i in o] for o in (order[:n], order[n:]))
-    train, valid = blocks_of(rest, tok, block), blocks_of(away, tok, block)
-    general = None
+    train, valid = blocks_of(rest, tok, block, 'texts to train on'), blocks_of(away, tok, block, 'texts that are held out')
+    def of_general(texts, what):
+        got = blocks_of(texts, tok, train[0].shape[1], what)
+        if got[0].shape[1] != train[0].shape[1]: raise TransferError(f'the {what} are shorter than one block of {train[0].shape[1]} tokens: give more of them')
+        return got
+    general = of_general(general, 'general texts') if general is not None else None
     if replay is not None:
-        general = blocks_of(replay, tok, train[0].shape[1])
-        if general[0].shape[1] != train[0].shape[1]: raise TransferError(f'the general texts are shorter than one block of {train[0].shape[1]} tokens: give more of them')
-        mixed = [np.delete(o, np.s_[::5], 0) for o in general] # a fifth tells what was forgotten
+        mixed = of_general(replay, 'texts for replay')
+        if general is None: general, mixed = [o[::5] for o in mixed], [np.delete(o, np.s_[::5], 0) for o in mixed] # a fifth tells what was forgotten
         k = math.ceil(len(train[0])*replay_share/(1 - replay_share))
         pick = rng.integers(len(mixed[0]), size=k) if len(mixed[0]) else []
         train = tuple(np.concatenate([a, b[pick]]) for a, b in zip(train, mixed))
@@ -232,11 +239,10 @@ def continue_pretraining(
         if resume: plan.write_text(str(steps))
     each = max(1, steps//rounds)
     held = test_of(valid)
-    old = test_of([o[::5] for o in general]) if general is not None else None
+    old = test_of(general) if general is not None else None
     before, general_before = _loss_on(lm, held, mode), _loss_on(lm, old, mode) if old else None
     dls = DataLoaders(loader(make(*train, each*bs), True), held, device=d)
     dls.n_inp = 2
-    best = _Best(patience)
     learn = Learner(dls, lm, loss_func=nn.CrossEntropyLoss(), opt_func=FusedAdam, cbs=[Arithmetic(mode)])
     small = sum(o.numel() for o in net.parameters()) < 10e6
     rate, start = lr or (1e-3 if small else 1e-4), time.perf_counter()
@@ -248,8 +254,10 @@ def continue_pretraining(
         for q in net.parameters(): q.requires_grad_(True)
         notes.append('the head is new: it was trained first, for a quarter of the steps more')
         before = _loss_on(lm, held, mode)
+    best, begin = _Best(patience, before), {k: v.detach().clone() for k, v in lm.state_dict().items()}
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(best): learn.transfer(FullFineTune(lr=rate), rounds, resume=resume, folder=keep_at)
-    if best.state is not None: lm.load_state_dict(best.state)
+    if best.state is None and best.curve: notes.append(f'the held-out loss never fell ({before:.2f}, then {min(best.curve):.2f} at best): the weights are those that it started from; lower lr ({rate:g}), or give it more texts')
+    if best.state is not None or best.curve: lm.load_state_dict(best.state or begin)
     after, seconds = _loss_on(lm, held, mode), time.perf_counter() - start
     out = Path(out)
     with whole(out) as tmp:

@@ -64,7 +64,7 @@ def _spell(o): # `None` for what has no short spelling
 # %% ../nbs/api/10_tasks.ipynb #172696a3
 class Task:
     "Labelled items in three parts; knows nothing of models"
-    texts = False # are the items texts?
+    texts, labelled = False, True # are the items texts; does anybody know their labels?
     def __init__(self,
         df, # columns `item`, `label` (a string, or a list of them), `part`, `hash`; optionally `group`
         name='', # of the data
@@ -108,7 +108,7 @@ class Task:
             return
         if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart{also}: add items of another class')
         if not self.multi and len(self.df) >= 10 and len(self.vocab) > len(self.df)/2:
-            raise TransferError(f'{self.name}: {len(self.vocab)} classes for {len(self.df)} items: is the label a number or a name, rather than a class? Name another column, or for a number say regression=True{also}')
+            raise TransferError(f'{self.name}: {len(self.vocab)} classes for {len(self.df)} items: is the label a number or a name, rather than a class? Name another column, or for a number say regression=True (--regression in a shell){also}')
         for c, n in self.sizes().items():
             if n < 3: self.notes.append(f'class "{c}" has {n} item{"s" if n > 1 else ""}: a split into train, valid and test needs at least 3, so it is not in every part')
 

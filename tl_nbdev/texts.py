@@ -49,13 +49,13 @@ def _labels(values):
 
 class TextTask(Task):
     "Texts with labels, split into train, valid and test"
-    texts = True
+    texts, usual_model, usual_bs = True, 'all-MiniLM-L6-v2', 32
     @classmethod
     @spelled
     def from_df(cls,
         df, # a table with one row an item, or what pandas makes one of
         text='text', # column of texts
-        label='label', # column of labels
+        label='label', # column of labels; `None` where there are none, for data to adapt to
         second=None, # column of second texts, where an item is a pair
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
@@ -73,7 +73,8 @@ class TextTask(Task):
         df = with_columns(df, (text, label, second, group, part), name)
         named = df['_named'] if '_named' in df else [f'row {i}' for i in df.index]
         columns = [[as_text(o) for o in df[c]] for c in (text, second) if c is not None]
-        labels = df[label].to_list()
+        if label is None: learn, regression, delim = False, False, None
+        labels = ['?']*len(df) if label is None else df[label].to_list()
         if (lists := _several(labels)) is not None: labels, delim = lists, _join
         elif not delim and not regression: labels = _labels(labels)
         elif delim: labels = [as_text(o) for o in labels]
@@ -90,7 +91,9 @@ class TextTask(Task):
         rows, also, given = prepared(rows, valid, test, seed, limit, delim, regression)
         skipped += also
         notes = df.attrs['notes'] + ([f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now'] if odd else [])
-        return cls(rows.drop(columns='named'), name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn, regression)
+        made = cls(rows.drop(columns='named'), name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn, regression)
+        made.labelled = label is not None
+        return made
 
     @classmethod
     @spelled
@@ -171,7 +174,21 @@ class TextTask(Task):
 def _missing(t): return 'no text' if t is None else 'an empty text' if not t.strip() else None
 
 # %% ../nbs/api/13_texts.ipynb #508c38d5
-_mojibake = re.compile('Ã[\x80-\xbf©¨¤¶¼±]|â€|Â[\xa0-\xbf]|ï»¿')
+_alone = '\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff' # scripts without spaces between words: a sign counts as a word
+_word = re.compile(f'[{_alone}]|[^\\W{_alone}]+')
+_upper = ''.join(c for c in (bytes([b]).decode('cp1252', 'ignore') for b in range(128, 256)) if c) + ''.join(map(chr, range(128, 160)))
+_foreign = re.compile(f'[{re.escape(_upper)}]{{2,}}')
+
+def _misread(t):
+    "Does a text look as if its bytes had been read in the wrong encoding?"
+    t = t[:5000]
+    if '\ufffd' in t or re.search('[À-ÿ]{5,}', t): return True # no language of these letters has five in a row
+    for o in _foreign.findall(t):
+        try:
+            raw = b''.join(c.encode('latin-1' if ord(c) < 160 else 'cp1252') for c in o)
+            if any(ord(c) > 127 for c in raw.decode()): return True
+        except UnicodeError: pass
+    return False
 
 def _binary(t):
     head = t[:2000]
@@ -189,7 +206,7 @@ def near_duplicates(
     a, b = (rng.integers(1, 1 << 31, hashes, dtype=np.uint64) for _ in range(2))
     shingles, seen, found = [], {}, set()
     for i, t in enumerate(texts):
-        w = re.findall(r'\w+', str(t).casefold())[:2000]
+        w = _word.findall(str(t).casefold())[:2000]
         own = {int.from_bytes(hashlib.blake2b(' '.join(w[j:j + words]).encode(), digest_size=4).digest(), 'little') for j in range(max(1, len(w) - words + 1))} if w else set()
         shingles.append(own)
         if len(own) < 5: continue
@@ -204,7 +221,8 @@ def near_duplicates(
 
 # %% ../nbs/api/13_texts.ipynb #71c5b1de
 def audit(
-    task:TextTask
+    task:TextTask,
+    model=None # whose tokens lengths are counted in, as for `transfer_learner`; default MiniLM, or words where it can't be had
 ) -> Audit:
     "Look before training: empty, copied, leaking and wrongly decoded texts, tiny classes, lengths"
     rows, df = findings(task), task.df
@@ -214,13 +232,21 @@ def audit(
     near = [(i, j) for i, j in near if df.same.iloc[i] != df.same.iloc[j]]
     add('nearly the same text in two parts of the split', [items[j] for i, j in near if parts[i] != parts[j]], 'the value on test is too good: give such texts one group, and name its column')
     add('nearly the same text under two labels', [items[j] for i, j in near if labels[i] != labels[j]], 'decide which label is right')
-    add('texts that look wrongly decoded', [o for o in items if _mojibake.search(str(o)[:5000])], 'save the file as UTF-8 and read it again')
+    add('texts that look wrongly decoded', [o for o in items if _misread(str(o))], 'save the file as UTF-8 and read it again')
     add('texts that look like binary data', [o for o in items if _binary(str(o))], 'remove them, or convert them to text')
-    n = df.item.map(lambda o: len(re.findall(r'\w+|[^\w\s]', str(o)[:100_000])))
-    long = df.item[n > 200].to_list()
-    add(f'texts of more than 200 words (median {int(n.median())}, longest {int(n.max())})', long, 'networks read their beginning only, 256 tokens unless size= says otherwise; long="windows" reads all')
+    try: n, most, what = _lengths(items, text_pretrained(task.usual_model if model is None else model))
+    except TransferError:
+        if model is not None: raise
+        n, most, what = np.array([len(_word.findall(str(o)[:100_000])) for o in items]), 200, 'words'
+    add(f'texts of more than {most} {what} (median {int(np.median(n))}, longest {int(n.max()):,}; {100*np.maximum(n - most, 0).sum()/n.sum():.0f} % of all {what.partition(" ")[0]} are beyond)', [items[i] for i in np.flatnonzero(n > most)], 'their beginning alone is read, unless size= is larger; long="windows" reads all')
     if not rows: rows = [dict(found='nothing to worry about', count=0, examples='', next='train')]
     return Audit(task, rows)
+
+def _lengths(items, p):
+    "Tokens of each text, how many are read, and whose they are"
+    known = Tokens(p)
+    n = [known.tok(*map(list, zip(*items[i:i + 1000])), truncation=False, verbose=False)['input_ids'] if isinstance(items[0], tuple) else known.tok(items[i:i + 1000], truncation=False, verbose=False)['input_ids'] for i in range(0, len(items), 1000)]
+    return np.array([len(o) for some in n for o in some]), known.most, f'tokens of {p.name}'
 
 TextTask.audit = audit
 
@@ -265,4 +291,3 @@ def dls(
     return made
 
 TextTask.dls, TextTask.pretrained = dls, staticmethod(text_pretrained)
-TextTask.usual_model, TextTask.usual_bs = 'all-MiniLM-L6-v2', 32
