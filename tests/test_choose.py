@@ -22,6 +22,10 @@ few = dict(size=64)
 def task(tmp_path_factory):
     return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 60, ('round', 'square', 'line')))
 
+@pytest.fixture(scope='module')
+def noisy(task): # no leader is without an error
+    return ImageTask(task.df.assign(label=np.random.default_rng(0).permutation(task.df.label)), 'noise')
+
 @hypo(max_examples=25, deadline=None)
 @given(st.integers(12, 60), st.integers(1, 80), st.integers(2, 5), st.integers(0, 10**6))
 def test_scores_of_any_features(n, d, k, seed):
@@ -51,6 +55,23 @@ def test_scores_refuse(task):
     with pytest.raises(TransferError, match='sum 1'): leep(np.ones((4, 3)), [0, 1, 0, 1])
     with pytest.raises(TransferError, match='too few'): label_curve(rng.normal(size=(30, 4)), np.arange(30) % 3)
 
+    f, y = rng.normal(size=(60, 8)), np.arange(60) % 3
+    holes = f.copy(); holes[[3, 9], [1, 4]] = np.nan
+    for refuses in (lambda: ridge(holes, y), lambda: score(holes, y), lambda: label_curve(np.r_[holes]*1, y)):
+        with pytest.raises(TransferError, match='2 of 60 items have features that are no numbers, the first is item 3'): refuses()
+    gone = np.c_[f, np.full(60, np.nan)]
+    assert np.isclose(logme(gone, y), logme(f, y)) # a column of no numbers says nothing
+    for s in (score, logme, knn, h_score):
+        with pytest.raises(TransferError, match='one for each item'): s(f, np.eye(3)[y])
+    with pytest.raises(TransferError, match='no numbers'): logme(f, np.where(y == 0, np.nan, y))
+    with pytest.raises(TransferError, match='numbers, not classes'): score(f, rng.normal(size=60))
+    assert score(f, f[:, 0] + rng.normal(size=60)/9, ['logme'])[0].value > score(f, rng.normal(size=60), ['logme'])[0].value
+    with pytest.raises(TransferError, match='one group'): ridge(f, y, np.zeros(60))
+    with pytest.raises(TransferError, match='one class'): label_curve(rng.normal(size=(300, 4)), np.zeros(300, int))
+    assert score(f[:4], np.arange(4) % 2, ['logme'])[0].interval == [-np.inf, np.inf]
+    sure = score(np.eye(3)[y] + f[:, :3]/100, y, ['ridge'])[0]
+    assert sure.value == 1 and sure.interval[0] < .97
+
 def test_a_race(task, tmp_path):
     began = time.perf_counter()
     got = advise(task, 60, ['squeezenet1_1', 'tf_efficientnet_lite0'], epochs=2, out=tmp_path/'race', **few)
@@ -73,8 +94,34 @@ def test_interrupted(task, monkeypatch):
     assert got.interrupted and got.best == dict(model='squeezenet1_1', strategy='feature') and 'interrupted' in ' '.join(got.words())
     monkeypatch.setattr(choose._Race, 'heads', stop)
     with pytest.raises(TransferError, match='nothing was measured'): advise(task, 60, 'squeezenet1_1', **few)
+    early = advise(task, 60, ['squeezenet1_1', 'mobilenet_v2'], **few) # a look at a sample was there
+    assert not early.trained and len(early.entries) == 2 and 'a linear classifier makes of' in ' '.join(early.words()) and all(o['interval'] for o in early.ranking) and early.plot() is not None
+    assert early.result.n == task.n('test') # it is trained when it is asked for
 
-def test_time_that_runs_out(task, monkeypatch):
+def test_interrupted_in_the_middle(noisy, monkeypatch):
+    train = choose._Race.train
+    def some(self, e, epochs):
+        if not e.feature: monkeypatch.setattr(choose.Learner, 'transfer', lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(self, e, epochs)
+    monkeypatch.setattr(choose._Race, 'train', some)
+    got = advise(noisy, 60, 'squeezenet1_1', ('feature', 'last:2'), 3, **few)
+    assert got.interrupted and [r['why'] for r in got.ranking if r['strategy'] == 'last:2'] == ['interrupted after 0 of 3 epochs']
+
+def test_only_what_was_asked_for_is_advised(noisy):
+    got = advise(noisy, 60, 'squeezenet1_1', 'last:2'.split(), 1, **few)
+    assert got.best['strategy'] == 'last:2' and [r['why'] for r in got.ranking if r['strategy'] == 'feature'] == ['for comparison: features were needed on the way']
+    sizes = got.scores()[0]
+    assert sizes['parameters'] and sizes['source accuracy'] == '0.582'
+
+def test_a_leader_without_an_error_and_a_model_without_room(task, monkeypatch):
+    got = advise(task, 60, 'tf_efficientnet_lite0', ('feature', 'full'), 1, **few)
+    if got.entries[0].estimate == 1: assert 'which nothing can surpass' in got.ranking[-1]['why'] and got.interval(0)[0] < .97
+    monkeypatch.setattr(choose, 'free_mib', lambda: 12.)
+    got = advise(task, 60, ['squeezenet1_1', 'tf_efficientnet_lite0'], ('feature',), **few)
+    assert 'MiB of memory' in got.ranking[-1]['why'] and got.best['model'] == 'squeezenet1_1'
+    with pytest.raises(TransferError, match='no model fits into memory'): advise(task, 60, 'tf_efficientnet_lite0', **few)
+
+def test_time_that_runs_out(noisy, monkeypatch):
     "A fit is ended when the budget is over, and what it reached does not count as a whole run"
     monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e-6)
     clock, real = [0.], time.perf_counter
@@ -84,7 +131,7 @@ def test_time_that_runs_out(task, monkeypatch):
         if not e.feature: clock[0] += 1000
         train(self, e, epochs)
     monkeypatch.setattr(choose._Race, 'train', late)
-    got = advise(task, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
+    got = advise(noisy, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
     assert [e.how.name for e in got.entries] == ['feature'] and any('budget was over' in e.out for e in got.left)
 
 def test_labels_that_are_noise(tmp_path):

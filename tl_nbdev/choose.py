@@ -189,7 +189,7 @@ class _Race:
     def __init__(self, task, ps, hows, budget, epochs, seed, folder, tell, kwargs):
         self.task, self.ps, self.hows, self.budget, self.epochs, self.seed, self.kwargs = task, list(ps), hows, budget, epochs, seed, kwargs
         self.began, self.tell, self.folder = time.perf_counter(), tell or (lambda text: None), Path(folder) if folder else None
-        self.entries, self.learners, self.item, self.base, self.rows_of, self.rates, self.distance = [], {}, {}, {}, {}, {}, None
+        self.entries, self.learners, self.item, self.base, self.rows_of, self.rates, self.distance, self.seen = [], {}, {}, {}, {}, {}, None, {}
         self.plain = task.problem != 'single-label' or task.metric != 'accuracy' # nothing is corrected then
         self.rows = task.part('train'), task.part('valid')
         self.groups = tuple(o.group.to_numpy() if 'group' in o else None for o in self.rows)
@@ -221,7 +221,11 @@ class _Race:
         at = {c: i for i, c in enumerate(self.task.vocab)}
         return np.concatenate([o[range(len(o))].numpy() for o in f]), None if self.plain else np.array([at[l] for o in parts for l in o.label])
 
-    def linear(self, f, y, parts): return (ridge_probs(f, y, np.concatenate([o.group.to_numpy() for o in parts]) if 'group' in parts[0] else None).argmax(1) == np.unique(y, return_inverse=True)[1]).astype(float)
+    def linear(self, f, y, parts):
+        "What a linear classifier says of rows that it was fitted without"
+        groups, out = np.concatenate([o.group.to_numpy() for o in parts]) if 'group' in parts[0] else None, np.zeros((len(y), len(self.task.vocab)))
+        out[:, np.unique(y)] = ridge_probs(f, y, groups)
+        return Result('accuracy', y, out, self.task.vocab, 'valid')
 
     # the rungs
 
@@ -233,6 +237,10 @@ class _Race:
         some = [o.iloc[np.sort(rng.permutation(len(o))[:max(2, math.ceil(len(o)*share))])] for o in self.rows]
         for p in self.ps:
             if stay and self.left < .25*self.budget: self.leave(self.entry(p, feature), 'no budget was left to look at it'); continue
+            if p.params and (need := p.params*4*2/2**20) > (free := free_mib()): # its weights, and a copy for frozen passes
+                if p is self.ps[-1] and not stay: raise TransferError(f'no model fits into memory: {p.name} needs about {need:,.0f} MiB, {free:,.0f} are free')
+                self.leave(self.entry(p, feature), f'it needs about {need:,.0f} MiB of memory, {free:,.0f} are free')
+                continue
             self.item[p.name] = self.pass_seconds(p)
             need = self.item[p.name]*self.n*share
             if stay and need > .4*self.left: self.leave(self.entry(p, feature), f'features of a sample would take about {need:.0f} s'); continue
@@ -240,7 +248,8 @@ class _Race:
             stay.append(p)
             if self.plain or len(self.ps) == 1: continue
             f, y = self.features(p, some)
-            right[p.name] = self.linear(f, y, some)
+            self.seen[p.name] = p, self.linear(f, y, some)
+            right[p.name] = (self.seen[p.name][1].predicted == y).astype(float)
             self.tell(f'{p.name}: linear classifier {100*right[p.name].mean():.1f} % of {len(y)} items')
         if right:
             best = max(right, key=lambda m: right[m].mean())
@@ -257,7 +266,7 @@ class _Race:
             if any(o.done for o in self.entries) and need > .7*self.left: self.leave(e, f'features of all items would take about {need:.0f} s'); continue
             if not self.plain:
                 self.rows_of[p.name] = f, y = self.features(p, self.rows)
-                self.base[p.name] = self.linear(f, y, self.rows)
+                self.base[p.name] = (self.linear(f, y, self.rows).predicted == y).astype(float)
             self.train(e, e.of)
             if self.distance is None and not p.texts: self.distance = source_distance(self.learner(p))
 
@@ -268,7 +277,9 @@ class _Race:
         if e.state is not None: learn.model.load_state_dict(e.state)
         keep = self.folder/f'{e.p.name}-{e.how.name.replace(":", "")}-{"+".join(map(str, (*e.legs, epochs)))}' if self.folder else None
         seeded(self.seed + e.epochs)
-        with watched(learn), learn.added_cbs([] if e.feature else stop): learn.transfer(e.how, epochs, resume=keep is not None, folder=keep)
+        try:
+            with watched(learn), learn.added_cbs([] if e.feature else stop): learn.transfer(e.how, epochs, resume=keep is not None, folder=keep)
+        except KeyboardInterrupt: self.leave(e, f'interrupted after {e.epochs} of {e.of} epochs'); raise
         n = len(self.rows[0])
         e.judged = Judged(learn.evaluate('valid'), *(() if self.plain else (self.base[e.p.name][n:], self.base[e.p.name][:n])))
         e.legs, e.state = (*e.legs, epochs), {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
@@ -302,7 +313,8 @@ class _Race:
             if spent + .3*e.whole + max(.7*o.whole for o in (e, *starting)) < self.left: starting.append(e); spent += .3*e.whole
             else: self.leave(e, f'it would take about {e.whole:.0f} s' if e.whole > self.left else 'no budget was left for it')
         for e in starting:
-            if e.of*self.epoch_seconds(e) < self.left: self.train(e, math.ceil(.3*e.of))
+            if max(o.estimate for o in self.entries if o.done) >= 1: self.leave(e, 'the leader makes no error on valid, which nothing can surpass')
+            elif e.of*self.epoch_seconds(e) < self.left: self.train(e, math.ceil(.3*e.of))
             else: self.leave(e, 'no budget was left for it')
         gains = []
         for e in sorted((e for e in starting if e.judged), key=lambda e: -e.estimate):
@@ -332,14 +344,23 @@ class Advice:
     "A ranking of models with strategies, what it cost, and what to do"
     def __init__(self, race, interrupted=False):
         self.task, self.budget, self.interrupted, self._race = race.task, race.budget, interrupted, race
-        done = sorted((e for e in race.entries if e.done), key=lambda e: -e.estimate)
-        if not done: raise TransferError(f'{race.task.name}: nothing was measured to the end' + (', it was interrupted' if interrupted else ''))
-        self._draws = spread([e.judged for e in done], race.groups[::-1])
+        done, asked = sorted((e for e in race.entries if e.done), key=lambda e: -e.estimate), {o.name for o in race.hows}
+        self.trained = bool(done) # else it is the look at a sample that answers
+        if not done:
+            if not race.seen: raise TransferError(f'{race.task.name}: nothing was measured to the end' + (', it was interrupted' if interrupted else '') + ': give it more time')
+            done = sorted((Entry(p, o, o.epochs, Judged(r), whole=race.item[p.name]*race.n) for o in [strategy('feature')] for p, r in race.seen.values()), key=lambda e: -e.estimate)
+        self.instead = self.trained and not any(e.how.name in asked for e in done) # none of the strategies asked for came to its end
+        beside = [] if self.instead or not self.trained else [e for e in done if e.how.name not in asked]
+        done = [e for e in done if e not in beside]
+        for e in beside: e.out = 'for comparison: features were needed on the way'
+        for e in race.entries:
+            if not e.done and not e.out: e.out = f'interrupted after {e.epochs} of {e.of} epochs'
+        self._draws = spread([e.judged for e in done], race.groups[::-1] if self.trained else (None, None))
         cheap = [i for i, e in enumerate(done) if e.estimate >= done[0].estimate - .005 and e.whole*4 <= done[0].whole] # half a point for a quarter of the cost
         first = min(cheap, key=lambda i: done[i].whole, default=0)
         order = [first, *(i for i in range(len(done)) if i != first)]
         self.entries, self._draws = [done[i] for i in order], self._draws[:, order]
-        self.left = [e for e in race.entries if not e.done]
+        self.left = [e for e in race.entries if e not in self.entries and (self.trained or not e.judged)]
         self.prior, self.prior_why = rule_of_thumb(self.task, race.distance)
         self.seconds = time.perf_counter() - race.began
         self._learn = None
@@ -347,7 +368,10 @@ class Advice:
     @property
     def best(self): return dict(model=self.entries[0].p.name, strategy=self.entries[0].how.name)
 
-    def interval(self, i): return [float(o) for o in np.nanpercentile(self._draws[:, i], [2.5, 97.5])]
+    def interval(self, i):
+        "Of entry `i`, 95 %; where no draw differs, as at 100 %, Wilson's"
+        low, high = (float(o) for o in np.nanpercentile(self._draws[:, i], [2.5, 97.5]))
+        return [low, high] if low < high or self.task.problem == 'regression' else wilson(low*(n := self.entries[i].judged.result.n), n)
 
     def difference(self, i):
         "Of entry `i` from the best, 95 %"
@@ -358,8 +382,9 @@ class Advice:
         return [i for i in range(1, len(self.entries)) if self.difference(i)[0] <= 0 <= self.difference(i)[1]]
 
     @property
-    def guessing(self): # what always saying the most frequent class would reach
-        return max(self.task.sizes().values())/len(self.task.df) if self.task.problem == 'single-label' and self.task.metric == 'accuracy' else None
+    def guessing(self): # what always saying the same would reach; `None` where that is not known
+        if self.task.metric == 'accuracy' and self.task.problem == 'single-label': return max(self.task.sizes().values())/len(self.task.df)
+        return dict(balanced_accuracy=1/max(1, len(self.task.vocab)), auroc=.5, r2=0., pearson=0., spearman=0.).get(self.task.metric)
 
     def why(self, i):
         "In words"
@@ -390,6 +415,8 @@ class Advice:
         said.append(f'Start from {e.p.name} and use {e.how!r}: {self.why(0)}.')
         if self.guessing is not None and self.interval(0)[0] <= self.guessing: said.append(f'It is no better than guessing, which reaches {100*self.guessing:.0f} %: look at the labels first.')
         agree = 'and so does the measurement' if e.how.name == self.prior else f'the measurement says {e.how.name}'
+        if not self.trained: said.append(f'It was interrupted before anything was trained: this is what a linear classifier makes of {e.judged.result.n} items.')
+        if self.instead: said.append('None of the strategies that were asked for came to its end within the budget.')
         said.append(f'The rule of thumb for {self.prior_why} says {self.prior}, {agree}.')
         said.append(f'{self.seconds:.0f} of {self.budget:.0f} seconds were used' + (', then it was interrupted.' if self.interrupted else '.'))
         return said
@@ -407,7 +434,9 @@ class Advice:
         if self._learn is None:
             e = self.entries[0]
             self._learn = self._race.learner(e.p)
-            self._learn.model.load_state_dict(e.state)
+            if e.state is None:
+                with watched(self._learn): self._learn.transfer('feature') # it was interrupted before
+            else: self._learn.model.load_state_dict(e.state)
         return self._learn
 
     @property
@@ -419,7 +448,8 @@ class Advice:
     def scores(self,
         names=('knn', 'ridge', 'logme', 'shrunken_h_score') # of `scores`; `leep` and `nce` take a pass through the source head
     ) -> Table:
-        "Transferability scores of the networks whose features are all there"
+        "Transferability scores of the networks whose features are all there, and beside them two that look at no data: size, and accuracy on the source where it is published"
+        if not self._race.rows_of: raise TransferError('scores need one class an item, accuracy as the metric, and features of all items')
         groups, out = None if self._race.groups[0] is None else np.concatenate(self._race.groups), {}
         for m, (f, y) in self._race.rows_of.items():
             mine, source = list(names), None
@@ -427,7 +457,8 @@ class Advice:
                 try: source = source_probs(self._race.learners[m], pd.concat(self._race.rows))
                 except TransferError: mine = [o for o in names if o not in ('leep', 'nce')] # it has no such head
             out[m] = score(f, y, mine, groups, source=source)
-        return score_table(out)
+        beside = {m: dict(parameters=f'{sum(o.numel() for o in self._race.learners[m].model.body.parameters()):,}', **{'source accuracy': f'{source_accuracy[m]:.3f}' if m in source_accuracy else ''}) for m in out}
+        return Table(dict(row, **beside[row['model']]) for row in score_table(out))
 
     def more_labels(self, times=2):
         "What so many times the labels would give, with frozen features"
@@ -518,8 +549,9 @@ def label_curve(
     seed=0
 ) -> LabelCurve:
     "What more labels would give, for a linear classifier on frozen features"
-    f, (names, y) = np.asarray(features, np.float64), np.unique(labels, return_inverse=True)
-    k, rng, values = len(names), np.random.default_rng(seed), []
+    f, y = scorable(features, labels)
+    y, k = classes_of(y)
+    rng, values = np.random.default_rng(seed), []
     unit = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     most = int(.8*len(y))
     ns = sorted({int(most*s) for s in (1/16, 1/8, 1/4, 1/2, 1) if most*s >= max(10, 2*k)})
