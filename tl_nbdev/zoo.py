@@ -212,7 +212,7 @@ def _here(p):
     if p.library == 'timm':
         from huggingface_hub import try_to_load_from_cache
         cfg = timm.get_pretrained_cfg(p.name)
-        kept = cfg.hf_hub_id and isinstance(try_to_loadhub_offline(cfg.hf_hub_id, 'model.safetensors'), str)
+        kept = cfg.hf_hub_id and isinstance(try_to_load_from_cache(cfg.hf_hub_id, 'model.safetensors'), str)
     else:
         import torchvision
         kept = (Path(torch.hub.get_dir())/'checkpoints'/torchvision.models.get_model_weights(p.name).DEFAULT.url.rpartition('/')[2]).exists()
