@@ -516,6 +516,7 @@ def adapt(
         looks.append(look(ph.epochs))
     elif method != 'none':
         learn.model.load_state_dict(begin)
+        seeded(seed) # the order of the target's batches, whatever was trained before
         loader = target_loader(learn, target)
         made = [methods[o](loader, *([] if weight is None else [weight])) for o in method.split('+')]
         align = made[0] if len(made) == 1 else Together(*made)
