@@ -6,10 +6,10 @@ from typing import Annotated
 from fastcore.script import call_parse
 from .common import Laps, Records, fresh_cache, goal
 
-images = ('squeezenet1_1', 'mobilenet_v2', 'tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2')
+images = ('squeezenet1_1', 'mobilenet_v2', 'tf_efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2', 'vit_small_patch14_dinov2')
 texts = ('bert-tiny', 'all-MiniLM-L6-v2')
 strategies = ('feature', 'last:2', 'full')
-data = {'elpv': dict(limit=1000, size=160, epochs=5), 'mnist': dict(limit=2000, size=64, epochs=5), 'r8': dict(limit=1000, size=128, epochs=3), 'sentiment-movies': dict(limit=1000, size=128, epochs=3)}
+data = {'elpv': dict(limit=1000, size=168, epochs=5), 'mnist': dict(limit=2000, size=70, epochs=5), 'r8': dict(limit=1000, size=128, epochs=3), 'sentiment-movies': dict(limit=1000, size=128, epochs=3)}
 names = ('knn', 'ridge', 'logme', 'h_score', 'shrunken_h_score', 'transrate', 'gbc', 'n_leep')
 quick = dict(samples=['mnist'], seeds=1, limit=100, epochs=1, share=[.5])
 
@@ -66,11 +66,12 @@ def scores(sample, limit, size, model):
     from tl_nbdev.learner import transfer_learner
     from tl_nbdev.phases import part_features
     from tl_nbdev.scores import score
+    from tl_nbdev.zoo import source_accuracy
     task = _task(sample, limit)
     learn = transfer_learner(task, model, seed=0, size=size)
     f = [part_features(learn, o) for o in ('train', 'valid')]
     x, y = np.concatenate([o[range(len(o))].numpy() for o in f]), np.concatenate([task.targets(o) for o in ('train', 'valid')])
-    return {s.name: dict(value=s.value, interval=s.interval, seconds=s.seconds) for s in score(x, y, names)} | dict(sfda=dict(value=_sfda(x, y)), parameters=dict(value=sum(p.numel() for p in learn.model.parameters())))
+    return {s.name: dict(value=s.value, interval=s.interval, seconds=s.seconds) for s in score(x, y, names)} | dict(sfda=dict(value=_sfda(x, y)), parameters=dict(value=sum(p.numel() for p in learn.model.parameters())), source_accuracy=dict(value=source_accuracy.get(model)))
 
 def advice(sample, limit, size, epochs, budget, seed):
     "advise, with an empty cache, and what its winner reaches in the table"
@@ -82,10 +83,18 @@ def advice(sample, limit, size, epochs, budget, seed):
 
 # the run
 
-def _tau(a, b):
-    "Weighted Kendall correlation, as transferability papers use it"
+def _tau(models, said, truth, s, n, of, times=2000):
+    "Weighted Kendall correlation, as transferability papers use it, of a score with what was reached; and its ends (95 %), by a bootstrap over networks, and over seeds within them"
+    import numpy as np
     from scipy.stats import weightedtau
-    return float(weightedtau(a, b).statistic)
+    def value(ms, pick): # of networks, as often as they were drawn
+        reached = [of({k[1:]: float(np.mean(pick(v['values']))) for k, v in truth.items() if k[0] == s and k[1] == m}, m) for m in ms]
+        return float(weightedtau([said[s, m][n]['value'] for m in ms], reached).statistic)
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(times):
+        ms = list(rng.choice(models, len(models)))
+        if len(set(ms)) > 2: draws.append(value(ms, lambda v: rng.choice(v, len(v))))
+    return [value(models, lambda v: v), *(float(o) for o in np.nanpercentile(draws, [2.5, 97.5]))]
 
 @call_parse
 def bench(
@@ -118,8 +127,9 @@ def bench(
                 runs.append(records.measure('advice', sample=s, budget=round(part*whole, 1), seed=i, **o))
                 f = runs[-1]['found']
                 races.append(dict(sample=s, share=part, regret=best - truth[s, f['model'], f['strategy']]['value'], cost=f['seconds']/whole, **{k: f[k] for k in ('model', 'strategy')}))
-        for n in (*names, 'sfda', 'parameters') if len(_models(s)) > 2 else ():
-            taus.append(dict(sample=s, score=n, tau=_tau([said[s, m][n]['value'] for m in _models(s)], [max(truth[s, m, h]['value'] for h in strategies) for m in _models(s)]), frozen=_tau([said[s, m][n]['value'] for m in _models(s)], [truth[s, m, 'feature']['value'] for m in _models(s)])))
+        for n in (*names, 'sfda', 'parameters', 'source_accuracy') if len(_models(s)) > 2 else ():
+            ms = [m for m in _models(s) if said[s, m][n]['value'] is not None] # of one network no accuracy on ImageNet is published
+            taus.append(dict(sample=s, score=n, models=len(ms), tau=_tau(ms, said, truth, s, n, lambda seen, m: max(seen[m, h] for h in strategies)), frozen=_tau(ms, said, truth, s, n, lambda seen, m: seen[m, 'feature'])))
     lines, reached = [], []
     for part in share:
         mine = [o for o in races if o['share'] == part]
@@ -129,9 +139,10 @@ def bench(
         reached.append(goal(f'mean regret of advise at {part:.0%} of the cost of trying all, points [{low:.1f}, {high:.1f}]', regrets.mean(), most=1, show='{:.2f}'))
         reached.append(goal(f'largest share of that cost it used, asked for {part:.0%}', 100*max(o['cost'] for o in mine), most=100*part*1.15, show='{:.1f}'))
         lines += [dict(data=o['sample'], model=f'advise, {part:.0%} of the cost', strategy=f'took {o["model"]} {o["strategy"]}', **{'test %, mean of seeds': f'regret {100*o["regret"]:.1f}', 'seconds': f'{100*o["cost"]:.0f} % of all'}) for o in mine]
+    say = lambda o: f'{o[0]:+.2f} [{o[1]:+.2f}, {o[2]:+.2f}]'
     for n in dict.fromkeys(o['score'] for o in taus):
         mine = [o for o in taus if o['score'] == n]
-        lines.append({'data': 'images', 'model': n, 'strategy': 'weighted Kendall τ with the best strategy, and with frozen features', 'test %, mean of seeds': '; '.join(f'{o["sample"]} {o["tau"]:+.2f}, {o["frozen"]:+.2f}' for o in mine)})
+        lines.append({'data': 'images', 'model': n, 'strategy': 'weighted Kendall τ with the best strategy, and with frozen features', 'test %, mean of seeds': '; '.join(f'{o["sample"]} {say(o["tau"])}, {say(o["frozen"])}' for o in mine)})
     records.write(ratio={}, table=table + lines, reached=reached, races=races, taus=taus, measurements=runs, arguments=dict(samples=samples, seeds=seeds, share=share, limit=limit, epochs=epochs),
                   remarks=[f'{s}: {o["limit"]} labels at most, {o["size"]} {"pixels" if s in ("elpv", "mnist") else "tokens"}, {o["epochs"]} epochs where the body trains' for s, o in data.items()] +
-                          [f'{seeds} seeds; regret: the best pair\'s mean on test less that of the pair that was picked, in this table; intervals by bootstrap over races. The cost of trying all is that of one run of each pair.', 'With five networks a correlation of ranks says little; with two it says nothing, and is left out.'])
+                          [f'{seeds} seeds; regret: the best pair\'s mean on test less that of the pair that was picked, in this table; intervals by bootstrap over races. The cost of trying all is that of one run of each pair.', 'With six networks a correlation of ranks says little, as its intervals show (95 %, bootstrap over networks and seeds); with two it says nothing, and is left out. Accuracy on ImageNet is published for five of them.'])
