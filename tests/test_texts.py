@@ -365,3 +365,8 @@ def test_the_shell_says_what_it_left_out(folders, tmp_path):
     assert got.status == 0 and 'left out, no text: row 1' in got.out, got.out
     (tmp_path/'d'/'a').mkdir(parents=True); (tmp_path/'d'/'a'/'1.txt').write_text('x')
     refused(tl('train', tmp_path/'d', '--text', 'text', '--group', 'who'), '--group needs a table')
+
+def test_an_empty_cell_of_several_labels(tmp_path):
+    reviews().assign(label=['', 'x;y', 'x', 'y']*10).to_csv(tmp_path/'r.csv', index=False)
+    task = TextTask.from_csv(tmp_path/'r.csv', 'text', delim=';')
+    assert len(task.df) == 40 and sum(not o for o in task.df.label) == 10 and '10 rows hold no label' in task.notes[0]

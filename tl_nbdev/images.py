@@ -132,6 +132,7 @@ class ImageTask(Task):
         "A task from a CSV with a column of files and one of labels"
         path = Path(path).expanduser()
         df = read_table(path)
+        if kwargs.get('delim'): df = without_labels(df, label)
         if file is None: file = _file_column(df, path)
         return cls.from_df(df, file, label, **{'root': path.parent, 'name': path.name, **kwargs})
 

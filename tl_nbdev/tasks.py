@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['part_names', 'split_parts', 'spelled', 'Task', 'as_number', 'strata', 'prepared', 'decoded', 'read_table',
-           'with_columns', 'given_parts', 'carve_valid', 'Audit', 'findings', 'drawing', 'TakeAt', 'labelled', 'Loader',
-           'RowLoader']
+           'without_labels', 'with_columns', 'given_parts', 'carve_valid', 'Audit', 'findings', 'drawing', 'TakeAt',
+           'labelled', 'Loader', 'RowLoader']
 
 # %% ../nbs/api/10_tasks.ipynb #967587b6
 import copy, hashlib, itertools, random, re, threading
@@ -277,6 +277,16 @@ def read_table(
     if not len(df): raise TransferError(f'{path}: no rows in it')
     df.attrs['notes'] = [f'{Path(path).name} is {odd}'] if odd else []
     return df
+
+def without_labels(
+    df, # from `read_table`
+    label # column of lists of labels
+) -> pd.DataFrame:
+    "In a table an empty cell can't be told from an empty list of labels: it is taken for that, and said"
+    if label not in df or isinstance(df[label], pd.DataFrame) or not (n := int(df[label].isna().sum())): return df
+    out = df.assign(**{label: df[label].fillna('')})
+    out.attrs['notes'] = [*df.attrs.get('notes', []), f'{n} row{"s hold" if n > 1 else " holds"} no label: taken for items of none of the classes']
+    return out
 
 def with_columns(
     df, # a table, or what pandas makes one of

@@ -108,7 +108,9 @@ class TextTask(Task):
         df = read_table(path)
         if text is None: text = max((c for c in df if c != label), key=lambda c: df[c].fillna('').str.len().mean(), default=None)
         if text is None: raise TransferError(f'{path}: only one column, "{label}": texts and labels need one each')
-        return cls.from_df(df.assign(_named=[f'row {i + 1}' for i in range(len(df))]), text, label, **{'name': path.name, **kwargs}) # the row of names is no row
+        if kwargs.get('delim'): df = without_labels(df, label)
+        df = df.assign(_named=[f'row {i + 1}' for i in range(len(df))]) # the row of names is no row
+        return cls.from_df(df, text, label, **{'name': path.name, **kwargs})
 
     @classmethod
     @spelled
