@@ -632,6 +632,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.phases.part_features': ('api/phases.html#part_features', 'tl_nbdev/phases.py')},
             'tl_nbdev.pixels': { 'tl_nbdev.pixels.Prep': ('api/pixels.html#prep', 'tl_nbdev/pixels.py'),
                                  'tl_nbdev.pixels.Prep.__post_init__': ('api/pixels.html#prep.__post_init__', 'tl_nbdev/pixels.py'),
+                                 'tl_nbdev.pixels._affine': ('api/pixels.html#_affine', 'tl_nbdev/pixels.py'),
                                  'tl_nbdev.pixels._eight_bits': ('api/pixels.html#_eight_bits', 'tl_nbdev/pixels.py'),
                                  'tl_nbdev.pixels._is_empty': ('api/pixels.html#_is_empty', 'tl_nbdev/pixels.py'),
                                  'tl_nbdev.pixels._look': ('api/pixels.html#_look', 'tl_nbdev/pixels.py'),

@@ -194,7 +194,7 @@ def tl_train(
     long:str=None, # of texts longer than that: truncate or windows
     pooling:str=None, # of texts: mean, cls, last, max or attention
     revision:str=None, # of a model on the hub: a commit
-    augment:str='flip', # none, flip, flips or dihedral
+    augment:str='flip', # none, flip, flips, dihedral or affine
     fit:str='squeeze', # squeeze, crop or pad
     weights:bool=False, # let rare classes count as much as frequent ones
     bs:int=None, # items in a batch; default 64 images, or 32 texts
@@ -344,7 +344,7 @@ def tl_compare(
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images
-    augment:str='flip', # none, flip, flips or dihedral
+    augment:str='flip', # none, flip, flips, dihedral or affine
     bs:int=None, # items in a batch; default 64 images, or 32 texts
     runs:str=None, # folder for a JSON of each run; the same command goes on from what is there
     json:str=None, # write the table there
@@ -484,7 +484,7 @@ def tl_demo(
     regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     seed:int=0, # of split, heads and training
-    augment:str='flip', # none, flip, flips or dihedral
+    augment:str='flip', # none, flip, flips, dihedral or affine
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model
     debug:bool=False # show the whole traceback of an error

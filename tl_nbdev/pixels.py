@@ -100,7 +100,17 @@ def pixels(
     return np.asarray(squared(view(im) if view else im, prep))
 
 # %% ../nbs/api/04_pixels.ipynb #10b3436d
-augmentations = ('none', 'flip', 'flips', 'dihedral')
+augmentations = ('none', 'flip', 'flips', 'dihedral', 'affine')
+
+def _affine(im, rng):
+    "Turned by up to 10 degrees, 0.6 to 1.1 times as large, moved by up to a tenth; what was not in the image has the colour of its edge"
+    a = np.asarray(im)
+    edge = np.median(np.concatenate([a[0], a[-1], a[:, 0], a[:, -1]]), 0)
+    turn, scale = np.radians(rng.uniform(-10, 10)), rng.uniform(.6, 1.1)
+    c, s = np.cos(turn)/scale, np.sin(turn)/scale
+    x, y = np.array(im.size)/2
+    right, down = rng.uniform(-.1, .1, 2)*im.size
+    return im.transform(im.size, Image.AFFINE, (c, s, x - c*(x + right) - s*(y + down), -s, c, y + s*(x + right) - c*(y + down)), Image.BILINEAR, fillcolor=tuple(int(v) for v in np.atleast_1d(edge)))
 
 def augmented(
     im:Image.Image, # opened
@@ -110,6 +120,7 @@ def augmented(
     "A random view of an image"
     if kind not in augmentations: raise TransferError(f'augmentation "{kind}": use one of {", ".join(augmentations)}')
     if kind == 'none': return im
+    if kind == 'affine': return _affine(im, rng)
     scale = np.sqrt(rng.uniform(.8, 1))
     w, h = max(1, round(im.width*scale)), max(1, round(im.height*scale))
     x, y = rng.integers(im.width - w + 1), rng.integers(im.height - h + 1)
