@@ -174,6 +174,20 @@ def test_no_class_in_common_and_no_labels(worlds, tmp_path):
     texts = TextTask.from_df(pd.DataFrame(dict(text=[f'number {i}' for i in range(9)])), label=None)
     assert not texts.labelled and len(texts.df) == 9
 
+def test_agreement_chooses_among_methods(worlds, tmp_path):
+    one, two = (ImageTask.from_folder(o) for o in worlds)
+    got = adapt(one, two, ['mmd', 'coral', 'adabn'], 'mobilenet_v2', 'last:1', 1, **few)
+    assert [o.method for o in got.tried] == ['mmd', 'coral', 'adabn'] and set(got.agreement) == {'source only', 'mmd', 'coral', 'adabn'}
+    first = next(iter(got.agreement))
+    assert got.method == first or first == 'source only' and got.chosen is got.plain
+    alone = adapt(one, two, 'coral', 'mobilenet_v2', 'last:1', 1, **few) # the same as in company
+    assert np.allclose(alone.looks[-1].probs, got.tried[1].looks[-1].probs, atol=1e-5)
+    wanted = next(o for o in [got.plain, *(o.chosen for o in got.tried)] if np.array_equal(o.unseen, got.chosen.unseen))
+    assert all(torch.equal(v, got.learn.model.state_dict()[k]) for k, v in wanted.state.items())
+    args = ['--model', 'squeezenet1_1', '--size', 64]
+    said = tl('train', worlds[0], '--target', worlds[1], '--adapt', 'mmd,coral,mcc', '--epochs', 1, *args, '--json', tmp_path/'a.json')
+    assert said.status == 0 and len(said.json['agreement']) == 4 and 'Agreement with the mean' in said.out, said
+
 def test_the_same_items_and_a_forgotten_source_are_said(worlds):
     one = ImageTask.from_folder(worlds[0])
     got = adapt(one, one, 'mmd', 'squeezenet1_1', 'last:1', 2, **few)

@@ -410,6 +410,12 @@ class Adaptation:
             self.notes.append(f'by {validator}, {method} is worse than source only: the source-only model is returned')
             self.chosen, learn.transfers = plain, learn.transfers[:1]
         learn.model.load_state_dict(self.chosen.state)
+        self.tried, self.agreement = [self], {} # with several methods: all of them, and how much each agrees with their mean
+
+    def take_plain(self):
+        "Go back to source only"
+        self.negative, self.chosen, self.learn.transfers = True, self.plain, self.learn.transfers[:1]
+        self.learn.model.load_state_dict(self.plain.state)
 
     def rows(self) -> list:
         "What the table shows, as numbers"
@@ -447,10 +453,26 @@ def _checked(source, target, method, how):
     if alone and method not in ('coral', 'none', 'adabn', 'tent'): raise TransferError(f'{method} aligns features by their gradient, and {how.name} freezes them: use a strategy that trains the body, such as last:2 or full; or coral, which has a closed form')
     return alone
 
+def _one_of(source, target, wanted, *args, **kwargs):
+    "Adapt by each method, and take what agrees most with the mean of all"
+    *args, earlier = args
+    if len(set(wanted)) < max(1, len(wanted)): raise TransferError(f'a method is there twice: {", ".join(wanted)}')
+    if not wanted: raise TransferError('no method: name one or more')
+    for m in wanted: _checked(source, target, m, args[1]) # before anything is trained
+    tried = []
+    for m in wanted: tried.append(adapt(source, target, m, *args, tried[0] if tried else earlier, **kwargs))
+    share = agreement({'source only': tried[0].plain.unseen, **{o.method: o.chosen.unseen for o in tried}})
+    first = next(iter(share))
+    got = next((o for o in tried if o.method == first), tried[0])
+    if first == 'source only' and not got.negative: got.take_plain()
+    got.tried, got.agreement = tried, share
+    got.notes.append('agreement with the mean of all: ' + ', '.join(f'{m} {100*v:.0f} %' for m, v in share.items()))
+    return got
+
 def adapt(
     source:Task, # labelled, with train, valid and test
     target:Task, # of the same kind; its labels, if there are any, are for the table alone
-    method='mcc', # one of `methods`, several joined as in `mmd+mcc`, or `adabn`, `tent`, `none`
+    method='mcc', # one of `methods`, several joined as in `mmd+mcc`, or `adabn`, `tent`, `none`; or a list, of which `agreement` chooses one
     model=None, # as for `transfer_learner`
     how='last:2', # a `Strategy`, or a word of the shell
     epochs=None, # default the strategy's own
@@ -463,6 +485,7 @@ def adapt(
 ) -> Adaptation: # raises `TransferError` where the two don't fit
     "Train on the source, align with the target, choose without the target's labels"
     how, notes = strategy(how), []
+    if not isinstance(method, str): return _one_of(source, target, list(method), model, how, epochs, validator, weight, seed, looks, earlier, **kwargs)
     alone = _checked(source, target, method, how)
     if validator not in validators: raise TransferError(f'no validator "{validator}": use {", ".join(validators)}')
     labelled, common = target.labelled, set(target.vocab) & set(source.vocab)
@@ -516,7 +539,8 @@ def adapt(
         looks.append(look(ph.epochs))
     elif method != 'none':
         learn.model.load_state_dict(begin)
-        seeded(seed) # the order of the target's batches, whatever was trained before
+        seeded(seed)
+        learn.dls.train.rng.seed(seed) # the order of batches doesn't depend on what was trained before
         loader = target_loader(learn, target)
         made = [methods[o](loader, *([] if weight is None else [weight])) for o in method.split('+')]
         align = made[0] if len(made) == 1 else Together(*made)

@@ -204,7 +204,7 @@ def tl_train(
     resume:bool=False, # write checkpoints, and go on where the same command was cut off
     dry_run:bool=False, # train nothing, say what it would take
     target:str=None, # data of another domain, labelled or not: adapt to it, without its labels
-    adapt:str='mcc', # how: dann, cdan, mdd, coral, mmd, jan, mcc, pseudo, or several as in mmd+mcc; adabn, tent or none
+    adapt:str='mcc', # how: dann, cdan, mdd, coral, mmd, jan, mcc, pseudo, or several at once as in mmd+mcc; adabn, tent or none; or a choice of them, as in mmd,coral,mcc
     validator:str='im', # what chooses without the target's labels: source, entropy, im, snd, bnm or dev
     out:str=None, # folder for the model
     json:str=None, # write the report there
@@ -212,7 +212,7 @@ def tl_train(
 ):
     "Adapt a pretrained network to labelled images or texts, and report on test"
     from tl_nbdev import strategy as s
-    how = s.strategy(strategy or ('last:2' if target and adapt not in ('coral', 'adabn', 'tent', 'none') else 'feature'))
+    how = s.strategy(strategy or ('last:2' if target and set(_words(adapt)) - {'coral', 'adabn', 'tent', 'none'} else 'feature'))
     if target and (odd := [o for o, on in {'--dry-run': dry_run, '--resume': resume, '--accumulate': accumulate > 1, '--metric': metric}.items() if on]): raise TransferError(f'{", ".join(odd)} can\'t be had together with --target')
     task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
     from tl_nbdev.learner import transfer_learner, watched
@@ -224,11 +224,11 @@ def tl_train(
         from tl_nbdev.adapt import adapt as to_domain
         other = _target(target, task, label, group, file, text, second, seed)
         _introduced(other)
-        got = to_domain(task, other, adapt, model, how, epochs, validator, seed=seed, head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile, checkpointing=checkpointing, **read)
+        got = to_domain(task, other, adapt if ',' not in adapt else _words(adapt), model, how, epochs, validator, seed=seed, head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile, checkpointing=checkpointing, **read)
         print(got)
         if out: print(f'saved to {got.learn.save_transfer(out)}')
         did = got.learn.transfers[-1]
-        return _out(dict(rows=got.rows(), chosen=got.rows()[1], negative_transfer=got.negative, method=adapt, validator=validator, model=got.learn.pretrained.name, strategy=how.name, epochs=did['epochs'], seed=seed,
+        return _out(dict(rows=got.rows(), chosen=got.rows()[1], negative_transfer=got.negative, method=got.method, agreement=got.agreement, validator=validator, model=got.learn.pretrained.name, strategy=how.name, epochs=did['epochs'], seed=seed,
                          n_target=len(got.judged), labelled=got.plain.accuracy is not None, notes=[*task.notes, *got.notes], skipped=_skipped(task), skipped_target=_skipped(other), versions=versions(), out=out), json)
     learn = transfer_learner(task, model, head, weights, bs=bs, augment=augment, fit=fit, seed=seed, size=size, compile=compile, checkpointing=checkpointing, **read)
     print(learn.plan(how, epochs))
