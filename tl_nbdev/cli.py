@@ -303,9 +303,9 @@ def tl_predict(
 
 def _texts_in(files, text, second):
     "Texts, and what they are called"
-    from tl_nbdev.encoders import as_text, text_types
+    from tl_nbdev.encoders import text_types
     from tl_nbdev.samples import brief
-    from tl_nbdev.tasks import read_table
+    from tl_nbdev.tasks import as_text, read_table
     pair = lambda a, b: a if b is None else (a or '', b or '')
     if not files:
         if not text: raise TransferError('no texts: name text files, or a CSV with --text COLUMN, or say the text itself with --text')

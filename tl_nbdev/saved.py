@@ -46,7 +46,7 @@ class Predictor:
         one = isinstance(items, (str, bytes, Path)) or self.texts and paired and isinstance(items, tuple)
         items, what = [items] if one else list(items), 'text' if self.texts else 'file'
         if self.texts:
-            from tl_nbdev.encoders import as_item
+            from tl_nbdev.tasks import as_item
             items = [o if (said := as_item(o)) is None else said for o in items]
             read = [i for i, o in enumerate(items) if as_item(o) is not None and paired in (None, isinstance(o, tuple))]
         else: items, read = list(map(Path, items)), range(len(items))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['part_names', 'split_parts', 'spelled', 'Task', 'as_number', 'strata', 'prepared', 'decoded', 'read_table',
-           'without_labels', 'with_columns', 'given_parts', 'carve_valid', 'Audit', 'findings', 'drawing', 'TakeAt',
-           'labelled', 'Loader', 'RowLoader']
+           'without_labels', 'with_columns', 'given_parts', 'carve_valid', 'as_text', 'as_item', 'Audit', 'findings',
+           'drawing', 'TakeAt', 'labelled', 'Loader', 'RowLoader']
 
 # %% ../nbs/api/10_tasks.ipynb #967587b6
 import copy, hashlib, itertools, random, re, threading
@@ -325,6 +325,23 @@ def carve_valid(
     train = rows[rows.part == 'train']
     of = strata(train.label.map(as_number).astype(float).fillna(0.), True) if regression else train.label.map(str)
     return rows.assign(part=rows.part.mask(rows.index.isin(train.index[split_parts(of, train.get('group', train.hash).to_list(), valid, 0, seed) == 'valid']), 'valid'))
+
+# %% ../nbs/api/10_tasks.ipynb #ba6f10cb
+def as_text(
+    o # a string, bytes, or what stands in a table
+) -> str: # `None` for a missing value
+    "One text, as a tokenizer can read it"
+    if isinstance(o, (bytes, bytearray)): o, _ = decoded(bytes(o))
+    if o is None or type(o).__name__ == 'NAType' or isinstance(o, float) and np.isnan(o): return None
+    return str(o).encode('utf-8', 'surrogatepass').decode('utf-8', 'replace')
+
+def as_item(
+    o # a text; or a pair of them, as a tuple
+): # a text, a tuple of two, or `None` where there is nothing to read
+    "What a network of texts can be asked about"
+    if not isinstance(o, tuple): o = as_text(o); return o if o and o.strip() else None
+    pair = tuple(map(as_text, o))
+    return pair if len(pair) == 2 and all(t and t.strip() for t in pair) else None
 
 # %% ../nbs/api/10_tasks.ipynb #640bfcf1
 class Audit(Table):
