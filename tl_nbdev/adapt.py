@@ -408,8 +408,8 @@ class Adaptation:
         self.negative = bool(looks) and by(self.chosen) < by(plain)
         if self.negative:
             self.notes.append(f'by {validator}, {method} is worse than source only: the source-only model is returned')
-            self.chosen, learn.transfers = plain, learn.transfers[:1]
-        learn.model.load_state_dict(self.chosen.state)
+            self.take_plain()
+        else: learn.model.load_state_dict(self.chosen.state)
         self.tried, self.agreement = [self], {} # with several methods: all of them, and how much each agrees with their mean
 
     def take_plain(self):

@@ -184,7 +184,7 @@ _foreign = re.compile(f'[{re.escape(_upper)}]{{2,}}')
 def _misread(t):
     "Does a text look as if its bytes had been read in the wrong encoding?"
     t = t[:5000]
-    if '\ufffd' in t or re.search('[À-ÿ]{5,}', t): return True # no language of these letters has five in a row
+    if '\ufffd' in t or re.search('[À-ÿ]{5,}', t): return True # words of these letters hardly have five in a row
     for o in _foreign.findall(t):
         try:
             raw = b''.join(c.encode('latin-1' if ord(c) < 160 else 'cp1252') for c in o)
