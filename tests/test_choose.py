@@ -158,6 +158,8 @@ def test_candidates(task):
     assert candidates(task, mib=6)[0].name == 'squeezenet1_1'
     with pytest.raises(TransferError, match='no candidate is left.*parameters'): candidates(task, params=1000)
     with pytest.raises(TransferError, match='ms an item'): candidates(task, 'squeezenet1_1', latency=1e-6)
+    assert [r['model'] for r in advise(task, 60, candidates=dict(licence='BSD'), strategies=['feature'], **few).ranking] == ['squeezenet1_1']
+    with pytest.raises(TransferError, match='latency'): advise(task, 60, candidates=dict(latenzy=20), **few)
 
 def test_rules_of_thumb(task):
     learn = transfer_learner(task, 'squeezenet1_1', seed=0, **few)

@@ -159,6 +159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.choose._Stop': ('api/choose.html#_stop', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Stop.__init__': ('api/choose.html#_stop.__init__', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Stop.after_batch': ('api/choose.html#_stop.after_batch', 'tl_nbdev/choose.py'),
+                                 'tl_nbdev.choose._among': ('api/choose.html#_among', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._draws': ('api/choose.html#_draws', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._fit_predict': ('api/choose.html#_fit_predict', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._kind': ('api/choose.html#_kind', 'tl_nbdev/choose.py'),

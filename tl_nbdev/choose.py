@@ -146,6 +146,13 @@ def candidates(
     if not out: raise TransferError(f'no candidate is left: {"; ".join(why)}')
     return [p for _, p in sorted(out, key=lambda o: o[0])]
 
+_bounds = ('names', 'params', 'licence', 'latency', 'mib')
+
+def _among(task, given):
+    if not isinstance(given, dict): return candidates(task, given)
+    if other := [str(k) for k in given if k not in _bounds]: raise TransferError(f'candidates={given}: no bound is called {", ".join(other)}; there are {", ".join(_bounds)}')
+    return candidates(task, **given)
+
 @torch.no_grad()
 def _latency(p, net):
     net, x, took = net.eval().to(device()), p.example(1).to(device()), []
@@ -490,7 +497,7 @@ class Advice:
 def advise(
     task:Task, # with train, valid and test
     budget='5 min', # seconds, or such as `5 min`
-    models=None, # candidates: names, folders, `Pretrained`, or what `candidates` returns; default what needs no model hub
+    candidates=None, # names, folders, `Pretrained`; or bounds, such as `dict(licence='Apache', latency=20)`, see `candidates`; default what needs no model hub
     strategies=('feature', 'last:2', 'full'), # `Strategy` objects or words of the shell
     epochs=None, # of each that trains the body; default its own
     seed=0,
@@ -500,7 +507,7 @@ def advise(
 ) -> Advice: # raises `TransferError` for a budget that is too small for one look
     "Which model, which strategy: a race within a budget, judged on valid; interrupt it, and it answers from what it knows"
     hows, interrupted = [strategy(o) for o in strategies], False
-    race = _Race(task, candidates(task, models), hows, _seconds(budget), epochs, seed, out, tell, kwargs)
+    race = _Race(task, _among(task, candidates), hows, _seconds(budget), epochs, seed, out, tell, kwargs)
     try: race.look(); race.heads(); race.tune()
     except KeyboardInterrupt: interrupted = True
     advice = Advice(race, interrupted)
