@@ -49,7 +49,7 @@ def run(way, methods, seed, epochs, limit=None, vary=True):
                 chosen={m: a.chosen.accuracy for m, a in got.items()}, agreement=agreement({'source only': next(iter(got.values())).plain.unseen, **{m: a.chosen.unseen for m, a in got.items()}}), seconds=dict(laps))
 
 def peer(library, way, method, seed, epochs, limit=None, tuned=False):
-    "Another library's method on the same network and data, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"
+    "Another library's method on the same network and data, as many steps, with its defaults and Adam, or with one-cycle and the rate and decay that ours has; its last epoch"
     import json, os, subprocess, tempfile
     from pathlib import Path
     import numpy as np
@@ -63,7 +63,7 @@ def peer(library, way, method, seed, epochs, limit=None, tuned=False):
         arrays |= {f'x{at}': ((pixels/255 - .5)/.5).transpose(0, 3, 1, 2), f'y{at}': df.label.astype(int).to_numpy()}
     with tempfile.TemporaryDirectory() as d:
         files = [str(Path(d)/o) for o in ('in.npz', 'out.json')]
-        np.savez(files[0], about=json.dumps(dict(method=method, seed=seed, epochs=epochs, tuned=tuned, lr=2e-3 if tuned else 1e-3)), **arrays)
+        np.savez(files[0], about=json.dumps(dict(method=method, seed=seed, steps=epochs*-(-len(arrays['ys'])//64), tuned=tuned, lr=2e-3 if tuned else 1e-3)), **arrays)
         subprocess.run([os.environ['TL_PEERS'], Path(__file__).with_name(f'peer_{library}.py'), *files], check=True)
         return json.loads(Path(files[1]).read_text())
 
@@ -123,4 +123,4 @@ def bench(
         table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': 'any method, oracle', 'last epoch %': say([max(e['accuracy'] for e in o) for o in every])})
     records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, others=others, libraries=libraries, seeds=seeds, peer_seeds=peer_seeds, epochs=epochs, limit=limit),
                   remarks=[f'The small network of Ganin et al. (2016) with BatchNorm, from random weights, about 600 steps of 64 images of the source, rate 2e-3, one-cycle, {seeds} seeds; 28 pixels. Varied: in training each image is turned, moved and made smaller or larger by chance, in the network, so for everybody alike; the digits of one collection fill the frame, those of the other don\'t. All of the target is adapted to, without its labels, and judged on. The validators look at six epochs. Intervals (95 %, t) over seeds.',
-                           f'skada and pytorch-adapt: their own methods (skada: and trainer) on the same network, images and split, {peer_seeds} seeds, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. They choose no epoch, so the last ones are compared.'])
+                           f'skada and pytorch-adapt: their own methods (skada: and trainer) on the same network, images and split, as many steps of as large batches, {peer_seeds} seeds, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. They choose no epoch, so the last ones are compared.'])

@@ -21,10 +21,9 @@ models = dict(G=net[:-1], C=net[-1], D=Discriminator(in_size=100, h=256))
 extra = {}
 if method == 'cdan': extra, models['D'] = dict(feature_combiner=RandomizedDotProduct([100, 10], 1024)), Discriminator(in_size=1024, h=256)
 xs, ys, xt = (torch.from_numpy(given[o]) for o in ('xs', 'ys', 'xt'))
-steps = int(np.ceil(max(len(xs), len(xt))/bs))
 make = (lambda p: torch.optim.AdamW(p, about['lr'], weight_decay=.01)) if about['tuned'] else (lambda p: torch.optim.Adam(p, about['lr']))
 opts = {k: make(m.parameters()) for k, m in models.items() if k != 'D' or method in ('dann', 'cdan')}
-plans = [torch.optim.lr_scheduler.OneCycleLR(o, about['lr'], total_steps=about['epochs']*steps) for o in opts.values()] if about['tuned'] else []
+plans = [torch.optim.lr_scheduler.OneCycleLR(o, about['lr'], total_steps=about['steps']) for o in opts.values()] if about['tuned'] else []
 both = [opts['G'], opts['C']]
 hook = dict(dann=lambda: DANNHook(list(opts.values())), cdan=lambda: CDANHook(g_opts=both, d_opts=[opts['D']]), coral=lambda: AlignerPlusCHook(both, loss_fn=CORALLoss()), mcc=lambda: ClassifierHook(both, post=[MCCHook()]))[method]()
 
@@ -35,7 +34,7 @@ def rows(n):
 source, target = rows(len(xs)), rows(len(xt))
 for m in models.values(): m.train()
 start = time.perf_counter()
-for _ in range(about['epochs']*steps):
+for _ in range(about['steps']):
     s, t = next(source), next(target)
     hook({**models, **extra, 'src_imgs': xs[s], 'target_imgs': xt[t], 'src_labels': ys[s].long(), 'src_domain': torch.zeros(bs), 'target_domain': torch.ones(bs)})
     for o in plans: o.step()

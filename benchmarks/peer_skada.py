@@ -22,9 +22,10 @@ class Takes(torch.nn.Module):
 net = Takes()
 last = [n for n, m in net.named_modules() if isinstance(m, torch.nn.ReLU)][-1] # whose output are the features
 make = dict(coral=DeepCoral, dann=lambda *args, **kw: DANN(*args, num_features=100, **kw), cdan=lambda *args, **kw: CDAN(*args, num_features=100, n_classes=10, **kw), mcc=MCC)[about['method']]
-steps = about['epochs']*int(np.ceil(max(len(given['xs']), len(given['xt']))/64)) # of an iterator that balances the domains, at most
-tuned = dict(optimizer__weight_decay=.01, callbacks=[('lr', LRScheduler(torch.optim.lr_scheduler.OneCycleLR, max_lr=about['lr'], total_steps=steps + 1, step_every='batch'))]) if about['tuned'] else {}
-learner = make(net, last, reg=1, max_epochs=about['epochs'], batch_size=64, lr=about['lr'], optimizer=torch.optim.AdamW if about['tuned'] else torch.optim.Adam, train_split=None, verbose=0, **tuned)
+each = int(np.ceil(max(len(given['xs']), len(given['xt']))/64)) # steps of an epoch: its iterator balances the domains
+epochs = max(1, round(about['steps']/each))
+tuned = dict(optimizer__weight_decay=.01, callbacks=[('lr', LRScheduler(torch.optim.lr_scheduler.OneCycleLR, max_lr=about['lr'], total_steps=epochs*each + 1, step_every='batch'))]) if about['tuned'] else {}
+learner = make(net, last, reg=1, max_epochs=epochs, batch_size=64, lr=about['lr'], optimizer=torch.optim.AdamW if about['tuned'] else torch.optim.Adam, train_split=None, verbose=0, **tuned)
 x = np.concatenate([given['xs'], given['xt']])
 y = np.concatenate([given['ys'], np.full(len(given['xt']), -1)]).astype(np.int64) # skada's mark for a label that is not to be seen
 domain = np.concatenate([np.full(len(given['xs']), 1), np.full(len(given['xt']), -2)])

@@ -230,6 +230,15 @@ def test_one_stray_byte_spoils_one_line(tmp_path):
     from tl_nbdev.tasks import read_table
     assert read_table(tmp_path/'b.csv').text[0] == 'café' and 'Windows-1252' in read_table(tmp_path/'b.csv').attrs['notes'][0]
 
+def test_a_quote_that_is_not_closed(tmp_path):
+    from tl_nbdev.tasks import read_table
+    (tmp_path/'a.csv').write_text('text,label\n"fine, this",good\n"not closed\n"the next",good\n"said ""so"" in\ntwo lines",bad\n')
+    assert 'a.csv, line 4' in read_table(tmp_path/'a.csv').attrs['notes'][0] and len(read_table(tmp_path/'a.csv')) == 3
+    (tmp_path/'b.csv').write_text('text,label\n"said ""so"" in\ntwo lines",bad\n5" pipe,good\n')
+    assert not read_table(tmp_path/'b.csv').attrs['notes']
+    (tmp_path/'c.csv').write_text('text,label\n"not closed, here,bad\n"the next, too",good\n')
+    with pytest.raises(TransferError, match='line 3 has a quote'): read_table(tmp_path/'c.csv')
+
 def test_tables_as_people_have_them():
     r = reviews()
     assert TextTask.from_df(r.rename(columns=dict(text=0, label=1)), 0, 1).vocab == ['bad', 'good']

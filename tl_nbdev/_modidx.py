@@ -899,6 +899,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nbdev.tasks._finding': ('api/tasks.html#_finding', 'tl_nbdev/tasks.py'),
                                 'tl_nbdev.tasks._line': ('api/tasks.html#_line', 'tl_nbdev/tasks.py'),
                                 'tl_nbdev.tasks._spell': ('api/tasks.html#_spell', 'tl_nbdev/tasks.py'),
+                                'tl_nbdev.tasks._stray_quote': ('api/tasks.html#_stray_quote', 'tl_nbdev/tasks.py'),
                                 'tl_nbdev.tasks._tidy': ('api/tasks.html#_tidy', 'tl_nbdev/tasks.py'),
                                 'tl_nbdev.tasks._units': ('api/tasks.html#_units', 'tl_nbdev/tasks.py'),
                                 'tl_nbdev.tasks._windows': ('api/tasks.html#_windows', 'tl_nbdev/tasks.py'),

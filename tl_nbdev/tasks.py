@@ -8,7 +8,7 @@ __all__ = ['part_names', 'split_parts', 'spelled', 'Task', 'as_number', 'strata'
            'drawing', 'TakeAt', 'labelled', 'Loader', 'RowLoader']
 
 # %% ../nbs/api/10_tasks.ipynb #967587b6
-import copy, hashlib, itertools, random, re, threading
+import copy, csv, hashlib, itertools, random, re, threading
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
@@ -263,6 +263,13 @@ def decoded(
     for i in bad: lines[i] = _line(lines[i]).encode()
     return b'\n'.join(lines).decode(), f'UTF-8, but for {len(bad)} line{"s" if len(bad) > 1 else ""}, the first line {bad[0] + 1}: look at what became of {"them" if len(bad) > 1 else "it"}'
 
+def _stray_quote(text, sep):
+    "The line of a quote that is neither doubled, nor the end of a value, if there is one"
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    rows = csv.reader(StringIO(text, newline=''), delimiter=sep, skipinitialspace=True, strict=True)
+    try: deque(rows, 0)
+    except csv.Error: return rows.line_num
+
 def read_table(
     path # of a CSV, in UTF-8, UTF-16 or Windows-1252
 ) -> pd.DataFrame: # of strings, with what was odd in `attrs['notes']`; raises `TransferError` if it can't be read
@@ -273,9 +280,12 @@ def read_table(
     sep = max(',;\t|', key=first.count) # the first of equals: a single column has no separator
     try: df = pd.read_csv(StringIO(text), dtype=str, sep=sep, skipinitialspace=True, keep_default_na=False, na_values=['']) # a class may well be called "None"
     except pd.errors.EmptyDataError: df = pd.DataFrame()
-    except Exception as e: raise TransferError(f'{path}: not a table that can be read ({str(e).strip()[:120]}): give each row as many values as the first, and quote those that hold a separator') from e
+    except Exception as e:
+        line = _stray_quote(text, sep)
+        raise TransferError(f'{path}: not a table that can be read ({str(e).strip()[:120]}): give each row as many values as the first, and quote those that hold a separator' + (f'; line {line} has a quote that is not doubled, or one before it is not closed' if line else '')) from e
     if not len(df): raise TransferError(f'{path}: no rows in it')
     df.attrs['notes'] = [f'{Path(path).name} is {odd}'] if odd else []
+    if line := _stray_quote(text, sep): df.attrs['notes'].append(f'{Path(path).name}, line {line}: a quote inside a value is not doubled, or one before it is not closed, which makes one row of several: look at the rows there')
     return df
 
 def without_labels(
