@@ -237,7 +237,9 @@ def test_a_quote_that_is_not_closed(tmp_path):
     (tmp_path/'b.csv').write_text('text,label\n"said ""so"" in\ntwo lines",bad\n5" pipe,good\n')
     assert not read_table(tmp_path/'b.csv').attrs['notes']
     (tmp_path/'c.csv').write_text('text,label\n"not closed, here,bad\n"the next, too",good\n')
-    with pytest.raises(TransferError, match='line 3 has a quote'): read_table(tmp_path/'c.csv')
+    with pytest.raises(TransferError, match='more values.*line 3'): read_table(tmp_path/'c.csv')
+    (tmp_path/'d.csv').write_text('text,label\nfine,good\n' + (tmp_path/'c.csv').read_text().partition('\n')[2])
+    with pytest.raises(TransferError, match='line 4: a quote'): read_table(tmp_path/'d.csv')
 
 def test_tables_as_people_have_them():
     r = reviews()

@@ -277,15 +277,16 @@ def read_table(
     if not Path(path).is_file(): raise TransferError(f'{path}: no such file')
     text, odd = decoded(Path(path).read_bytes())
     first = text.lstrip().partition('\n')[0]
+    stray = 'line {}: a quote inside a value is not doubled, or one before it is not closed'.format
     sep = max(',;\t|', key=first.count) # the first of equals: a single column has no separator
     try: df = pd.read_csv(StringIO(text), dtype=str, sep=sep, skipinitialspace=True, keep_default_na=False, na_values=['']) # a class may well be called "None"
     except pd.errors.EmptyDataError: df = pd.DataFrame()
-    except Exception as e:
-        line = _stray_quote(text, sep)
-        raise TransferError(f'{path}: not a table that can be read ({str(e).strip()[:120]}): give each row as many values as the first, and quote those that hold a separator' + (f'; line {line} has a quote that is not doubled, or one before it is not closed' if line else '')) from e
+    except Exception as e: raise TransferError(f'{path}: not a table that can be read ({str(e).strip()[:120]}): give each row as many values as the first, and quote those that hold a separator' + (f'; {stray(line)}' if (line := _stray_quote(text, sep)) else '')) from e
     if not len(df): raise TransferError(f'{path}: no rows in it')
     df.attrs['notes'] = [f'{Path(path).name} is {odd}'] if odd else []
-    if line := _stray_quote(text, sep): df.attrs['notes'].append(f'{Path(path).name}, line {line}: a quote inside a value is not doubled, or one before it is not closed, which makes one row of several: look at the rows there')
+    if line := _stray_quote(text, sep):
+        if not isinstance(df.index, pd.RangeIndex): raise TransferError(f'{path}: rows have more values than the first line; {stray(line)}') # pandas takes the first value for a row's name
+        df.attrs['notes'].append(f'{Path(path).name}, {stray(line)}, which makes one row of several: look at the rows there')
     return df
 
 def without_labels(
