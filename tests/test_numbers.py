@@ -123,3 +123,21 @@ def test_pooling_that_is_learned(tmp_path):
     windows.transfer('feature', 2)
     assert windows.evaluate().n == task.n('test')
     with pytest.raises(TransferError, match='one vector a text'): transfer_learner(task, p).transfer('contrastive')
+
+def test_states_of_tokens_are_kept(tmp_path, monkeypatch):
+    "Attentive pooling reads the states of tokens from disk: a second learner computes none, and after an interruption only those that are missing"
+    from tl_nbdev.tokens import FrozenText
+    monkeypatch.setenv('TL_CACHE', str(tmp_path))
+    net, ran, run = text_pretrained(small).body(), [], FrozenText.run
+    monkeypatch.setattr(FrozenText, 'run', lambda self, x: ran.append(len(x)) or run(self, x))
+    texts = [f'{"word "*(i % 7)}number {i}' for i in range(50)]
+    keys = [f'{i:032x}' for i in range(50)]
+    made = lambda: text_pretrained(small, pooling='attention').frozen(net)
+    first = made().cached(texts[:20], keys[:20])[range(20)]
+    assert sum(ran) == 20
+    both = made().cached(texts + texts[:1], keys + keys[:1])
+    assert sum(ran) == 50 and len(both) == 51 and torch.equal(both[[50, 6]], both[[0, 6]])
+    assert torch.equal(both[range(20)], first) and both.dim == 128
+    plain = made().all(texts)
+    assert max((both[[i]] - plain[[i]]).abs().max() for i in range(50)) < .05 # 16 bits
+    assert sum(o.stat().st_size for o in tmp_path.rglob('rows.npy')) < 1.1*2*128*sum(len(both[[i]][0]) for i in range(50)) + 1000

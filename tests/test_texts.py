@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 import transformers as tf
-from tl_nbdev.encoders import TextBody, collate, text_body, text_pretrained
+from tl_nbdev.encoders import TextBody, text_body, text_pretrained
+from tl_nbdev.tokens import collate
 from tl_nbdev.learner import transfer_learner, watched
 from tl_nbdev.saved import load_transfer
 from tl_nbdev.settings import TransferError
@@ -290,7 +291,7 @@ def test_a_folder_is_not_believed_when_it_asks_for_trust(folders, tmp_path):
     assert not (tmp_path/'ran').exists()
 
 def test_windows_of_pairs_don_t_multiply(folders):
-    from tl_nbdev.encoders import Tokens
+    from tl_nbdev.tokens import Tokens
     from tl_nbdev.texts import Pair
     tokens = Tokens(text_pretrained(folders/'bert', long='windows', size=24))
     assert tokens.most == 24
@@ -304,7 +305,7 @@ def test_windows_of_pairs_don_t_multiply(folders):
 
 def test_white_space_before_a_text_and_a_network_with_few_positions(folders, tmp_path):
     import shutil
-    from tl_nbdev.encoders import Tokens
+    from tl_nbdev.tokens import Tokens
     (ids,), = Tokens(text_pretrained(folders/'bert', size=12))([' '*4000 + 'a good film'])
     assert len(ids) == 5
     folder = shutil.copytree(folders/'bert', tmp_path/'b')

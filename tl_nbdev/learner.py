@@ -30,7 +30,8 @@ from .checkpoint import *
 from .training import *
 from .phases import *
 from .saved import *
-from .encoders import TextPretrained, TokenWeights, token_weights
+from .encoders import TextPretrained
+from .tokens import TokenWeights, token_weights
 from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, MSELossFlat, R2Score, accuracy, accuracy_multi, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedLin, combine_scheds

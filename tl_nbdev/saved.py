@@ -64,7 +64,7 @@ class Predictor:
     ): # `TokenWeights`
         "Which tokens spoke for the answer, in a model of texts"
         if not self.texts: raise TransferError('explain is for models of texts')
-        from tl_nbdev.encoders import token_weights
+        from tl_nbdev.tokens import token_weights
         return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
 
 

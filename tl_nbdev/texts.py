@@ -14,6 +14,7 @@ import torch
 from .settings import *
 from .samples import *
 from .encoders import *
+from .tokens import *
 from .tasks import *
 from fastai.basics import DataLoaders, Datasets, Transform
 

@@ -16,6 +16,7 @@ from .settings import *
 from .features import *
 from .heads import *
 from .encoders import *
+from .tokens import *
 
 # %% ../nbs/api/14_ulmfit.ipynb #e548bebd
 def _strings(file):
