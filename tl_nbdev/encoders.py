@@ -415,10 +415,7 @@ def _positions(p):
     config = _load(p, 'configuration', 'AutoConfig')
     before = 2 if any(o in config.model_type for o in ('roberta', 'camembert', 'mpnet', 'esm', 'data2vec')) else 0 # theirs begin at 2
     return (getattr(config, 'max_position_embeddings', None) or 0) - before
-def _frozen(self, net, fit=None, mode=None, tokens=None):
-    from tl_nbdev.tokens import FrozenText # which begins where this room ends
-    return FrozenText(net, self, fit, mode, tokens)
-TextPretrained.head, TextPretrained.for_own_head, TextPretrained.positions, TextPretrained.frozen = _head, _for_own_head, _positions, _frozen
+TextPretrained.head, TextPretrained.for_own_head, TextPretrained.positions = _head, _for_own_head, _positions
 
 # %% ../nbs/api/12_encoders.ipynb #0a63b97e
 def _text_models(query):

@@ -71,6 +71,7 @@ class Predictor:
 # %% ../nbs/api/19_saved.ipynb #34fe2d15
 def _rebuild(info, folder, state, net=None, head=None, trust=False):
     if 'pooling' in info['pretrained']:
+        import tl_nbdev.tokens # noqa: it teaches a network of texts to run frozen
         from tl_nbdev.encoders import text_pretrained
         p = text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
     else: p = Pretrained(**{**info['pretrained'], 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})

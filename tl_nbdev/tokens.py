@@ -174,6 +174,9 @@ class FrozenText:
     def probe(self): return self.all(['a probe', 'Another one, which is longer.', '1234', 'Grüße 👋']) # what is compared when a model is saved and loaded
     def why_not(self, item): return 'no text' if as_item(item) is None else 'it could not be read'
 
+def _frozen(self, net, fit=None, mode=None, tokens=None): return FrozenText(net, self, fit, mode, tokens)
+TextPretrained.frozen = _frozen
+
 # %% ../nbs/api/12_tokens.ipynb #ed752487
 class TokenWeights(list):
     "Pairs of a token and its weight, from -1 (against the answer) to 1 (for it); shows itself as coloured text"
