@@ -85,42 +85,40 @@ def bench(
     from itertools import product
     from tl_nbdev.adapt import validators
     if others and not os.environ.get('TL_PEERS'): raise SystemExit('the other libraries need an environment of its own: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS; or --others with nothing after it')
-    records, runs, table, reached = Records('domains', again, out), [], [], []
+    records, runs, table, reached, lost = Records('domains', again, out), [], [], [], {}
+    say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
+    best = lambda o: max(e['accuracy'] for e in o)
     for way, vary in product(ways, (True, False)):
         got, n, some = [], epochs or lengths[way], [m for m in peers if vary or m in bare]
         for s in range(seeds):
             runs.append(records.measure('run', way=way, methods=','.join(some), seed=s, epochs=n, limit=limit, vary=vary))
             got.append(runs[-1]['found'])
-        plain = [o['plain']['accuracy'] for o in got]
-        say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
-        table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': 'source only', 'last epoch %': say(plain)})
-        for m in some:
-            looks = [o['looks'][m] for o in got]
-            row = {'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': m, 'last epoch %': say([o[-1]['accuracy'] for o in looks])}
-            for v in validators: row[f'chosen by {v} %'] = say([max(o, key=lambda e: e[v])['accuracy'] for o in looks])
-            row['oracle %'] = say([max(e['accuracy'] for e in o) for o in looks])
-            table.append(row)
+        plain, where = [o['plain']['accuracy'] for o in got], {'from, to': way, 'images': 'varied' if vary else 'as they are'}
+        table.append({**where, 'method': 'source only', 'last epoch %': say(plain)})
+        every = [[o['plain'], *(e for m in some for e in o['looks'][m])] for o in got] # methods and epochs, source only among them
+        for m, looks in [*((m, [o['looks'][m] for o in got]) for m in some), ('any, with source only', every)]:
+            by = {v: [max(o, key=lambda e: e[v])['accuracy'] for o in looks] for v in validators}
+            table.append({**where, 'method': m, **({'last epoch %': say([o[-1]['accuracy'] for o in looks])} if m in some else {}), **{f'by {v} %': say(o) for v, o in by.items()}, 'oracle %': say([best(o) for o in looks])})
+            for v, o in by.items(): lost.setdefault((vary, m in some, v), []).extend(100*(best(e) - a) for e, a in zip(looks, o))
+        picked = [dict(o['chosen'], **{'source only': o['plain']['accuracy']})[next(iter(o['agreement']))] for o in got]
+        table.append({**where, 'method': 'each method by im, one of them by agreement', 'last epoch %': say(picked)})
         for lib, m, tuned in product(libraries, others, (False, True)) if vary else ():
             theirs = []
             for i in range(peer_seeds):
                 runs.append(records.measure('peer', ours=False, library=lib, way=way, method=m, seed=i, epochs=n, limit=limit, tuned=tuned))
                 theirs.append(runs[-1]['found']['accuracy'])
             name = f'{lib} {m}' + (', tuned' if tuned else '')
-            table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': name, 'last epoch %': say(theirs)})
+            table.append({**where, 'method': name, 'last epoch %': say(theirs)})
             if m in peers:
                 gaps = [100*(o['looks'][m][-1]['accuracy'] - b) for o, b in zip(got, theirs)]
                 low, high = interval(gaps) or [mean(gaps)]*2
-                reached.append(goal(f'{way}, {m}, last epoch: ours − {name}, points, {len(gaps)} seeds [{low:+.1f}, {high:+.1f}]: the upper end not below 0', high, least=0, show='{:+.1f}'))
-        for v in validators: # over methods and epochs, source only among them
-            every = [[o['plain'], *(e for m in some for e in o['looks'][m])] for o in got]
-            picked = [max(o, key=lambda e: e[v])['accuracy'] for o in every]
-            table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': f'any method, chosen by {v}', 'last epoch %': say(picked)})
-        picked = [dict(o['chosen'], **{'source only': o['plain']['accuracy']})[next(iter(o['agreement']))] for o in got]
-        table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': 'each method by im, one of them by agreement', 'last epoch %': say(picked)})
-        ends, base, about = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2, f'{way}, images {"varied" if vary else "as they are"}'
+                reached.append(goal(f'{way}, {m}, last epoch: ours − {name}, points {mean(gaps):+.1f}, {len(gaps)} seeds [{low:+.1f}, {high:+.1f}]: the upper end not below 0', high, least=0, show='{:+.1f}'))
+        ends, base, about = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2, f'{way}, images {where["images"]}'
         reached += [goal(f'{about}: epoch chosen by im, method by agreement, without labels of the target, %', 100*mean(picked), least=65 if vary else None),
                     goal(f'{about}: lower end of its interval less upper end of source only, points', 100*(ends[0] - base[1]), least=0 if vary else None)]
-        table.append({'from, to': way, 'images': 'varied' if vary else 'as they are', 'method': 'any method, oracle', 'last epoch %': say([max(e['accuracy'] for e in o) for o in every])})
+    for vary, one in product((True, False), (True, False)):
+        table.append({'from, to': 'both ways', 'images': 'varied' if vary else 'as they are', 'method': f'points lost to the oracle, mean: {"an epoch of a method" if one else "a method and its epoch"}',
+                      **{f'by {v} %': f'{mean(lost[vary, one, v]):.1f}' for v in validators}})
     records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(ways=ways, peers=peers, others=others, libraries=libraries, seeds=seeds, peer_seeds=peer_seeds, epochs=epochs, limit=limit),
                   remarks=[f'The small network of Ganin et al. (2016) with BatchNorm, from random weights, about 600 steps of 64 images of the source, rate 2e-3, one-cycle, {seeds} seeds; 28 pixels. Varied: in training each image is turned, moved and made smaller or larger by chance, in the network, so for everybody alike; the digits of one collection fill the frame, those of the other don\'t. All of the target is adapted to, without its labels, and judged on. The validators look at six epochs. Intervals (95 %, t) over seeds.',
                            f'skada and pytorch-adapt: their own methods (skada: and trainer) on the same network, images and split, as many steps of as large batches, {peer_seeds} seeds, weight of the method 1; Adam at 1e-3, or tuned: AdamW, one-cycle to 2e-3, as ours. They choose no epoch, so the last ones are compared.'])
