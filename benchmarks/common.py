@@ -121,12 +121,13 @@ class Records:
         job, # a function of that module
         repeat=1, # its number
         ours=True, # does it depend on the package's code?
+        anew=False, # measure it, whatever is known
         **args # for the function; they name the file too
     ) -> dict: # see `fresh_process`
         "One measurement; from its file, if it was taken on this machine with these versions and this code"
         name = '-'.join([job, *(f'{k}={v}' for k, v in args.items() if v is not None), f'repeat={repeat}'])
         file = self.folder/self.bench/f'{name}.json'
-        if file.exists() and not self.again:
+        if file.exists() and not (self.again or anew):
             known = json.loads(file.read_text())
             if all(known[k] == v for k, v in self.here.items() if k != 'code') and (not ours or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
         known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))

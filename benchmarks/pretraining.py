@@ -91,7 +91,7 @@ def bench(
     from tl_nbdev.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached = Records('pretraining', again, out), [], [], []
     for s in samples:
-        runs.append(records.measure('pretrain', sample=s, budget=budget))
+        runs.append(records.measure('pretrain', anew=not _folder(s, budget).exists(), sample=s, budget=budget))
         f = runs[-1]['found']
         reached += [goal(f'{s}: fall of the held-out masked loss, %', 100*(1 - f['after']/f['before']), least=55), goal(f'{s}: the whole job, seconds', f['seconds'], most=600, show='{:.0f}')]
         table.append({'data': s, 'what': 'continued pretraining', 'test accuracy % [95 %]': f'held-out loss {f["before"]:.2f} → {f["after"]:.2f} nats a token, {f["tokens"]:,} tokens', 'seconds, median': f'{f["seconds"]:.0f}'})

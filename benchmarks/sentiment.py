@@ -81,7 +81,7 @@ def bench(
     from tl_nbdev.adapt import validators
     records, runs, table, reached, got, words = Records('sentiment', again, out), [], [], [], {}, {}
     for d in samples:
-        runs.append(records.measure('read', domain=d, limit=limit, budget=budget))
+        runs.append(records.measure('read', anew=not _folder(d, limit, budget).exists(), domain=d, limit=limit, budget=budget))
         f = runs[-1]['found']
         table.append({'from': d, 'source only %': f'held-out masked loss {f["before"]:.2f} → {f["after"]:.2f}'})
     for seed in range(seeds):
