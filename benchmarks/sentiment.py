@@ -41,7 +41,7 @@ def read(domain, limit, budget):
 
 def run(source, target, seed, limit, epochs, budget):
     "All methods with one seed: at each epoch accuracy on the target's test part, and what every validator thinks of it"
-    from tl_nbdev.adapt import adapt
+    from tl_nbdev.adapt import adapt, agreement
     a, b, laps, got = _task(source, limit, seed), _task(target, limit, seed), Laps(), {}
     start = adapt(a, b, 'none', how='last:2', epochs=epochs, seed=seed, size=size, bs=16)
     laps('source only')
@@ -51,7 +51,8 @@ def run(source, target, seed, limit, epochs, budget):
     got['tapt'] = adapt(a, b, 'none', _folder(target, limit, budget), 'last:2', epochs, seed=seed, size=size, bs=16)
     laps('tapt')
     say = lambda o: dict(epoch=o.epoch, accuracy=o.accuracy, **o.scores)
-    return dict(plain=say(start.plain), looks={m: [say(o) for o in (g.looks or [g.plain])] for m, g in got.items()}, own=start.learn.evaluate().value, seconds=dict(laps))
+    return dict(plain=say(start.plain), looks={m: [say(o) for o in (g.looks or [g.plain])] for m, g in got.items()}, chosen={m: g.chosen.accuracy for m, g in got.items()},
+                agreement=agreement({'source only': start.plain.unseen, **{m: g.chosen.unseen for m, g in got.items()}}), own=start.learn.evaluate().value, seconds=dict(laps))
 
 def tfidf(source, target, seed, limit):
     "Words and pairs of words of the source, logistic regression, its strength chosen on the source's valid part"
@@ -79,23 +80,28 @@ def bench(
 ):
     "Another domain: sentiment"
     from tl_nbdev.adapt import validators
-    records, runs, table, reached, got, words = Records('sentiment', again, out), [], [], [], {}, {}
+    records, runs, table, reached, losses, got, words = Records('sentiment', again, out), [], [], [], [], {}, {}
     for d in samples:
         runs.append(records.measure('read', anew=not _folder(d, limit, budget).exists(), domain=d, limit=limit, budget=budget))
         f = runs[-1]['found']
-        table.append({'from': d, 'source only %': f'held-out masked loss {f["before"]:.2f} → {f["after"]:.2f}'})
+        losses.append(f'{d} {f["before"]:.2f} → {f["after"]:.2f}')
     for seed in range(seeds):
         for s, t in permutations(samples, 2):
             runs.append(records.measure('run', source=s, target=t, seed=seed, limit=limit, epochs=epochs, budget=budget))
             got.setdefault((s, t), []).append(runs[-1]['found'])
             runs.append(records.measure('tfidf', ours=False, source=s, target=t, seed=seed, limit=limit))
             words.setdefault((s, t), []).append(runs[-1]['found']['accuracy'])
-    value = dict({m: lambda o, m=m: o['looks'][m][-1]['accuracy'] for m in (*aligned, 'tapt')}, # last epoch
-                 **{f'{m} by {v}': lambda o, m=m, v=v: max([o['plain'], *o['looks'][m]], key=lambda e: e[v])['accuracy'] for m in (*aligned, 'tapt') for v in validators})
     shown = (*aligned, 'tapt')
+    every = lambda o: [o['plain'], *(e for m in shown for e in o['looks'][m])] # methods and epochs, source only among them
+    taken = lambda o: next(iter(o['agreement']))
+    value = {**{f'{m}, last epoch': lambda o, m=m: o['looks'][m][-1]['accuracy'] for m in shown},
+             'chosen without labels (a method by agreement, its epoch by im)': lambda o: {**o['chosen'], 'source only': o['plain']['accuracy']}[taken(o)],
+             'last epoch of the method chosen': lambda o: o['looks'].get(taken(o), [o['plain']])[-1]['accuracy'],
+             **{f'any method and epoch, by {v}': lambda o, v=v: max(every(o), key=lambda e: e[v])['accuracy'] for v in validators},
+             'oracle': lambda o: max(e['accuracy'] for e in every(o))}
     for (s, t), o in got.items():
         table.append({'from': s, 'to': t, 'own test part %': f'{100*mean(e["own"] for e in o):.1f}', 'source only %': f'{100*mean(e["plain"]["accuracy"] for e in o):.1f}', 'tfidf %': f'{100*mean(words[s, t]):.1f}',
-                      **{f'{m}, last epoch %': f'{100*mean(map(value[m], o)):.1f}' for m in shown}})
+                      **{f'{k} %': f'{100*mean(map(v, o)):.1f}' for k, v in value.items() if not k.startswith('any')}})
     for name, v in value.items():
         gains = [100*mean(v(e) - e['plain']['accuracy'] for e in o) for o in got.values()]
         low, high = interval(gains) or [mean(gains)]*2
@@ -105,5 +111,5 @@ def bench(
     reached.append(goal(f'tfidf: mean gain over source only, points, {len(gains)} pairs [{low:+.1f}, {high:+.1f}]', mean(gains), show='{:+.1f}'))
     records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, seeds=seeds, limit=limit, epochs=epochs, budget=budget),
                   remarks=[f'MiniLM, last:2, {epochs} epochs, {seeds} seeds; {limit:,} texts of each domain at most, drawn anew for each seed, a tenth to choose by; the target\'s without labels. At most 1,000 texts of the target to test, the same for all.',
-                           f'tapt: MiniLM went on reading the target\'s texts for {budget:g} s, with a masked-language head that was trained first, then source only. pseudo: self-training, answers surer than 0.9 are taken for labels. "by" a validator: it chooses among the epochs and source only, without labels of the target; without "by", the last epoch.',
+                           f'tapt: MiniLM went on reading the target\'s texts for {budget:g} s, with a masked-language head that was trained first, then source only; held-out masked loss: {", ".join(losses)}. pseudo: self-training, answers surer than 0.9 are taken for labels. Chosen without labels: of each method the epoch that im likes best, or source only; of the methods the one that agrees most with the mean of all. By a validator: among all methods, epochs and source only. The oracle knows the labels.',
                            'Gains are means over seeds, intervals (95 %, t) over pairs; pairs share domains, so intervals for new domains are wider.'])
