@@ -8,7 +8,7 @@ from .common import Laps, Records, fresh_cache, goal
 everyone = ('ours', 'frozen', 'trainer', 'trainer_tuned', 'tfidf')
 data = dict(r8={}, **{'20newsgroups': {}, 'sentiment-movies': {}})
 quick = dict(samples=['r8'], n=120, seeds=1, epochs=1)
-size = 256 # tokens
+size = 128 # tokens
 
 def _task(sample, n, seed):
     "`n` labels in all, of which a tenth chooses; at most 1,000 texts to test"

@@ -91,6 +91,7 @@ def bench(
     n:int=2000, # texts
     bs:int=16, # texts in a batch
     repeats:int=3, # each with a seed of its own
+    once:Annotated[str, dict(nargs='*', choices=everyone)]=('padded', 'textbook'), # those that are measured with the first seed alone
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
@@ -98,7 +99,7 @@ def bench(
     records, runs, got = Records('texts', again, out), [], {}
     for seed in range(repeats):
         for s in samples:
-            for p in peers:
+            for p in (o for o in peers if not seed or o not in once):
                 runs.append(records.measure(p, ours=not p.startswith('trainer'), sample=s, n=n, seed=seed, bs=bs))
                 got.setdefault((s, p), []).append(runs[-1]['found'])
     seconds = {k: median(o['seconds'] for o in v) for k, v in got.items()}
@@ -107,10 +108,10 @@ def bench(
         o = got[s, p][0]
         work = got[s, 'ours'][0].get('work') if 'ours' in peers else None
         return f'{100*work/seconds[s, p]/peaks[o["arithmetic"]]:.0f} %' if work and o['arithmetic'] in peaks else ''
-    table = [dict(data=s, peer=p, **{'seconds': f'{seconds[s, p]:.0f}', 'its time / ours': f'{ratio[s, p]:.1f}' if (s, p) in ratio else '', 'test accuracy %': f'{100*mean(o["accuracy"] for o in v):.1f}',
+    table = [dict(data=s, peer=p, **{'seconds': f'{seconds[s, p]:.0f}', 'its time / ours': f'{ratio[s, p]:.1f}' if (s, p) in ratio else '', 'repeats': len(v), 'test accuracy %': f'{100*mean(o["accuracy"] for o in v):.1f}',
                                      'share of the matrix peak': share(s, p), 'arithmetic': v[0]['arithmetic']}) for (s, p), v in got.items()]
     records.write(ratio={f'{s} {p}': r for (s, p), r in ratio.items()}, median_seconds={f'{s} {p}': r for (s, p), r in seconds.items()}, table=table, measurements=runs,
                   reached=[goal(f'{s}: an epoch of {p} / of ours', r, least=3.5 if p == 'trainer_default' else None) for (s, p), r in ratio.items()],
-                  remarks=[f'MiniLM, {n:,} texts of at most {size} tokens, {bs} in a batch, one epoch, {repeats} repeats in turn; tokenising, loading and evaluating are in no one\'s time. The share counts the arithmetic of the texts alone, not of padding.',
+                  remarks=[f'MiniLM, {n:,} texts of at most {size} tokens, {bs} in a batch, one epoch, in turn; tokenising, loading and evaluating are in no one\'s time. The share counts the arithmetic of the texts alone, not of padding.',
                            'ours: the rates of FullFineTune, a linear head on the mean of tokens. padded: the same without packing; buckets: padded, and batches of texts of one length, sorted within 50 batches. textbook: the Trainer\'s recipe and head (rate 2e-5, warm-up, linear decay) through this package. trainer_tuned: `bf16=True`, `train_sampling_strategy="group_by_length"`.'],
-                  arguments=dict(samples=samples, peers=peers, n=n, bs=bs, repeats=repeats))
+                  arguments=dict(samples=samples, peers=peers, n=n, bs=bs, repeats=repeats, once=once))

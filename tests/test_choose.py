@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import tl_nbdev.choose as choose
 from hypothesis import given, settings as hypo, strategies as st
-from tl_nbdev.choose import Judged, advise, candidates, label_curve, rule_of_thumb, source_distance, spread
+from PIL import Image
+from sklearn.datasets import load_digits
+from tl_nbdev.choose import Judged, advise, candidates, label_curve, rule_of_thumb, source_distance, source_probs, spread
 from tl_nbdev.images import ImageTask
 from tl_nbdev.learner import transfer_learner
 from tl_nbdev.metrics import Result
@@ -42,6 +44,46 @@ def test_scores_of_any_features(n, d, k, seed):
     soft = rng.dirichlet(np.ones(3), len(y))
     assert leep(soft, y) <= 1e-12 and nce(soft.argmax(1), y) <= 1e-12
     assert np.isclose(nce(y, y), 0) and np.isclose(leep(np.eye(k)[y], y), 0)
+
+@pytest.fixture(scope='module')
+def real(tmp_path_factory):
+    "Features of handwritten digits, what ImageNet's head says of them, and their classes"
+    digits, folder = load_digits(), tmp_path_factory.mktemp('digits')
+    files = [folder/f'{i}.png' for i in range(300)]
+    for o, f in zip(digits.images, files): Image.fromarray((o*15).astype(np.uint8)).save(f)
+    learn = transfer_learner(ImageTask.from_df(pd.DataFrame(dict(file=files, label=digits.target[:300]))), 'squeezenet1_1', seed=0, **few)
+    rows = learn.task.df
+    f = learn.frozen_now.cached(rows.item.to_list(), rows.hash.to_list())
+    return f[range(len(f))].numpy(), source_probs(learn, rows), rows.label.map(int).to_numpy()
+
+def slow_logme(f, y, times=2000):
+    "You et al. 2021, algorithm 1, class by class: a full decomposition, and the fixed point of alpha and beta"
+    f, said = f.astype(np.float64), []
+    n, d = f.shape
+    u, s, v = np.linalg.svd(f)
+    sigma = np.zeros(d); sigma[:len(s)] = s**2
+    for c in np.unique(y):
+        t, alpha, beta = (y == c).astype(float), 1., 1.
+        for _ in range(times):
+            gamma = (beta*sigma/(alpha + beta*sigma)).sum()
+            m = v.T@(beta/(alpha + beta*sigma)*(v@(f.T@t)))
+            alpha, beta = gamma/(m@m), (n - gamma)/((f@m - t)**2).sum()
+        m = v.T@(beta/(alpha + beta*sigma)*(v@(f.T@t)))
+        said.append((n*np.log(beta) + d*np.log(alpha) - n*np.log(2*np.pi) - beta*((f@m - t)**2).sum() - alpha*m@m - np.log(alpha + beta*sigma).sum())/2/n)
+    return np.mean(said)
+
+def test_scores_of_real_features_are_what_was_published(real):
+    f, p, y = real
+    assert f.shape == (300, 512) and p.shape == (300, 1000) and f.dtype == np.float32
+    for x in (f, f[:, :64]): assert abs(logme(x, y) - slow_logme(x, y)) < 1e-6 # more dimensions than items, and fewer
+    g, x = np.zeros((300, 64)), f[:, f.std(0).argsort()[-64:]].astype(np.float64)
+    for c in np.unique(y): g[y == c] = x[y == c].mean(0)
+    assert abs(h_score(x.astype(np.float32), y) - np.trace(np.linalg.pinv(np.cov(x.T, bias=True), rcond=1e-15)@np.cov(g.T, bias=True))) < 1e-6 # Bao et al. 2019, eq. 4
+    p = p.astype(np.float64)
+    joint = np.array([[p[y == c, z].sum()/300 for z in range(1000)] for c in range(10)]) # Nguyen et al. 2020, eq. 1 and 2
+    assert abs(leep(p, y) - np.mean([np.log(sum(joint[y[i], z]/joint[:, z].sum()*p[i, z] for z in range(1000))) for i in range(300)])) < 1e-6
+    z = p.argmax(1)
+    assert len(set(z)) > 2 and abs(nce(z, y) - np.mean([np.log(((z == z[i]) & (y == y[i])).sum()/(z == z[i]).sum()) for i in range(300)])) < 1e-6 # Tran et al. 2019, eq. 4
 
 def test_h_score_of_separate_classes(): # as many as there are, less one
     f = np.eye(4)[np.arange(40) % 4] + np.random.default_rng(0).normal(0, 1e-6, (40, 4))
