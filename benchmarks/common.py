@@ -113,9 +113,10 @@ class Records:
     def __init__(self,
         bench, # a module of this package
         again=False, # measure anew what is there already
-        folder=None # default `results`
+        folder=None, # default `results`
+        earlier=False # is a measurement kept whose code has changed since? Each says which code it was
     ):
-        self.bench, self.again, self.folder, self.here = bench, again, Path(folder or results), dict(machine=machine(), versions=versions(), code=code())
+        self.bench, self.again, self.earlier, self.folder, self.here = bench, again, earlier, Path(folder or results), dict(machine=machine(), versions=versions(), code=code())
 
     def measure(self,
         job, # a function of that module
@@ -129,7 +130,7 @@ class Records:
         file = self.folder/self.bench/f'{name}.json'
         if file.exists() and not (self.again or anew):
             known = json.loads(file.read_text())
-            if all(known[k] == v for k, v in self.here.items() if k != 'code') and (not ours or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
+            if all(known[k] == v for k, v in self.here.items() if k != 'code') and (not ours or self.earlier or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
         known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))
         write_json(file, known)
         print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)

@@ -117,13 +117,14 @@ def bench(
     limit:int=None, # labels
     epochs:int=None, # where the body trains
     again:bool=False, # measure anew what is there already
+    earlier:bool=False, # keep what was measured with earlier code of the package
     out:str=None # folder of the records; default benchmarks/results
 ):
     "What every pair reaches; and how much is lost by taking advice instead of trying everything"
     import numpy as np
     from tl_nbdev.images import ImageTask
     from tl_nbdev.texts import TextTask
-    records, runs, table, taus, races, picks = Records('truth', again, out), [], [], [], [], {}
+    records, runs, table, taus, races, picks = Records('truth', again, out, earlier), [], [], [], [], {}
     truth, said = {}, {}
     for s in samples:
         o = dict(data[s], **{k: v for k, v in dict(limit=limit, epochs=epochs).items() if v})

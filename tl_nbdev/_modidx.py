@@ -765,6 +765,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.stages._name': ('api/stages.html#_name', 'tl_nbdev/stages.py'),
                                  'tl_nbdev.stages._named': ('api/stages.html#_named', 'tl_nbdev/stages.py'),
                                  'tl_nbdev.stages._open': ('api/stages.html#_open', 'tl_nbdev/stages.py'),
+                                 'tl_nbdev.stages._scale': ('api/stages.html#_scale', 'tl_nbdev/stages.py'),
                                  'tl_nbdev.stages._size': ('api/stages.html#_size', 'tl_nbdev/stages.py'),
                                  'tl_nbdev.stages._timm_cut': ('api/stages.html#_timm_cut', 'tl_nbdev/stages.py'),
                                  'tl_nbdev.stages._tower_cut': ('api/stages.html#_tower_cut', 'tl_nbdev/stages.py'),

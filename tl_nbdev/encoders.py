@@ -211,7 +211,6 @@ def _same_ends():
 
 class TextBody(nn.Module):
     "A transformer that gives features `(N, D)` of tokens `(N, L)`, or `(N, windows, L)`; -1 stands where there is no token. With pooling `attention` it gives `(N, L, D)`, zeros where there is no token"
-    rate_scale = .05 # usual rates of a transformer's body are so much smaller than those of a CNN's
     def __init__(self,
         net, # a transformer without a head
         pooling='mean', # one of `poolings`

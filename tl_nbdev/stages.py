@@ -24,7 +24,7 @@ class Stage:
 
 class Stages(list):
     "The stages of a network, input first, head last"
-    scale = 1. # usual rates of the body are so many times those of a convolutional network
+    scale = 1. # usual rates of the body are so many times those of a convolutional network with BatchNorm
     def splitter(self): return [list(s.params.values()) for s in self] # the parameter groups of a fastai optimizer
     def table(self):
         tied = any(s.shared for s in self)
@@ -127,6 +127,13 @@ def _name(params, others):
     first, *_, last = [os.path.commonprefix(o) for o in tops.values()]*2
     return '.'.join(first) if len(tops) == 1 else f'{".".join(first)} … {".".join(last[len(common):] or last)}'
 
+def _scale(net, head):
+    "Usual rates of the body, in those of a network with BatchNorm: `.05` where words are embedded, `.2` where LayerNorm prevails, as in a ViT or ConvNeXt"
+    if any(isinstance(m, nn.Embedding) and m.num_embeddings >= 1000 for m in net.modules()): return .05
+    body = [m for m in net.modules() if not any(p is o for p in m.parameters() for o in head)]
+    layers, batches = (sum(isinstance(m, kind) for m in body) for kind in ((nn.LayerNorm, nn.RMSNorm), nn.modules.batchnorm._BatchNorm))
+    return .2 if layers > batches else 1.
+
 def stages(
     net:nn.Module # any network
 ) -> Stages: # raises `ValueError` if the network has no parameters
@@ -140,7 +147,7 @@ def stages(
     groups = [(d, g) for d in range(len(cut)) if (g := {n: p for n, p in unique.items() if deepest[p] == d})]
     shared = [tuple(n for n, p in everyone.items() if deepest[p] == d != depth.get(n, 0)) for d, _ in groups]
     out = Stages(Stage(_name(g, unique.keys() - g.keys()), i, g, o) for i, ((_, g), o) in enumerate(zip(groups, shared)))
-    if any(isinstance(m, nn.Embedding) and m.num_embeddings >= 1000 for m in net.modules()): out.scale = .05 # a language model: 5e-5 where a CNN takes 1e-3
+    out.scale = _scale(net, out[-1].params.values())
     return out
 
 # %% ../nbs/api/02_stages.ipynb #3337cfa8

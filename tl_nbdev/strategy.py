@@ -319,7 +319,7 @@ def FeatureExtraction(
 @_spelled
 def FineTune(
     last:int=2, # body stages that train with the head
-    lr=None, # smaller below; default `slice(1e-4, 1e-3)`, in a language model a twentieth below the head
+    lr=None, # smaller below; default `slice(1e-4, 1e-3)`, scaled below the head as is usual for the network (`Stages.scale`)
     epochs=5,
     views=1 # of each image; more are augmented and kept as the frozen stages see them, and each epoch takes one by chance
 ) -> Strategy:
@@ -336,7 +336,7 @@ def FullFineTune(
 
 @_spelled
 def GradualUnfreeze(
-    lr=None, # highest rate of the head; default 1e-3, in a language model a twentieth below it
+    lr=None, # highest rate of the head; default 1e-3, scaled below it as is usual for the network (`Stages.scale`)
     decay=1/2.6, # rate of a stage / rate of the stage above it
     epochs=10 # one more stage each, then everything
 ) -> Strategy:
@@ -355,7 +355,7 @@ def LPFT(
 @_spelled
 def LayerDecay(
     decay=.75, # rate of a stage / rate of the stage above it
-    lr=None, # highest rate of the head; default 1e-3, in a language model a twentieth below it
+    lr=None, # highest rate of the head; default 1e-3, scaled below it as is usual for the network (`Stages.scale`)
     epochs=5
 ) -> Strategy:
     "Train everything, each stage slower than the one above it by the same factor (ELECTRA: Clark et al. 2020, appendix A; BEiT: Bao et al. 2022)"
@@ -364,7 +364,7 @@ def LayerDecay(
 @_spelled
 def Surgical(
     stages='early', # `early`, `middle`, `late`, a stage's name or number, or a list of them
-    lr=None, # highest rate; default 3e-4, in a language model a twentieth below the head
+    lr=None, # highest rate; default 3e-4, scaled below the head as is usual for the network (`Stages.scale`)
     epochs=5
 ) -> Strategy:
     "Train a part of the body that fits the shift, with the head: early stages where images look different, late ones where classes do (Lee et al. 2023)"
