@@ -143,6 +143,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nbdev.choose.LabelCurve.plot': ('api/choose.html#labelcurve.plot', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Race': ('api/choose.html#_race', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Race.__init__': ('api/choose.html#_race.__init__', 'tl_nbdev/choose.py'),
+                                 'tl_nbdev.choose._Race.bodies': ('api/choose.html#_race.bodies', 'tl_nbdev/choose.py'),
+                                 'tl_nbdev.choose._Race.cheapest': ('api/choose.html#_race.cheapest', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Race.entry': ('api/choose.html#_race.entry', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Race.epoch_seconds': ('api/choose.html#_race.epoch_seconds', 'tl_nbdev/choose.py'),
                                  'tl_nbdev.choose._Race.features': ('api/choose.html#_race.features', 'tl_nbdev/choose.py'),

@@ -196,7 +196,7 @@ class _Race:
     def __init__(self, task, ps, hows, budget, epochs, seed, folder, tell, kwargs):
         self.task, self.ps, self.hows, self.budget, self.epochs, self.seed, self.kwargs = task, list(ps), hows, budget, epochs, seed, kwargs
         self.began, self.tell, self.folder = time.perf_counter(), tell or (lambda text: None), Path(folder) if folder else None
-        self.entries, self.learners, self.item, self.base, self.rows_of, self.rates, self.distance, self.seen = [], {}, {}, {}, {}, {}, None, {}
+        self.entries, self.learners, self.item, self.base, self.rows_of, self.rates, self.steps, self.distance, self.seen, self.looked = [], {}, {}, {}, {}, {}, {}, None, {}, {}
         self.plain = task.problem != 'single-label' or task.metric != 'accuracy' # nothing is corrected then
         self.rows = task.part('train'), task.part('valid')
         self.groups = tuple(o.group.to_numpy() if 'group' in o else None for o in self.rows)
@@ -255,6 +255,7 @@ class _Race:
             stay.append(p)
             if self.plain or len(self.ps) == 1: continue
             f, y = self.features(p, some)
+            self.looked[p.name] = len(f)
             self.seen[p.name] = p, self.linear(f, y, some)
             right[p.name] = (self.seen[p.name][1].predicted == y).astype(float)
             self.tell(f'{p.name}: linear classifier {100*right[p.name].mean():.1f} % of {len(y)} items')
@@ -267,15 +268,24 @@ class _Race:
         self.ps = stay
 
     def heads(self):
-        "All features of the others, and a head"
-        for p in list(self.ps):
-            e, need = self.entry(p, strategy('feature')), self.n*self.item[p.name]
-            if any(o.done for o in self.entries) and need > .7*self.left: self.leave(e, f'features of all items would take about {need:.0f} s'); continue
+        "All features of the others, and a head; as much is kept back as training the cheapest body takes"
+        first, kept = self.cheapest(self.ps), 0.
+        for p in sorted(self.ps, key=lambda p: p is not first):
+            e, need = self.entry(p, strategy('feature')), (self.n - self.looked.get(p.name, 0))*self.item[p.name]
+            if any(o.done for o in self.entries) and need > min(.8*self.left, self.left - kept): self.leave(e, f'the rest of the features would take about {need:.0f} s'); continue
             if not self.plain:
                 self.rows_of[p.name] = f, y = self.features(p, self.rows)
                 self.base[p.name] = (self.linear(f, y, self.rows).predicted == y).astype(float)
             self.train(e, e.of)
             if self.distance is None and not p.texts: self.distance = source_distance(self.learner(p))
+            if p is first:
+                for c in sorted(self.epoch_seconds(o)*o.of for o in self.bodies(p)):
+                    if kept + c <= .6*self.left: kept += c
+
+    def cheapest(self, ps): return min(ps, key=lambda p: self.item[p.name], default=None)
+    def bodies(self, p): # not yet begun, what the rule of thumb says first
+        prior, begun = rule_of_thumb(self.task, self.distance)[0], {o.how.name for o in self.entries if o.p is p}
+        return [self.entry(p, h) for h in sorted(self.hows, key=lambda h: h.name != prior) if h.name != 'feature' and h.name not in begun]
 
     def train(self, e, epochs):
         "Some epochs, from where the entry is"
@@ -301,18 +311,26 @@ class _Race:
         self.tell(f'{e.p.name} {e.how.name}, {e.epochs} of {e.of} epochs: {100*e.estimate:.1f} %, {took:.0f} s')
 
     def epoch_seconds(self, e):
-        "Measured, where an epoch of it was trained; else from the pass, by what this strategy took elsewhere, or by how deep it trains"
-        if (known := self.rates.get((e.p.name, e.how.name))): return known
-        if seen := [s/self.item[m] for (m, h), s in self.rates.items() if h == e.how.name]: return float(np.median(seen))*self.item[e.p.name]
-        ss = stages(self.learner(e.p).model)
-        first = min(ph.which(ss)[0] for ph in e.how.resolved(ss, None))
-        return self.item[e.p.name]*(len(self.rows[0]) + len(self.rows[1])/3)*(1.5 + 3.5*(1 - first/(len(ss) - 1)))
+        "Of training: measured, where an epoch of it was trained; else from a few steps"
+        key, least = (e.p.name, e.how.name), self.item[e.p.name]*len(self.rows[0])
+        if key in self.rates: return self.rates[key]
+        if key not in self.steps:
+            if least*e.of > self.left: return least # not even a pass forward in each epoch would fit
+            with self.learner(e.p).no_logging(): self.steps[key] = self.learner(e.p).transfer(e.how, e.of, dry_run=True).seconds/e.of
+        return self.steps[key]
 
     def tune(self):
-        "Bodies, the most promising first, as long as it pays"
-        heads, prior = {e.p.name: e for e in self.entries if e.feature and e.done}, rule_of_thumb(self.task, self.distance)[0]
+        "Bodies: the cheapest says which strategies pay, then the most promising pairs, as long as it pays"
+        heads = {e.p.name: e for e in self.entries if e.feature and e.done}
+        if not heads: return
+        first, gain = self.cheapest([e.p for e in heads.values()]), {}
+        for e in self.bodies(first):
+            e.whole = self.epoch_seconds(e)*e.of
+            if max(o.estimate for o in self.entries if o.done) >= 1 or e.whole > .5*self.left: continue
+            self.train(e, e.of)
+            gain[e.how.name] = e.estimate - heads[first.name].estimate
         ps = sorted((e.p for e in heads.values()), key=lambda p: -heads[p.name].estimate)[:3]
-        pairs = [self.entry(p, h) for p in ps for h in sorted((h for h in self.hows if h.name != 'feature'), key=lambda h: h.name != prior)]
+        pairs = sorted((e for p in ps for e in self.bodies(p)), key=lambda e: -heads[e.p.name].estimate - gain.get(e.how.name, 0.)/2) # half of it, as networks differ
         starting, spent = [], 0.
         for e in pairs: # who gets a first third of its epochs: so many that the dearest of them could still be finished
             c = self.epoch_seconds(e)
@@ -333,6 +351,9 @@ class _Race:
                 was = e.estimate
                 self.train(e, e.of - e.epochs)
                 gains.append(e.estimate - was)
+        for e in pairs: # what is left of the budget is used
+            lead = max(o.estimate for o in self.entries if o.done)
+            if not e.judged and lead < 1 and heads[e.p.name].estimate + gain.get(e.how.name, 0.) + .05 > lead and (need := self.epoch_seconds(e)*e.of) < self.left: e.out, e.whole = '', need; self.train(e, e.of)
 
 def _seconds(budget):
     "Seconds from a number, or from words such as `5 min`"
