@@ -81,7 +81,7 @@ def advice(sample, limit, size, epochs, budget, seed):
     from tl_nbdev.choose import advise
     with fresh_cache():
         got = advise(_task(sample, limit), budget, list(_models(sample)), strategies, epochs, seed, size=size)
-        return dict(**got.best, seconds=got.seconds, budget=budget, test=got.result.value, prior=got.prior, tied=len(got.tied), tried=len(got.entries))
+        return dict(**got.best, foretold=got.entries[0].waits, trained=got.as_dict()['trained'], seconds=got.seconds, budget=budget, test=got.result.value, prior=got.prior, tied=len(got.tied), tried=len(got.entries), ranking=got.ranking)
 
 
 # the run
@@ -144,7 +144,7 @@ def bench(
             for i in range(seeds):
                 runs.append(records.measure('advice', sample=s, budget=round(budget, 1), seed=i, **o))
                 f = runs[-1]['found']
-                races.append(dict(sample=s, what=what, regret=lost(f['model'], f['strategy']), itself=100*(best - f['test']), cost=f['seconds']/whole, over=f['seconds']/f['budget'], **{k: f[k] for k in ('model', 'strategy')}))
+                races.append(dict(sample=s, what=what, regret=lost(f['model'], f['strategy']), itself=100*(best - f['test']), cost=f['seconds']/whole, over=f['seconds']/f['budget'], **{k: f[k] for k in ('model', 'strategy', 'foretold', 'trained')}))
         # what one would do without a race
         prior, usual = runs[-1]['found']['prior'], (ImageTask if ms is images else TextTask).usual_model
         score = lambda n: max((m for m in ms if said[s, m][n]['value'] is not None), key=lambda m: said[s, m][n]['value'], default=None)
@@ -168,7 +168,7 @@ def bench(
         value, (low, high) = _mean({s: [o['itself'] for o in mine if o['sample'] == s] for s in samples})
         reached.append(goal(f'{what}: mean regret of the network that it hands over, points [{low:.1f}, {high:.1f}]', value, most=1 if aim else None, show='{:.2f}'))
         reached.append(goal(f'{what}: the most that it used, % of what it was given', 100*max(o['over'] for o in mine), most=115, show='{:.0f}'))
-        lines += [dict(data=o['sample'], model=what, strategy=f'took {o["model"]} {o["strategy"]}', **{'test %, mean of seeds': f'regret {o["regret"]:.1f}, of the network itself {o["itself"]:.1f}', 'seconds': f'{100*o["cost"]:.0f} % of all'}) for o in mine]
+        lines += [dict(data=o['sample'], model=what, strategy=f'took {o["model"]} {o["strategy"]}' + (', foretold' if o['foretold'] else ''), **{'test %, mean of seeds': f'regret {o["regret"]:.1f}, of the network itself {o["itself"]:.1f}', 'seconds': f'{100*o["cost"]:.0f} % of all'}) for o in mine]
     for what, of in picks.items():
         value, (low, high) = _mean({s: [o['regret']] for s, o in of.items()})
         reached.append(goal(f'{what}: mean regret, points [{low:.1f}, {high:.1f}]', value, show='{:.2f}'))

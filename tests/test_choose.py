@@ -8,7 +8,7 @@ import tl_nbdev.choose as choose
 from hypothesis import given, settings as hypo, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from tl_nbdev.choose import Judged, advise, candidates, label_curve, rule_of_thumb, source_distance, source_probs, spread
+from tl_nbdev.choose import Judged, advise, candidates, expected_gain, foretold, label_curve, rule_of_thumb, source_distance, source_probs, spread
 from tl_nbdev.images import ImageTask
 from tl_nbdev.learner import transfer_learner
 from tl_nbdev.metrics import Result
@@ -175,6 +175,44 @@ def test_time_that_runs_out(noisy, monkeypatch):
     monkeypatch.setattr(choose._Race, 'train', late)
     got = advise(noisy, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
     assert [e.how.name for e in got.entries] == ['feature'] and any('budget was over' in e.out for e in got.left)
+
+def test_what_could_not_be_trained_is_foretold(noisy, monkeypatch):
+    monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e4)
+    monkeypatch.setattr(choose, 'expected_gain', lambda how, steps, batchnorm=False: (.2*(how == 'full'), .04*(how != 'feature')))
+    got = advise(noisy, 60, 'squeezenet1_1', ('feature', 'full'), 2, **few)
+    d, words = got.as_dict(), ' '.join(got.words())
+    assert got.best == dict(model='squeezenet1_1', strategy='full') and d['trained'] == dict(model='squeezenet1_1', strategy='feature')
+    assert [r['foretold'] for r in d['ranking']] == [True, False] and d['ranking'][0]['valid'] is None and 'it would take about 20000 s' in d['ranking'][0]['why']
+    assert 'not trained' in words and 'squeezenet1_1 with FeatureExtraction()' in words and "learn.transfer('full', 2)" in got.code
+    assert got.learn.transfers[-1]['strategy'] != 'full' and got.result.part == 'test' and 'foretold' in repr(got) and got.plot() is not None and got.more_labels()
+    only = advise(noisy, 60, 'squeezenet1_1', ('full',), 2, **few)
+    assert only.instead and only.best['strategy'] == 'full' and only.result.n == noisy.n('test') and 'None of the strategies' in ' '.join(only.words())
+
+def test_a_network_with_batchnorm_is_not_foretold_from_a_few_steps(noisy, monkeypatch):
+    monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e4)
+    got = advise(noisy, 60, 'mobilenet_v2', ('feature', 'full'), 2, **few)
+    assert got.best['strategy'] == 'feature' and not any(r['foretold'] for r in got.ranking) and len(got.ranking) == 2
+    monkeypatch.setattr(choose._Race, 'steps_of', lambda self, e: 500)
+    assert any(r['foretold'] for r in advise(noisy, 60, 'mobilenet_v2', ('feature', 'full'), 2, **few).ranking)
+
+def test_foretelling():
+    pairs = [(p, h) for p in 'ab' for h in ('feature', 'last:2', 'full')]
+    rng = np.random.default_rng(0)
+    seen, noise = np.array([.7, .72, .75, .8, np.nan, np.nan]), np.diag(rng.uniform(.005, .03, 6)**2)
+    gains, own = zip(*(expected_gain(h, 100) for _, h in pairs))
+    mean, sure = foretold(pairs, seen, noise, gains, own)
+    # the same from the definition: the joint Gaussian of a, g and u, conditioned on what was seen
+    a, g, u = 2, 3, 6
+    z = np.zeros((6, a + g + u)) # shared by all strategies, by last:2, by full
+    for i, (p, h) in enumerate(pairs):
+        z[i, 'ab'.index(p)] = .1
+        if h != 'feature': z[i, 2], z[i, 3 + ('last:2', 'full').index(h)], z[i, 5 + i] = .02/2**.5, .02/2**.5, .04
+    known, m0 = ~np.isnan(seen), np.nanmean(seen - np.array(gains)) + np.array(gains)
+    precision = np.eye(a + g + u) + z[known].T@np.linalg.inv(noise[np.ix_(known, known)])@z[known]
+    factors = np.linalg.solve(precision, z[known].T@np.linalg.inv(noise[np.ix_(known, known)])@(seen - m0)[known])
+    assert np.allclose(mean, m0 + z@factors) and np.allclose(sure, z@np.linalg.inv(precision)@z.T)
+    assert mean[5] > mean[4] > mean[3] and sure[5, 5] > sure[2, 2]
+    assert expected_gain('feature', 10**6) == (0, 0) and expected_gain('full', 10)[0] == 0 and expected_gain('full', 30, True)[0] < 0 < expected_gain('full', 30)[0] < expected_gain('full', 10**9)[0] == .02
 
 def test_labels_that_are_noise(tmp_path):
     rows = pd.DataFrame(dict(text=[f'text of number {i}' for i in range(200)], label=np.random.default_rng(0).choice(['a', 'b'], 200)))

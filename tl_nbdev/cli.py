@@ -404,7 +404,7 @@ def tl_advise(
     among = candidates(task, _words(models) if models else None, params, licence, latency, mib)
     advice = advise(task, float(budget) if budget.replace('.', '', 1).isdigit() else budget, among, hows, epochs, seed, Path(out)/'race' if out else None, lambda o: print(f'  {o}', flush=True), **(dict(size=size) if size else {}))
     if not advice.trained: print(f'\n{advice}'); return _out({**advice.as_dict(), 'test': None, 'skipped': _skipped(task), 'notes': task.notes}, json)
-    print(f'\n{advice}\n\n{advice.result}')
+    print(f'\n{advice}\n\n{advice.trainable.p.name} with {advice.trainable.how!r}: {advice.result}')
     if out:
         advice.plot().savefig(Path(out)/'advice.png', dpi=110)
         print(f'saved to {advice.learn.save_transfer(Path(out)/"model", advice.result)}')
