@@ -502,7 +502,7 @@ class Advice:
         "The advice in sentences"
         e, said = self.entries[0], []
         said.append(f'Start from {e.p.name} and use {e.how!r}: {self.why(0)}.')
-        if self.guessing is not None and self.interval(0)[0] <= self.guessing: said.append(f'It is no better than guessing, which reaches {100*self.guessing:.0f} %: look at the labels first.')
+        if self.guessing is not None and self.interval(0)[0] <= self.guessing: said.append(f'It may be no better than guessing, which reaches {100*self.guessing:.0f} %: look at the labels first, or label more.')
         agree = 'and so does the measurement' if e.how.name == self.prior else f'{"what was foretold from measurements" if e.waits else "the measurement"} says {e.how.name}'
         if not self.trained: said.append(f'It was interrupted before anything was trained: this is what a linear classifier makes of {e.judged.result.n} items.')
         if self.instead: said.append('None of the strategies that were asked for came to its end within the budget.')
