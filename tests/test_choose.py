@@ -8,7 +8,8 @@ import tl_nbdev.choose as choose
 from hypothesis import given, settings as hypo, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from tl_nbdev.choose import Judged, advise, candidates, expected_gain, foretold, label_curve, rule_of_thumb, source_distance, source_probs, spread
+from tl_nbdev.choose import advise, candidates, rule_of_thumb, source_distance, source_probs
+from tl_nbdev.uncertainty import Judged, expected_gain, foretold, label_curve, spread
 from tl_nbdev.images import ImageTask
 from tl_nbdev.learner import transfer_learner
 from tl_nbdev.metrics import Result
