@@ -123,6 +123,7 @@ class Records:
         repeat=1, # its number
         ours=True, # does it depend on the package's code?
         anew=False, # measure it, whatever is known
+        anywhere=False, # does a measurement of another machine count? For what doesn't depend on it: seconds are compared by `pairs`
         **args # for the function; they name the file too
     ) -> dict: # see `fresh_process`
         "One measurement; from its file, if it was taken on this machine with these versions and this code"
@@ -130,7 +131,7 @@ class Records:
         file = self.folder/self.bench/f'{name}.json'
         if file.exists() and not (self.again or anew):
             known = json.loads(file.read_text())
-            if all(known[k] == v for k, v in self.here.items() if k != 'code') and (not ours or self.earlier or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
+            if all(known[k] == v for k, v in self.here.items() if k != 'code' and not (anywhere and k == 'machine')) and (not ours or self.earlier or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
         known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))
         write_json(file, known)
         print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)
@@ -147,8 +148,17 @@ class Records:
         "The record of the whole run"
         dates = sorted(o['date'] for o in measurements)
         less = lambda o: dict(o, found={k: v for k, v in o['found'].items() if k != 'probs'}) # which are in the file of each measurement
-        single = [{k: less(o)[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} for o in measurements]
+        single = [{k: less(o)[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} | ({} if o['machine'] == self.here['machine'] else dict(machine=o['machine'])) for o in measurements]
+        if others := sorted({f'{m["cpu"]}, {m["cores"]} cores, {m["cpu_capability"]}, {m["torch_threads"]} torch threads' for o in single if (m := o.get('machine'))}):
+            remarks = [*remarks, f'{sum("machine" in o for o in single)} of {len(single)} measurements are of another machine ({"; ".join(others)}): what they found counts, and their seconds are compared only with those of the same machine.']
         write_json(self.folder/f'{self.bench}.json', dict(**record, reached=reached, table=table, remarks=remarks, arguments=arguments, **self.here, date=dates[-1], begun=dates[0], measurements=single))
+
+
+def pairs(
+    ours, theirs # lists of measurements, of one seed or split each, in the same order
+) -> list: # of pairs of what they found
+    "Those whose seconds may be compared: both of one machine"
+    return [(a['found'], b['found']) for a, b in zip(ours, theirs) if a['machine'] == b['machine']]
 
 
 # what is said about measurements

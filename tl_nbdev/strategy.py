@@ -392,12 +392,12 @@ def LoRA(
 
 @_spelled
 def Contrastive(
-    lr=None, # of the body; default 4e-4, in a language model 2e-5
+    lr=None, # of the body; default 8e-4, in a language model 4e-5
     epochs=20, # of the body, over few labels
     probe=60 # epochs of the head, on the features that the body has learned
 ) -> Strategy:
     "For few labels: first the body learns which items belong together, pair by pair, then a head (SetFit: Tunstall et al. 2022, section 3)"
-    return Strategy('contrastive', (Phase('all', loss='contrastive', **_rate(lr, 4e-4)), Phase('head', 1e-3, epochs=probe)), epochs)
+    return Strategy('contrastive', (Phase('all', loss='contrastive', **_rate(lr, 8e-4)), Phase('head', 1e-3, epochs=probe)), epochs)
 
 @_spelled
 def Textbook(
