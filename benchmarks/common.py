@@ -137,6 +137,12 @@ class Records:
         print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)
         return known
 
+    def seconds(self,
+        runs # of one job
+    ) -> list: # of each, those of this machine if there are any
+        "Seconds that `found` tells"
+        return [o['found']['seconds'] for o in runs if o['machine'] == self.here['machine']] or [o['found']['seconds'] for o in runs]
+
     def write(self,
         reached, # list of `goal`
         table, # list of dicts, for the page

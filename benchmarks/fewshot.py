@@ -8,7 +8,7 @@ from .common import Laps, Records, goal, memory, pairs
 
 everyone = ('ours', 'frozen', 'setfit')
 domains = ('sentiment-tweets', 'sentiment-amazon', 'sentiment-movies', 'sentiment-news')
-quick = dict(samples=['r8'], shots=[4], seeds=1, peers=['ours', 'frozen'])
+quick = dict(samples=['r8'], shots=[4], seeds=1, peers=['ours', 'frozen'], many=[2, 4], of='r8')
 
 def _rows(sample, shots, seed):
     "`shots` texts of each class to learn from, and 1,000 others to test on, the same for every seed"
@@ -47,6 +47,11 @@ def ours(sample, shots, seed, strategy='contrastive'):
 
 def frozen(sample, shots, seed): return ours(sample, shots, seed, 'feature')
 
+def peak(sample, shots):
+    "Peak memory of an epoch: at most the pairs of a batch are held at once, however many texts there are"
+    from tl_nbdev.strategy import Contrastive
+    return ours(sample, shots, 0, Contrastive(epochs=1, probe=1))
+
 def setfit(sample, shots, seed, iterations=None):
     "setfit's own trainer, with its defaults, or with the 20 pairs a text of its paper, in an environment of its own: see peers.txt"
     import json, subprocess, tempfile
@@ -75,6 +80,8 @@ def bench(
     shots:Annotated[int, dict(nargs='+')]=(8, 64), # labels a class
     peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # what is measured; setfit needs TL_PEERS
     seeds:int=5, # of the draw of labels, and of training
+    many:Annotated[int, dict(nargs='*')]=(64, 512), # labels a class, from few to many, for which peak memory is compared
+    of:str='sentiment-movies', # texts of that comparison
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
@@ -83,7 +90,6 @@ def bench(
     from tl_nbdev.metrics import Result, mean_interval, paired_interval
     if 'setfit' in peers and not os.environ.get('TL_PEERS'): raise SystemExit('setfit needs other versions than this package: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS')
     records, runs, table, reached, ratio = Records('fewshot', again, out), [], [], [], {}
-    def here(some): return [o['found'] for o in some if o['machine'] == records.here['machine']] or [o['found'] for o in some]
     for k in shots:
         for s in samples:
             made = {p: [] for p in peers}
@@ -99,7 +105,7 @@ def bench(
             results = {p: [Result('accuracy', y, np.array(o['probs']), names) for o in v] for p, v in got.items()}
             for p, v in got.items():
                 low, high = mean_interval(results[p])
-                row = {'data': s, 'labels a class': k, 'what': p, 'test accuracy % [95 %]': f'{100*mean(o["value"] for o in v):.1f} [{100*low:.1f}, {100*high:.1f}]', 'seconds, median': f'{median(o["seconds"] for o in here(made[p])):.1f}', 'peak MiB': f'{median(o["mib"] for o in v):.0f}'}
+                row = {'data': s, 'labels a class': k, 'what': p, 'test accuracy % [95 %]': f'{100*mean(o["value"] for o in v):.1f} [{100*low:.1f}, {100*high:.1f}]', 'seconds, median': f'{median(records.seconds(made[p])):.1f}', 'peak MiB': f'{median(o["mib"] for o in v):.0f}'}
                 if p != 'setfit' and 'setfit' in peers:
                     a, b = paired_interval(results[p], results['setfit'])
                     row['− setfit, points'] = f'{100*(mean(o["value"] for o in v) - mean(o["value"] for o in got["setfit"])):+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
@@ -109,6 +115,10 @@ def bench(
                         row['time of setfit / its'] = f'{ratio[f"{s} {k} setfit / {p}"]:.1f}, {len(same)} seeds'
                         if p == 'ours': reached.append(goal(f'{s}, {k} a class: time of setfit / of ours, {len(same)} seeds', ratio[f'{s} {k} setfit / {p}'], least=1, show='{:.1f}'))
                 table.append(row)
-    records.write(ratio=ratio, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, shots=shots, peers=peers, seeds=seeds),
+    if many:
+        peaks = [records.measure('peak', sample=of, shots=k) for k in many]
+        runs += peaks
+        reached.append(goal(f'{of}: peak memory at {many[-1]} labels a class / at {many[0]}', peaks[-1]['found']['mib']/peaks[0]['found']['mib'], most=1.1, show='{:.2f}'))
+    records.write(ratio=ratio, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, shots=shots, peers=peers, seeds=seeds, many=many, of=of),
                   remarks=['MiniLM; labels drawn anew for each seed; 1,000 texts to test, the same for all seeds, of documents that no training snippet comes from. Nothing is chosen: every method runs with its defaults, setfit with the 20 pairs a text of its paper (its own default, every pair of texts, grows with the square of their number).',
-                           'Differences are paired by item and seed. Seconds are of training, loading the network and evaluating left out.'])
+                           'Peak memory is of the whole process, its 1,000 texts to test included; for the comparison of few and many labels, of one epoch. Differences are paired by item and seed. Seconds are of training, loading the network and evaluating left out.'])

@@ -3,7 +3,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, fresh_cache, goal
+from .common import Laps, Records, fresh_cache, goal, pairs
 
 everyone = ('ours', 'frozen', 'trainer', 'trainer_tuned', 'tfidf')
 data = dict(r8={}, **{'20newsgroups': {}, 'sentiment-movies': {}})
@@ -107,14 +107,15 @@ def bench(
     from tl_nbdev.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached, ratio = Records('labels', again, out), [], [], [], {}
     for s in samples:
-        got = {p: [] for p in peers}
+        made = {p: [] for p in peers}
         for seed in range(seeds):
             for p in peers if seed < tuned_seeds else [o for o in peers if o != 'trainer_tuned']:
-                runs.append(records.measure(p, ours=p in ('ours', 'frozen'), sample=s, n=n, seed=seed, epochs=epochs, bs=bs))
-                got[p].append(runs[-1]['found'])
+                made[p].append(records.measure(p, ours=p in ('ours', 'frozen'), anywhere=True, sample=s, n=n, seed=seed, epochs=epochs, bs=bs))
+        runs += sum(made.values(), [])
+        got = {p: [o['found'] for o in v] for p, v in made.items()}
         task = _task(s, n, 0)
         results = {p: [Result('accuracy', task.targets('test'), np.array(o['probs']), task.vocab) for o in v] for p, v in got.items()}
-        seconds = {p: median(o['seconds'] for o in v) for p, v in got.items()}
+        seconds = {p: median(records.seconds(v)) for p, v in made.items()}
         for p, v in got.items():
             low, high = mean_interval(results[p])
             row = {'data': s, 'what': p, 'test accuracy % [95 %]': f'{100*mean(o["value"] for o in v):.1f} [{100*low:.1f}, {100*high:.1f}]', 'seconds': f'{seconds[p]:.1f}', 'arithmetic': v[0]['arithmetic']}
@@ -124,13 +125,14 @@ def bench(
                 apart = 100*(mean(o['value'] for o in v) - mean(o['value'] for o in got['trainer'][:same]))
                 row['− Trainer, points'] = f'{apart:+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
                 if p in ('ours', 'frozen'):
-                    ratio[f'{s} trainer / {p}'] = median(b['seconds']/a['seconds'] for a, b in zip(v, got['trainer']))
                     if p == 'ours':
                         reached.append(goal(f'{s}: ours − Trainer, points, {same} seeds [{100*a:+.1f}, {100*b:+.1f}]: the upper end not below 0', 100*b, least=0, show='{:+.1f}'))
                         if tuned := got.get('trainer_tuned'):
                             low, high = paired_interval(results[p][:len(tuned)], results['trainer_tuned'])
                             reached.append(goal(f'{s}: ours − tuned Trainer, points, {len(tuned)} seeds [{100*low:+.1f}, {100*high:+.1f}]: the upper end not below 0', 100*high, least=0, show='{:+.1f}'))
-                    reached.append(goal(f'{s}: {epochs} epochs of the Trainer / {"whole job with frozen features" if p == "frozen" else "of ours"}', ratio[f'{s} trainer / {p}'], least=20 if p == 'frozen' else None))
+                    if together := pairs(made[p], made['trainer']):
+                        ratio[f'{s} trainer / {p}'] = median(b['seconds']/a['seconds'] for a, b in together)
+                        reached.append(goal(f'{s}: {epochs} epochs of the Trainer / {"whole job with frozen features" if p == "frozen" else "of ours"}', ratio[f'{s} trainer / {p}'], least=20 if p == 'frozen' else None))
             table.append(row)
         best = max(results, key=lambda p: mean(o['valid'] for o in got[p]))
         table[-1]['note'] = f'chosen on valid: {best}'
