@@ -8,36 +8,36 @@ from .common import Laps, Records, goal, memory, pairs
 
 everyone = ('ours', 'frozen', 'setfit')
 domains = ('sentiment-tweets', 'sentiment-amazon', 'sentiment-movies', 'sentiment-news')
-quick = dict(samples=['r8'], shots=[4], seeds=1, peers=['ours', 'frozen'], many=[2, 4], of='r8')
+quick = dict(samples=['r8'], shots=[4], seeds=1, peers=['ours', 'frozen'], many=[2, 4], of='r8', held=40)
 
-def _rows(sample, shots, seed):
-    "`shots` texts of each class to learn from, and 1,000 others to test on, the same for every seed"
+def _rows(sample, shots, seed, held=None):
+    "`shots` texts of each class to learn from, and 1,000 others (or `held`) to test on, the same for every seed"
     import pandas as pd
     from tl_nbdev.texts import TextTask
     df = TextTask.from_sample(sample).df
     if 'group' in df: # snippets of one document stay on one side
         groups = pd.Series(sorted(df.group.unique())).sample(frac=1, random_state=0)
-        held = set(groups[:len(groups)//3])
-        test, learn = df[df.group.isin(held)], df[~df.group.isin(held)]
+        away = set(groups[:len(groups)//3])
+        test, learn = df[df.group.isin(away)], df[~df.group.isin(away)]
     else: test, learn = df[df.part == 'test'], df[df.part != 'test']
-    test = test.sample(min(1000, len(test)), random_state=0)
+    test = test.sample(min(held or 1000, len(test)), random_state=0)
     return pd.concat([learn.groupby('label').sample(shots, random_state=seed).assign(part='train'), test.assign(part='test')]).reset_index(drop=True)
 
-def _task(sample, shots, seed):
+def _task(sample, shots, seed, held=None):
     "All labels are learned from: valid is a copy of train, and chooses nothing"
     import pandas as pd
     from tl_nbdev.tasks import Task
     from tl_nbdev.texts import TextTask
-    df = _rows(sample, shots, seed)
+    df = _rows(sample, shots, seed, held)
     return TextTask(pd.concat([df, df[df.part == 'train'].assign(part='valid')]).reset_index(drop=True), sample)
 
 
 # jobs, each in a process of its own; seconds are of the whole training, loading the network left out
 
-def ours(sample, shots, seed, strategy='contrastive'):
+def ours(sample, shots, seed, held=None, strategy='contrastive'):
     "Contrastive tuning of the body, then the head"
     from tl_nbdev.learner import transfer_learner
-    task = _task(sample, shots, seed)
+    task = _task(sample, shots, seed, held)
     learn = transfer_learner(task, bs=16, seed=seed)
     laps = Laps()
     with learn.no_bar(), learn.no_logging(): learn.transfer(strategy)
@@ -45,21 +45,21 @@ def ours(sample, shots, seed, strategy='contrastive'):
     report = learn.evaluate()
     return dict(value=report.value, probs=report.probs.round(4).tolist(), seconds=laps['train'], mib=memory('VmHWM'))
 
-def frozen(sample, shots, seed): return ours(sample, shots, seed, 'feature')
+def frozen(sample, shots, seed, held=None): return ours(sample, shots, seed, held, 'feature')
 
-def peak(sample, shots):
+def peak(sample, shots, held=None):
     "Peak memory of an epoch: at most the pairs of a batch are held at once, however many texts there are"
     from tl_nbdev.strategy import Contrastive
-    return ours(sample, shots, 0, Contrastive(epochs=1, probe=1))
+    return ours(sample, shots, 0, held, Contrastive(epochs=1, probe=1))
 
-def setfit(sample, shots, seed, iterations=None):
+def setfit(sample, shots, seed, held=None, iterations=None):
     "setfit's own trainer, with its defaults, or with the 20 pairs a text of its paper, in an environment of its own: see peers.txt"
     import json, subprocess, tempfile
     from pathlib import Path
     import numpy as np
     from tl_nbdev.metrics import metrics
     from tl_nbdev.samples import sample as fetched
-    rows = _rows(sample, shots, seed)
+    rows = _rows(sample, shots, seed, held)
     names = sorted(rows.label.unique())
     train, test = (rows[rows.part == o] for o in ('train', 'test'))
     number = lambda df: [names.index(o) for o in df.label]
@@ -82,6 +82,7 @@ def bench(
     seeds:int=5, # of the draw of labels, and of training
     many:Annotated[int, dict(nargs='*')]=(64, 512), # labels a class, from few to many, for which peak memory is compared
     of:str='sentiment-movies', # texts of that comparison
+    held:int=None, # texts to test on; default 1,000
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
@@ -96,10 +97,10 @@ def bench(
             for seed in range(seeds):
                 for p in peers:
                     extra = dict(iterations=20) if p == 'setfit' else {}
-                    made[p].append(records.measure(p, ours=p != 'setfit', anywhere=True, sample=s, shots=k, seed=seed, **extra))
+                    made[p].append(records.measure(p, ours=p != 'setfit', anywhere=True, sample=s, shots=k, seed=seed, held=held, **extra))
             runs += sum(made.values(), [])
             got = {p: [o['found'] for o in v] for p, v in made.items()}
-            test = _rows(s, k, 0)
+            test = _rows(s, k, 0, held)
             names = sorted(test.label.unique())
             y = np.array([names.index(o) for o in test[test.part == 'test'].label])
             results = {p: [Result('accuracy', y, np.array(o['probs']), names) for o in v] for p, v in got.items()}
@@ -116,9 +117,9 @@ def bench(
                         if p == 'ours': reached.append(goal(f'{s}, {k} a class: time of setfit / of ours, {len(same)} seeds', ratio[f'{s} {k} setfit / {p}'], least=1, show='{:.1f}'))
                 table.append(row)
     if many:
-        peaks = [records.measure('peak', sample=of, shots=k) for k in many]
+        peaks = [records.measure('peak', sample=of, shots=k, held=held) for k in many]
         runs += peaks
         reached.append(goal(f'{of}: peak memory at {many[-1]} labels a class / at {many[0]}', peaks[-1]['found']['mib']/peaks[0]['found']['mib'], most=1.1, show='{:.2f}'))
-    records.write(ratio=ratio, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, shots=shots, peers=peers, seeds=seeds, many=many, of=of),
+    records.write(ratio=ratio, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, shots=shots, peers=peers, seeds=seeds, many=many, of=of, held=held),
                   remarks=['MiniLM; labels drawn anew for each seed; 1,000 texts to test, the same for all seeds, of documents that no training snippet comes from. Nothing is chosen: every method runs with its defaults, setfit with the 20 pairs a text of its paper (its own default, every pair of texts, grows with the square of their number).',
                            'Peak memory is of the whole process, its 1,000 texts to test included; for the comparison of few and many labels, of one epoch. Differences are paired by item and seed. Seconds are of training, loading the network and evaluating left out.'])
