@@ -3,7 +3,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, goal
+from .common import Laps, Records, goal, half_is_faster
 
 everyone = ('ours', 'padded', 'buckets', 'textbook', 'trainer_default', 'trainer_tuned')
 quick = dict(samples=['r8'], n=60, repeats=1, square=256)
@@ -76,24 +76,24 @@ def textbook(sample, n, seed, bs):
     return dict(accuracy=learn.evaluate().value, seconds=learn.transfers[-1]['seconds'], arithmetic=learn.mode.precision)
 
 def trainer(sample, n, seed, bs, tuned=False):
-    "transformers' Trainer on the same texts, tokenised before; tuned: bf16, and batches of texts of one length"
+    "transformers' Trainer on the same texts, tokenised before; tuned: bf16 where it is faster, and batches of texts of one length"
     import tempfile, time
     import torch, transformers as tf
     from tl_nbdev.metrics import metrics
     from tl_nbdev.samples import sample as fetched
-    task, folder = _task(sample, n), fetched('all-MiniLM-L6-v2')
+    task, folder, half = _task(sample, n), fetched('all-MiniLM-L6-v2'), tuned and half_is_faster()
     tok = tf.AutoTokenizer.from_pretrained(folder)
     net = tf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(task.vocab), dtype=torch.float32)
     rows = {part: [dict(**tok(t, truncation=True, max_length=size), labels=int(y)) for t, y in zip(task.part(part).item, task.targets(part))] for part in ('train', 'test')}
     with tempfile.TemporaryDirectory() as d:
         args = tf.TrainingArguments(d, num_train_epochs=1, learning_rate=2e-5, warmup_steps=.1, per_device_train_batch_size=bs, per_device_eval_batch_size=64, save_strategy='no', report_to='none', disable_tqdm=True,
-                                    use_cpu=not torch.cuda.is_available(), seed=seed, **(dict(bf16=True, train_sampling_strategy='group_by_length') if tuned else {}))
+                                    use_cpu=not torch.cuda.is_available(), seed=seed, **(dict(bf16=half, train_sampling_strategy='group_by_length') if tuned else {}))
         t = tf.Trainer(net, args, train_dataset=rows['train'], data_collator=tf.DataCollatorWithPadding(tok))
         start = time.perf_counter()
         t.train()
         seconds = round(time.perf_counter() - start, 3)
         said = torch.from_numpy(t.predict(rows['test']).predictions)
-    return dict(accuracy=metrics['accuracy'](task.targets('test'), said.softmax(1).numpy()), seconds=seconds, arithmetic='bf16' if tuned else 'fp32')
+    return dict(accuracy=metrics['accuracy'](task.targets('test'), said.softmax(1).numpy()), seconds=seconds, arithmetic='bf16' if half else 'fp32')
 
 def trainer_default(**args): return trainer(**args)
 def trainer_tuned(**args): return trainer(tuned=True, **args)
@@ -134,5 +134,5 @@ def bench(
     records.write(ratio={f'{s} {p}': r for (s, p), r in ratio.items()}, median_seconds={f'{s} {p}': r for (s, p), r in seconds.items()}, table=table, measurements=runs,
                   reached=[goal(f'{s}: an epoch of {p} / of ours', r, least=3.5 if p == 'trainer_default' else None) for (s, p), r in ratio.items()],
                   remarks=[f'MiniLM, {n:,} texts of at most {size} tokens, {bs} in a batch, one epoch, in turn; tokenising, loading and evaluating are in no one\'s time. The share counts the arithmetic of the texts alone, not of padding; the peak is that of products of matrices of {square} rows, measured in the same run: ' + ', '.join(f'{k} {v/1e9:.0f} GFLOP/s' for k, v in peaks.items()) + '.',
-                           'ours: the rates of FullFineTune, a linear head on the mean of tokens. padded: the same without packing; buckets: padded, and batches of texts of one length, sorted within 50 batches. textbook: the Trainer\'s recipe and head (rate 2e-5, warm-up, linear decay) through this package. trainer_tuned: `bf16=True`, `train_sampling_strategy="group_by_length"`.'],
+                           'ours: the rates of FullFineTune, a linear head on the mean of tokens. padded: the same without packing; buckets: padded, and batches of texts of one length, sorted within 50 batches. textbook: the Trainer\'s recipe and head (rate 2e-5, warm-up, linear decay) through this package. trainer_tuned: `train_sampling_strategy="group_by_length"`, and `bf16=True` where products in it are faster.'],
                   arguments=dict(samples=samples, peers=peers, n=n, bs=bs, repeats=repeats, once=once, square=square))
