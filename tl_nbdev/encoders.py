@@ -157,8 +157,9 @@ class _Drop(torch.autograd.Function):
     def forward(ctx, x, p):
         rng = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
         bits = rng.integers(0, 2**64 - 1, -(-x.numel()//4), np.uint64, True).view(np.int16)[:x.numel()]
-        cut = round(p*2**16)
-        keep = (torch.from_numpy(bits).view(x.shape) >= cut - 2**15).to(x.dtype).mul_(2**16/(2**16 - cut))
+        cut = min(round(p*2**16), 2**16 - 1)
+        keep = (bits >= cut - 2**15).view(np.uint8) # torch compares 16 bits ten times slower, and converts bool eight times slower than bytes
+        keep = torch.from_numpy(keep).view(x.shape).to(x.dtype).mul_(2**16/(2**16 - cut))
         ctx.save_for_backward(keep)
         return x*keep
     @staticmethod
