@@ -98,11 +98,11 @@ class Arithmetic(Callback):
 @lru_cache
 def keep_memory() -> bool: # was it done? It is done on glibc only, once, and not where the user has said otherwise
     "Let the C library keep large blocks that are freed, for the next step"
-    if not sys.platform.startswith('linux') or any(k in os.environ for k in ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')): return False
+    if not sys.platform.startswith('linux') or any(k in os.environ for k in ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')): return False
     try: mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError): return False
-    trim_threshold, mmap_max, most = -1, -4, 2**31 - 1 # a threshold of mmap isn't obeyed above 32 MB: less than the gradient of a table of words
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, most))
+    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+    return bool(mallopt(mmap_threshold, 1 << 30)) and bool(mallopt(trim_threshold, most))
 
 # %% ../nbs/api/17_training.ipynb #b4612ecd
 class FusedAdam(Optimizer):
