@@ -14,7 +14,7 @@ from tl_nbdev.samples import Table
 from tl_nbdev.settings import TransferError, whole
 from tl_nbdev.stages import resting, stages
 from tl_nbdev.strategy import Phase, strategy
-from tl_nbdev.tasks import split_parts
+from tl_nbdev.parts import split_parts
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=60)
 items = st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 12)), min_size=1, max_size=60)

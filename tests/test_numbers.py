@@ -12,7 +12,7 @@ from tl_nbdev.images import ImageTask
 from tl_nbdev.learner import transfer_learner
 from tl_nbdev.saved import load_transfer
 from tl_nbdev.settings import TransferError
-from tl_nbdev.tasks import as_number
+from tl_nbdev.labels import as_number
 from tl_nbdev.texts import TextTask
 
 from conftest import refused, tl

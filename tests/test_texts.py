@@ -228,11 +228,11 @@ def test_one_stray_byte_spoils_one_line(tmp_path):
     task = TextTask.from_csv(tmp_path/'a.csv', 'text')
     assert task.vocab == ['حزين', 'سعيد'] and len(task.df) == 62 and 'UTF-8, but for 2 lines, the first line 62' in task.notes[0]
     (tmp_path/'b.csv').write_bytes('text,label\ncafé,très\nthé,bon\n'.encode('cp1252')*9)
-    from tl_nbdev.tasks import read_table
+    from tl_nbdev.tables import read_table
     assert read_table(tmp_path/'b.csv').text[0] == 'café' and 'Windows-1252' in read_table(tmp_path/'b.csv').attrs['notes'][0]
 
 def test_a_quote_that_is_not_closed(tmp_path):
-    from tl_nbdev.tasks import read_table
+    from tl_nbdev.tables import read_table
     (tmp_path/'a.csv').write_text('text,label\n"fine, this",good\n"not closed\n"the next",good\n"said ""so"" in\ntwo lines",bad\n')
     assert 'a.csv, line 4' in read_table(tmp_path/'a.csv').attrs['notes'][0] and len(read_table(tmp_path/'a.csv')) == 3
     (tmp_path/'b.csv').write_text('text,label\n"said ""so"" in\ntwo lines",bad\n5" pipe,good\n')

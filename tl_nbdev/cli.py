@@ -123,7 +123,7 @@ def _target(data, source, label, group, file, text, second, seed):
     import pandas as pd
     from tl_nbdev.encoders import text_types
     from tl_nbdev.images import ImageTask, image_files
-    from tl_nbdev.tasks import read_table
+    from tl_nbdev.tables import read_table
     from tl_nbdev.texts import TextTask
     try: return _task(data, label, group, file, seed=seed, learn=False, text=text, second=second)
     except TransferError as e:
@@ -305,7 +305,7 @@ def _texts_in(files, text, second):
     "Texts, and what they are called"
     from tl_nbdev.encoders import text_types
     from tl_nbdev.samples import brief
-    from tl_nbdev.tasks import as_text, read_table
+    from tl_nbdev.tables import as_text, read_table
     pair = lambda a, b: a if b is None else (a or '', b or '')
     if not files:
         if not text: raise TransferError('no texts: name text files, or a CSV with --text COLUMN, or say the text itself with --text')
@@ -464,7 +464,7 @@ def tl_adapt(
 
 def _lines(data, text):
     "Texts of a file; of a plain one, what stands between empty lines"
-    from tl_nbdev.tasks import decoded
+    from tl_nbdev.tables import decoded
     if not Path(data).exists(): raise TransferError(f'{data}: no such file or folder')
     path = Path(data)
     if path.is_file() and path.suffix.lower() not in ('.csv', '.tsv'): return [o for o in re.split(r'\n\s*\n', decoded(path.read_bytes())[0]) if o.strip()]

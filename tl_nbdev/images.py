@@ -18,6 +18,9 @@ from .samples import *
 from .zoo import *
 from .pixels import *
 from .metrics import *
+from .tables import *
+from .labels import *
+from .parts import *
 from .tasks import *
 from fastai.vision.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, PILImage, ToTensor, Transform
 

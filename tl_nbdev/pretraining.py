@@ -20,6 +20,7 @@ from .encoders import *
 from .keep import *
 from .strategy import *
 from .metrics import Picture
+from .tables import *
 from .tasks import *
 from .training import *
 from .learner import *

@@ -20,6 +20,7 @@ from .features import *
 from .heads import *
 from .keep import *
 from .metrics import *
+from .tables import *
 
 # %% ../nbs/api/19_saved.ipynb #d5f59904
 class Predictor:
@@ -46,7 +47,6 @@ class Predictor:
         one = isinstance(items, (str, bytes, Path)) or self.texts and paired and isinstance(items, tuple)
         items, what = [items] if one else list(items), 'text' if self.texts else 'file'
         if self.texts:
-            from tl_nbdev.tasks import as_item
             items = [o if (said := as_item(o)) is None else said for o in items]
             read = [i for i, o in enumerate(items) if as_item(o) is not None and paired in (None, isinstance(o, tuple))]
         else: items, read = list(map(Path, items)), range(len(items))
@@ -66,7 +66,6 @@ class Predictor:
         if not self.texts: raise TransferError('explain is for models of texts')
         from tl_nbdev.tokens import token_weights
         return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
-
 
 # %% ../nbs/api/19_saved.ipynb #34fe2d15
 def _rebuild(info, folder, state, net=None, head=None, trust=False):

@@ -15,6 +15,9 @@ from .settings import *
 from .samples import *
 from .encoders import *
 from .tokens import *
+from .tables import *
+from .labels import *
+from .parts import *
 from .tasks import *
 from fastai.basics import DataLoaders, Datasets, Transform
 

@@ -14,7 +14,7 @@ from .settings import *
 from .samples import brief
 from .features import *
 from .encoders import *
-from .tasks import as_item
+from .tables import as_item
 
 # %% ../nbs/api/12_tokens.ipynb #111304cd
 class Tokens:
