@@ -23,12 +23,12 @@ def _credit(task): return f'Photos: {task.cite}. Licence: {task.licence}.' if ta
 
 def _page(task, audit, runs, result, said, pictures):
     "The report, as Markdown"
-    parts = [f'# {task.name}: how much of the network should be trained?', repr(task), '## The data', audit._repr_markdown_(), '## Three ways to adapt it' if len(runs) == 3 else '## Ways to adapt it',
+    parts = [f'# {as_markdown(task.name)}: how much of the network should be trained?', as_markdown(repr(task)), '## The data', audit._repr_markdown_(), '## Three ways to adapt it' if len(runs) == 3 else '## Ways to adapt it',
              runs._repr_markdown_(), f'## The one chosen on valid: {runs.best.strategy!r}', repr(result)]
     if task.problem == 'regression': parts += ['### Errors', errors(result)._repr_markdown_()]
     if task.problem == 'single-label': parts += ['### By class', per_class(result)._repr_markdown_(), f'Expected calibration error: {calibration(result):.3f}.']
     parts += [f'![{alt}]({file})' for file, alt in pictures]
-    parts += [_credit(task), '## The saved model, on photos it had not seen', said._repr_markdown_()]
+    parts += [as_markdown(_credit(task)), '## The saved model, on photos it had not seen', said._repr_markdown_()]
     return '\n\n'.join(o for o in parts if o) + '\n'
 
 def main_job(

@@ -19,6 +19,7 @@ from .pixels import *
 from .features import *
 from .heads import *
 from .keep import *
+from .card import *
 from .metrics import *
 from .tables import *
 
@@ -112,41 +113,6 @@ def _check_in_fresh_process(folder):
                          env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())})
     if run.returncode: raise TransferError(f'{folder}: saved, but a fresh process could not use it: {(run.stderr.strip().splitlines() or ["no reason given"])[-1]}')
 
-# %% ../nbs/api/19_saved.ipynb #406895e8
-def _card(info):
-    r, p, d = info['result'], info['pretrained'], info['data']
-    kind, one = ('text', 'What is to be classified.') if 'pooling' in p else ('image', 'photo.jpg')
-    part = 'test, which no choice was made on' if r['part'] == 'test' else 'valid, the part by which choices were made: too good by an unknown amount'
-    steps = '\n'.join(f'- {t["strategy"]}: {t["epochs"]} epochs, {t["trained"]:,} of {t["total"]:,} parameters trained, {t["seconds"]} s' for t in info['transfers']) or '- none: the head is untrained'
-    return f'''---
-license: {info["weights_licence"]}
-library_name: tl_nbdev
-tags: [transfer-learning, {kind}-{"classification" if info["classes"] else "regression"}]
----
-# {p["name"]}, adapted to {d["name"]}
-
-**{r["metric"]} {r["value"]:.3f}**, 95 % interval {r["interval"][0]:.3f} to {r["interval"][1]:.3f}, on {r["n"]} items of {part} (read {d["reads"]} time{"s" if d["reads"] != 1 else ""}).
-
-## Data
-{d["name"]}: {d["n_train"]} items to train, {d["n_valid"]} to choose, {d["n_test"]} to test; seed of the split {d["seed"]}{", split given with the data" if d["given"] else ""}{", whole groups kept together" if d["grouped"] else ""}; {d["skipped"]} left out.
-{"Classes: " + ", ".join(f"{c} ({n})" for c, n in d["classes"].items()) if d["classes"] else "The label is a number, on train {0:.4g} in the mean, with a standard deviation of {1:.4g}".format(*info["scale"])}.
-{"Licence of the data: " + d["licence"] + ". " if d["licence"] else ""}{"Cite: " + d["cite"] + "." if d["cite"] else ""}
-{"".join(chr(10) + "- " + o for o in d["notes"])}
-
-## How it was made
-Started from {p["name"]} ({p["library"]}; weights from {p["source"]}; licence of the weights: {info["weights_licence"]}), head: {info["head"]}.
-{steps}
-
-## How far to trust it
-{"" if r["calibration"] is None else f"Expected calibration error {r['calibration']}: the probabilities are off by about so much on average. "}Nothing is known of {kind}s unlike those above.
-
-## Use
-```python
-from tl_nbdev.saved import load_transfer
-load_transfer("this folder").predict(["{one}"])
-```
-'''
-
 # %% ../nbs/api/19_saved.ipynb #56756aa3
 def save_transfer(
     learn, # a Learner from `transfer_learner`, where this is the method `learn.save_transfer`
@@ -165,7 +131,7 @@ def save_transfer(
     net = learn.model
     info['check'] = _said(Predictor(Network(net.body, net.head), p, info, learn.mode))
     net.head.to(device())
-    save_folder(folder, net.state_dict(), info, {'README.md': _card(info), **p.files()})
+    save_folder(folder, net.state_dict(), info, {'README.md': model_card(info), **p.files()})
     own = p.library == 'module' or learn.head_kind not in heads
     if check and not own: _check_in_fresh_process(folder)
     return Path(folder)
