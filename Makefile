@@ -7,6 +7,8 @@ BIN := .venv/bin
 READY := .venv/ready
 # nbdev-test runs one notebook a core: with more than one torch thread each they would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# pytest runs one file a core; the tests of a file share what they train.
+EACH_CORE := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-gpu docs outputs readme bench clean
@@ -37,7 +39,7 @@ test: $(READY)  ## all that must hold before a change goes in
 	@echo "==> nbdev-test: the notebooks run"
 	@$(ONE_THREAD) $(BIN)/nbdev-test $(NBDEV_TEST)
 	@echo "==> pytest: what a notebook cannot hold"
-	@$(BIN)/python -m pytest -q $(PYTEST)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q $(EACH_CORE) $(PYTEST)
 	@$(BIN)/python tools/browser.py
 
 test-gpu: $(READY)  ## the same, with what needs a GPU
