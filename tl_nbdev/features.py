@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .settings import *
+from .bodies import *
 from .zoo import *
 from .pixels import *
 
@@ -91,7 +92,8 @@ def fastest(
     name, # of the network, by which the answer is remembered
     size, # pixels of the images
     device, # `torch.device`
-    x=None # a batch; default eight images of noise
+    x=None, # a batch; default eight images of noise
+    channels=3 # of these images
 ) -> Mode:
     "The fastest precision and layout for inference with `net` on this machine, measured once"
     modes = _modes(device, x is None)
@@ -99,7 +101,7 @@ def fastest(
     chip = torch.cuda.get_device_name(device) if device.type == 'cuda' else torch.backends.cpu.get_cpu_capability()
     key = f'inference {name} {size}px {device.type} {chip} {torch.get_num_threads()} threads torch {torch.__version__} {len(modes)} modes'
     def measure():
-        batch, made = torch.randn(8, 3, size, size, device=device) if x is None else x, net if isinstance(net, nn.Module) else net()
+        batch, made = torch.randn(8, channels, size, size, device=device) if x is None else x, net if isinstance(net, nn.Module) else net()
         took = _seconds(made, batch, modes, device)
         times = {m: min(t) for m, t in took.items()}
         exact = min((m for m in modes if m.precision == 'fp32'), key=times.get, default=None)
@@ -129,18 +131,18 @@ class Frozen:
         fit='squeeze', # see `Prep`
         mode=None, # a `Mode`; default the fastest on this machine
     ):
-        self.p, self.prep, self.device = p, Prep(p.size, p.interpolation, fit), device()
-        x = torch.randn(2, 3, p.size, p.size, generator=torch.Generator().manual_seed(0))
+        self.p, self.prep, self.device = p, p.prep(fit), device()
+        x = p.example(2)
         net, self.weights = copy.deepcopy(net).cpu().eval(), weights_hash(net)
         self.net = folded(net, x).to(self.device)
-        self.mode = mode or fastest(self.net, f'{p.name} {sum(o.numel() for o in net.parameters())}', p.size, self.device)
+        self.mode = mode or fastest(self.net, f'{p.name} {sum(o.numel() for o in net.parameters())}', p.size, self.device, channels=p.channels)
         self.net.to(memory_format=self.mode.format)
         mean, std = (torch.tensor(o, device=self.device)*255 for o in (p.mean, p.std))
         self.scale, self.shift = (o.repeat(p.size) for o in (1/std, -mean/std)) # for a row of pixels
 
     def ready(self,
-        a # `(B, size, size, 3)`, uint8
-    ) -> torch.Tensor: # `(B, 3, size, size)`, float32, normalised, on the device, in the layout of `mode`
+        a # `(B, size, size, channels)`, uint8
+    ) -> torch.Tensor: # `(B, channels, size, size)`, float32, normalised, on the device, in the layout of `mode`
         "A batch of images as the network takes it"
         rows = torch.from_numpy(a).to(self.device).view(*a.shape[:2], -1).float()
         x = torch.addcmul(self.shift, rows, self.scale).view(a.shape).permute(0, 3, 1, 2) # this is channels_last already
@@ -148,7 +150,7 @@ class Frozen:
 
     @torch.no_grad()
     def __call__(self,
-        a # `(B, size, size, 3)`, uint8
+        a # `(B, size, size, channels)`, uint8
     ) -> torch.Tensor: # `(B, D)`, float32, on the CPU
         "Features of a batch of images"
         x = self.ready(a)
@@ -185,7 +187,7 @@ class Frozen:
 
     def probe(self):
         "Features of four images of noise: what is compared when a model is saved and loaded"
-        return self(np.random.default_rng(0).integers(0, 255, (4, self.p.size, self.p.size, 3), dtype=np.uint8))
+        return self(np.random.default_rng(0).integers(0, 255, (4, self.p.size, self.p.size, self.p.channels), dtype=np.uint8))
 
     def why_not(self,
         file # that could not be read
@@ -195,7 +197,8 @@ class Frozen:
         except TransferError as e: return str(e)
 
 Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self, fit, mode)
-Pretrained.example = lambda self, n=2: torch.randn(n, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)) # images of noise
+Pretrained.example = lambda self, n=2: noise(self.channels, self.size, n) # images of noise
+Pretrained.prep = lambda self, fit='squeeze': Prep(self.size, self.interpolation, fit, self.channels, self.crop)
 
 # %% ../nbs/api/05_features.ipynb #ee7204b6
 class FeatureStore:

@@ -257,7 +257,7 @@ def dls(
 ) -> DataLoaders: # fastai's, of train and valid
     "fastai DataLoaders of a task, prepared for a network"
     if augment not in augmentations: raise TransferError(f'augmentation "{augment}": use one of {", ".join(augmentations)}')
-    prep, df, d = Prep(p.size, p.interpolation, fit), task.df[task.df.part != 'test'].reset_index(drop=True), device()
+    prep, df, d = p.prep(fit), task.df[task.df.part != 'test'].reset_index(drop=True), device()
     files = df.item.to_list()
     splits = [np.flatnonzero(df.part == o).tolist() for o in ('train', 'valid')]
     if num_workers is None: num_workers = 0 if d.type == 'cpu' else min(8, os.cpu_count())

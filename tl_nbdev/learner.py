@@ -52,9 +52,11 @@ def n_features(
     p # the `Pretrained` that it is of
 ) -> int: # raises `TransferError` if the network can't take what `p.size` says
     "How many numbers a body gives for an item"
+    what = f'{"texts" if p.texts else "images"} of {p.size} {"tokens" if p.texts else "pixels"}'
     try:
         with torch.no_grad(): return net(p.example(2)).shape[-1]
-    except (RuntimeError, IndexError) as e: raise TransferError(f'{p.name} can\'t take {"texts" if p.texts else "images"} of {p.size} {"tokens" if p.texts else "pixels"} ({str(e).splitlines()[0][:100]}): use another size') from e
+    except (RuntimeError, IndexError, ValueError, AssertionError) as e:
+        raise TransferError(f'{p.name} can\'t take {what} ({str(e).splitlines()[0][:100]}): use another size') from e
 
 def _loss(task, weights):
     if task.problem == 'regression' and not weights: return MSELossFlat()
@@ -99,6 +101,7 @@ def transfer_learner(
     dim = n_features(net, p)
     frozen = p.frozen(net, fit, mode)
     mode = frozen.mode
+    _assumptions(p, net, task)
     if p.texts: _remarks(p, frozen, head, task)
     if checkpointing: _recompute(net, p.name)
     learn = Learner(task.dls(p, bs, augment, fit), Network(net, p.head(head, dim, task.n_out)).to(d), _loss(task, class_weights), opt_func=opt_func,
@@ -112,6 +115,16 @@ def transfer_learner(
     if compile: learn.model.compile()
     learn.freeze()
     return learn
+
+def _assumptions(p, net, task):
+    "What had to be assumed of a network is said once, and kept with the task"
+    notes, found = list(p.notes), getattr(net, 'said', None) if p.library == 'module' and p.head_name is None else None
+    if found and notes: notes.append(f'the head of {p.name} is taken to be {found}, and left away')
+    if found == '': notes.append(f'{p.name} is taken to have no head: what it gives are the features; pretrained(net, head_name=…) says otherwise')
+    for note in notes:
+        if note in task.notes: continue
+        task.notes.append(note)
+        print(note)
 
 def _remarks(p, frozen, head, task):
     "What one should know of a transformer's tokenizer and of the head it came with"

@@ -116,7 +116,7 @@ def at_boundary(learn, views, cached=True):
         train = RowLoader(part_features(learn, 'train', frozen, views), y['train'], old.train.bs, shuffle=True, views=views, all_views=False)
     learn.dls = DataLoaders(train, valid, device=old.device)
     try:
-        with prefix.upper(), learn.added_cbs(FromBoundary(prefix, frozen.net, p.size, learn.mode)): yield frozen
+        with prefix.upper(), learn.added_cbs(FromBoundary(prefix, frozen.net, p.size, learn.mode, p.channels)): yield frozen
     finally: learn.dls = old
 
 # %% ../nbs/api/18_phases.ipynb #84b8f014

@@ -74,30 +74,36 @@ class Prep:
     size: int                       # pixels, both sides
     interpolation: str = 'bilinear' # a filter of Pillow's
     fit: str = 'squeeze'            # `squeeze` the whole image in, `crop` its middle, or `pad` it
+    channels: int = 3               # 3, or 1 for grey
+    crop: float = 1.                # the middle is that share of the shorter side
     def __post_init__(self):
         if self.fit not in (fits := ('squeeze', 'crop', 'pad')): raise TransferError(f'fit="{self.fit}": use one of {", ".join(fits)}')
+        if self.channels not in (1, 3):
+            raise TransferError(f'a network for images of {self.channels} channels: pictures are read with 3 here, or 1 for grey; '
+                                'take a network of 3 or 1')
 
 # %% ../nbs/api/04_pixels.ipynb #cd6c67c5
 def squared(
     im:Image.Image, # any size
     prep:Prep # size, filter and fit
-) -> Image.Image: # `size` x `size`, mode `RGB`
+) -> Image.Image: # `size` x `size`, mode `RGB`, or `L` for one channel
     "The square image that a network of this preprocessing sees"
     how, to = _filters.get(prep.interpolation, Image.BILINEAR), (prep.size, prep.size)
-    if im.size != to:
-        if prep.fit == 'crop': im = ImageOps.fit(im, to, how)
+    if im.size != to or prep.fit == 'crop':
+        if prep.fit == 'crop': im = ImageOps.fit(im, to, how, bleed=(1 - prep.crop)/2)
         elif prep.fit == 'pad': im = ImageOps.pad(im, to, how, color=None if im.mode == 'L' else (0, 0, 0))
         else: im = im.resize(to, how, reducing_gap=3.)
-    return im if im.mode == 'RGB' else im.convert('RGB')
+    mode = 'L' if prep.channels == 1 else 'RGB'
+    return im if im.mode == mode else im.convert(mode)
 
 def pixels(
     file, # path or open binary file
     prep:Prep, # size, filter and fit
     view=None # a function of the opened image that changes it first, such as an augmentation
-) -> np.ndarray: # `(size, size, 3)`, uint8
+) -> np.ndarray: # `(size, size, channels)`, uint8
     "Read one image file as the array that a network wants"
     im = open_image(file, 2*prep.size)
-    return np.asarray(squared(view(im) if view else im, prep))
+    return np.asarray(squared(view(im) if view else im, prep)).reshape(prep.size, prep.size, prep.channels)
 
 # %% ../nbs/api/04_pixels.ipynb #10b3436d
 augmentations = ('none', 'flip', 'flips', 'dihedral', 'affine')

@@ -65,12 +65,21 @@ def _transformer_cut(net, name, layers):
 # %% ../nbs/api/02_stages.ipynb #64aa1dbc
 def _kind(m): return type(m), next((len(p) for p in reversed(list(m.parameters()))), 0) # width of what it puts out
 
+def _head_last(children):
+    "Names and modules in order, with a linear head that was registered before all convolutions at the end"
+    convolves = lambda m: any(isinstance(o, nn.modules.conv._ConvNd) for o in m.modules())
+    first = next((i for i, (_, m) in enumerate(children) if convolves(m)), 0)
+    width = _kind(children[-1][1])[1] if children else 0
+    takes = lambda m: next((o.in_features for o in m.modules() if isinstance(o, nn.Linear)), 0)
+    heads = [o for o in children[:first] if width and takes(o[1]) and takes(o[1]) % width == 0]
+    return [o for o in children if o not in heads] + heads
+
 def _open(net, prefix=''):
     "The parts of `net`: pairs of a module (`None` where it can't be opened further) and its parameter names"
     if hasattr(net, 'group_matcher'): return [(None, [prefix + n for n in o]) for o in _timm_cut(net)]
     if found := _layers(net): return [(None, [prefix + n for n in o]) for o in _transformer_cut(net, *found)]
     parts, before = [], [f'{prefix}{n}' for n, _ in net.named_parameters(recurse=False)]
-    children = [(f'{prefix}{k}.', m) for k, m in net.named_children() if _size(m)]
+    children = _head_last([(f'{prefix}{k}.', m) for k, m in net.named_children() if _size(m)])
     for i, (k, m) in enumerate(children):
         joins = parts and ('norm' in type(m).__name__.lower() or (len(children) > 12 and _kind(children[i-1][1]) == _kind(m)))
         if joins: parts[-1] = (parts[-1][0], parts[-1][1] + _named(m, k))
@@ -103,13 +112,18 @@ def _tower_cut(net, towers):
 def _body_and_head(net):
     "The names of body and head, where a network is just these two"
     names = [n for n, m in net.named_children() if any(True for _ in m.parameters())]
-    if len(names) == 2 and (set(names) == {'body', 'head'} or isinstance(net, nn.Sequential)): return names
+    if set(names) == {'body', 'head'}: return ['body', 'head']
+    if len(names) == 2 and isinstance(net, nn.Sequential): return names
 
 def _cut(net):
+    if said := getattr(net, 'stage_cut', None): return said
     if hasattr(net, 'group_matcher'): return _timm_cut(net)
-    kids = [(k, m) for k, m in net.named_children() if _size(m)]
-    if len(kids) == 1 and list(kids[0][1].children()) and not any(True for _ in net.parameters(recurse=False)): return [[f'{kids[0][0]}.{n}' for n in o] for o in _cut(kids[0][1])]
-    if len(towers := [(k, m) for k, m in kids if _layers(m)]) > 1: return _tower_cut(net, towers)
+    kids, lists = [(k, m) for k, m in net.named_children() if _size(m)], (nn.ModuleList, nn.Sequential)
+    if len(kids) == 1 and list(kids[0][1].children()) and not any(True for _ in net.parameters(recurse=False)):
+        if isinstance(kids[0][1], lists) and (found := _layers(net)): return _transformer_cut(net, *found)
+        return [[f'{kids[0][0]}.{n}' for n in o] for o in _cut(kids[0][1])]
+    towers = [] if isinstance(net, lists) else [(k, m) for k, m in kids if _layers(m)]
+    if len(towers) > 1: return _tower_cut(net, towers)
     if (parts := _body_and_head(net)) and list(net.get_submodule(parts[0]).children()):
         body, head = parts
         return [*([f'{body}.{n}' for n in o] for o in _cut(net.get_submodule(body))), [f'{head}.{n}' for n, _ in net.get_submodule(head).named_parameters()]]
@@ -129,7 +143,8 @@ def _name(params, others):
 
 def _scale(net, head):
     "Usual rates of the body, in those of a network with BatchNorm: `.05` where words are embedded, `.2` where LayerNorm prevails, as in a ViT or ConvNeXt"
-    if any(isinstance(m, nn.Embedding) and m.num_embeddings >= 1000 for m in net.modules()): return .05
+    words = [m for n, m in net.named_modules() if isinstance(m, nn.Embedding) and 'position' not in n] # patches have places too
+    if any(m.num_embeddings >= 1000 for m in words): return .05
     body = [m for m in net.modules() if not any(p is o for p in m.parameters() for o in head)]
     layers, batches = (sum(isinstance(m, kind) for m in body) for kind in ((nn.LayerNorm, nn.RMSNorm), nn.modules.batchnorm._BatchNorm))
     return .2 if layers > batches else 1.
@@ -140,7 +155,7 @@ def stages(
     "Cut `net` into stages, input first, head last; every parameter belongs to one"
     if not any(True for _ in net.parameters()): raise ValueError(f'{type(net).__name__} has no parameters, so nothing to cut into stages')
     unique, everyone = dict(net.named_parameters()), dict(net.named_parameters(remove_duplicate=False))
-    cut = getattr(net, 'stage_cut', None) or _cut(net)
+    cut = _cut(net)
     depth = {n: d for d, group in enumerate(cut) for n in group}
     deepest = {}
     for n, p in everyone.items(): deepest[p] = max(deepest.get(p, 0), depth.get(n, 0))

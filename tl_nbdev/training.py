@@ -140,14 +140,14 @@ class FusedAdam(Optimizer):
 class FromBoundary(Callback):
     "Batches begin at the boundary of a `Prefix`"
     order = 11 # after `Arithmetic`, or fastai's mixed precision
-    def __init__(self, prefix, lower, size, mode): self.prefix, self.lower, self.size, self.mode = prefix, lower, size, mode
+    def __init__(self, prefix, lower, size, mode, channels=3): self.prefix, self.lower, self.mode, self.image = prefix, lower, mode, (channels, size, size)
     def before_batch(self):
         x = self.xb[0]
         if x.dim() == 2: b = x.view(len(x), *self.prefix.shape) # rows of the cache
         else:
             with torch.no_grad(): b = self.lower(x).view(len(x), *self.prefix.shape)
         self.prefix.boundary = b.contiguous(memory_format=self.mode.format) if b.dim() == 4 else b
-        self.learn.xb = (torch.zeros(1, device=x.device).expand(len(x), 3, self.size, self.size),)
+        self.learn.xb = (torch.zeros(1, device=x.device).expand(len(x), *self.image),)
     def after_batch(self): self.prefix.boundary = None
 
 # %% ../nbs/api/17_training.ipynb #a58cb5e5
