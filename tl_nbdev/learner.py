@@ -297,8 +297,8 @@ def _epochs_done(learn):
 def _tell_cost(learn, ph):
     "Callbacks that want to see the items cost the fast path"
     names = ' and '.join(type(cb).__name__ for cb in touching(learn.cbs))
-    print(f'{names}: the head can\'t be trained on cached features, because the items themselves are changed. Each of {ph.epochs} epochs '
-          'runs the whole network over train, where one pass would do')
+    print(f'{names}: the items are changed each time, so the head can\'t be trained on cached features: the frozen network runs over train '
+          f'{ph.epochs} times instead of once')
 
 @patch
 def leg(self:_Job, i, inside):
