@@ -534,7 +534,7 @@ def adapt(
         seeded(seed)
         ph = how.resolved(stages(learn.model), epochs)[0]
         with head_alone(learn, 1), watched(learn):
-            learn.dls = DataLoaders(RowLoader(moved, torch.from_numpy(source.targets('train')), shuffle=True), learn.dls.valid, device=learn.dls.device)
+            learn.dls = DataLoaders(RowLoader(moved, torch.from_numpy(source.targets('train')), learn.dls.train.bs, shuffle=True), learn.dls.valid, device=learn.dls.device)
             learn.fit_one_cycle(ph.epochs, ph.rates(2)[-1])
         looks.append(look(ph.epochs))
     elif method != 'none':

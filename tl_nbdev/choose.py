@@ -154,6 +154,7 @@ class _Race:
     "What is known, and what it has cost"
     def __init__(self, task, ps, hows, budget, epochs, seed, folder, tell, kwargs):
         self.task, self.ps, self.hows, self.budget, self.epochs, self.seed, self.kwargs = task, list(ps), hows, budget, epochs, seed, kwargs
+        self.given = [p.name for p in ps], [o.name for o in hows]
         self.began, self.tell, self.folder = time.perf_counter(), tell or (lambda text: None), Path(folder) if folder else None
         self.entries, self.learners, self.item, self.base, self.rows_of, self.rates, self.steps, self.distance, self.seen, self.looked = [], {}, {}, {}, {}, {}, {}, None, {}, {}
         self.plain = task.problem != 'single-label' or task.metric != 'accuracy' # nothing is corrected then
@@ -197,9 +198,14 @@ class _Race:
         return Result('accuracy', y, out, self.task.vocab, 'valid')
 
     def batchnorm(self, p): return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in self.learner(p).model.body.modules())
+    def rank(self, e):
+        "Of equals, who comes first: who trains fewer parameters, then who was named first"
+        ss, at = stages(self.learner(e.p).model), lambda names, name: names.index(name) if name in names else len(names)
+        trains = max(sum(p.numel() for p in (ss[-1].params if ph.only == 'adapter' else ph.params(ss)).values()) for ph in e.how.resolved(ss, e.of))
+        return trains, at(self.given[0], e.p.name), at(self.given[1], e.how.name)
     def steps_of(self, e): return e.of*len(self.learner(e.p).dls.train)
     def expected_gain(self, e): return expected_gain(e.how.name, self.steps_of(e), self.batchnorm(e.p))
-    def waits(self, e, why): self.leave(e, why, not (self.batchnorm(e.p) and self.steps_of(e) < 100)) # so few steps may ruin it: nothing is foretold
+    def waits(self, e, why): self.leave(e, why, not (self.batchnorm(e.p) and self.steps_of(e) < 100)) # from so few steps nothing is foretold
     def foretold(self, entries):
         "What each is expected to reach, by all that was trained: mean and covariance, see `foretold`"
         ran = [e for e in self.entries if e.judged and (e.done or e.waits)]
@@ -309,7 +315,7 @@ class _Race:
             e.whole = self.epoch_seconds(e)*e.of
             if max(o.estimate for o in self.entries if o.done) >= 1 or e.whole > .7*self.left: continue
             self.train(e, e.of)
-        ps = sorted((e.p for e in heads.values()), key=lambda p: -heads[p.name].estimate)[:3]
+        ps = sorted((e.p for e in heads.values()), key=lambda p: (-heads[p.name].estimate, self.rank(heads[p.name])))[:3]
         pairs = self.promising([e for p in (*ps, *([] if first in ps else [first])) for e in self.bodies(p)])
         starting, spent = [], 0.
         for e in pairs: # who gets a first third of its epochs: so many that the dearest of them could still be finished
@@ -368,9 +374,9 @@ class Advice:
             self._draws = np.random.default_rng(race.seed).multivariate_normal(self.means, sure, 2000, method='eigh').clip(max=1.)
             self.means = self.means.clip(max=1.)
         else: self.means, self._draws = np.array([e.estimate for e in done]), spread([e.judged for e in done])
-        order = list(np.argsort(-self.means, kind='stable'))
+        order = sorted(range(len(done)), key=lambda i: (-round(float(self.means[i]), 9), race.rank(done[i]))) # of equals, not the faster: another day it may be another
         cheap = [i for i in order if self.means[i] >= self.means[order[0]] - .005 and done[i].whole*4 <= done[order[0]].whole] # half a point for a quarter of the cost
-        first = min(cheap, key=lambda i: done[i].whole, default=order[0])
+        first = min(cheap, key=lambda i: race.rank(done[i]), default=order[0])
         order = [first, *(i for i in order if i != first)]
         self.entries, self.means, self._draws = [done[i] for i in order], self.means[order], self._draws[:, order]
         self.trainable = next((e for e in (*self.entries, *beside) if e.done), self.entries[0]) # what is handed over: the best of those that came to their end

@@ -194,10 +194,10 @@ def tl_train(
     long:str=None, # of texts longer than that: truncate or windows
     pooling:str=None, # of texts: mean, cls, last, max or attention
     revision:str=None, # of a model on the hub: a commit
-    augment:str='flip', # none, flip, flips, dihedral or affine
+    augment:str=None, # none, flip, flips, dihedral or affine; default flip, unless mirrored photos look like another class
     fit:str='squeeze', # squeeze, crop or pad
     weights:bool=False, # let rare classes count as much as frequent ones
-    bs:int=None, # items in a batch; default 64 images, or 32 texts
+    bs:int=None, # items in a batch; default 64 images or 32 texts where there are many, down to 8 where there are few
     accumulate:int=1, # batches that make one step
     compile:bool=False, # by torch.compile
     checkpointing:bool=False, # of gradients: less memory, more time
@@ -344,8 +344,8 @@ def tl_compare(
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images
-    augment:str='flip', # none, flip, flips, dihedral or affine
-    bs:int=None, # items in a batch; default 64 images, or 32 texts
+    augment:str=None, # none, flip, flips, dihedral or affine; default flip, unless mirrored photos look like another class
+    bs:int=None, # items in a batch; default 64 images or 32 texts where there are many, down to 8 where there are few
     runs:str=None, # folder for a JSON of each run; the same command goes on from what is there
     json:str=None, # write the table there
     debug:bool=False # show the whole traceback of an error
@@ -391,6 +391,7 @@ def tl_advise(
     limit:int=None, # at most so many items, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images, or tokens of a text
+    bs:int=None, # items in a batch; default as for tl-train
     out:str=None, # folder for checkpoints, the plot and the trained winner; the same command goes on there
     json:str=None, # write the advice there
     debug:bool=False # show the whole traceback of an error
@@ -402,7 +403,7 @@ def tl_advise(
     task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
     print(task)
     among = candidates(task, _words(models) if models else None, params, licence, latency, mib)
-    advice = advise(task, float(budget) if budget.replace('.', '', 1).isdigit() else budget, among, hows, epochs, seed, Path(out)/'race' if out else None, lambda o: print(f'  {o}', flush=True), **(dict(size=size) if size else {}))
+    advice = advise(task, float(budget) if budget.replace('.', '', 1).isdigit() else budget, among, hows, epochs, seed, Path(out)/'race' if out else None, lambda o: print(f'  {o}', flush=True), **{k: v for k, v in dict(size=size, bs=bs).items() if v})
     if not advice.trained: print(f'\n{advice}'); return _out({**advice.as_dict(), 'test': None, 'skipped': _skipped(task), 'notes': task.notes}, json)
     print(f'\n{advice}\n\n{advice.trainable.p.name} with {advice.trainable.how!r}: {advice.result}')
     if out:
@@ -484,7 +485,7 @@ def tl_demo(
     regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     seed:int=0, # of split, heads and training
-    augment:str='flip', # none, flip, flips, dihedral or affine
+    augment:str=None, # none, flip, flips, dihedral or affine; default flip, unless mirrored photos look like another class
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model
     debug:bool=False # show the whole traceback of an error

@@ -75,15 +75,14 @@ class Comparison(list):
         for r in self: out.setdefault((r.model, repr(r.strategy)), []).append(r)
         return {k: sorted(v, key=lambda r: r.seed) for k, v in out.items()}
 
-    def _chosen(self):
-        cost = lambda rs: np.median([r.seconds for r in rs])
+    def _chosen(self): # of equals the one that trains fewer parameters, then the first; not the faster, which another day may be another
         score = lambda rs: np.nan_to_num(np.mean([r.valid.value for r in rs]), nan=-1.)
-        return max(self.groups.items(), key=lambda o: (score(o[1]), -cost(o[1])))[0] # of equals the cheaper
+        return max(self.groups.items(), key=lambda o: (score(o[1]), -o[1][0].trained))[0]
 
     @property
-    def best(self) -> Run: # of the best group by valid, its best run by valid
+    def best(self) -> Run: # of the best group by valid, its best run by valid; of equals the first
         "The run to take"
-        return max(self.groups[self._chosen()], key=lambda r: (np.nan_to_num(r.valid.value, nan=-1.), -r.seconds))
+        return max(self.groups[self._chosen()], key=lambda r: np.nan_to_num(r.valid.value, nan=-1.))
 
     def rows(self) -> list: # of dicts of plain numbers, one a group
         "What the table shows, as numbers"
@@ -145,6 +144,7 @@ def _is_word(how):
     try: return strategy(how.name) == how
     except TransferError: return False
 
+# %% ../nbs/api/21_compare.ipynb #07378875
 def _one_run(task, model, how, seed, epochs, kwargs, keep=None, cbs=()):
     "Train and read; `keep` is a folder for checkpoints"
     learn, start = transfer_learner(task, model, seed=seed, **kwargs), time.perf_counter()
@@ -154,6 +154,31 @@ def _one_run(task, model, how, seed, epochs, kwargs, keep=None, cbs=()):
     seconds = max(time.perf_counter() - start - getattr(learn, 'idle', 0.), did['seconds']) # a run that was cut off knows what it took before
     return Run(_called(learn.pretrained), how, seed, valid, report, round(seconds, 2), did['epochs'], did['trained'], did['total'], peak.mib, learn)
 
+# %% ../nbs/api/21_compare.ipynb #4b3cd927
+def _about_run(task, p, how, epochs, seed, kwargs):
+    "What a run depends on, as its file says it"
+    return json.loads(as_json({'task': f'{task.name} {task.fingerprint}', 'model': f'{p.name} {p.source}', 'strategy': dict(how.as_dict(), call=None),
+                               'epochs': epochs, 'seed': seed, 'settings': {k: spelled_out(v) for k, v in kwargs.items()}, 'way of training': way_of_training}))
+
+def _made_before(task, file, about):
+    "A run that is on disk"
+    if file is None or not file.exists(): return None
+    try: d = json.loads(file.read_text())
+    except ValueError: return None # torn: made again
+    for k, v in about.items():
+        if d.get('about', {}).get(k) != v: raise TransferError(f'{file}: a run with another {k} ({str(d.get("about", {}).get(k))[:80]}): name another folder for these')
+    return _run_from_dict(task, d, file.with_suffix(''))
+
+# %% ../nbs/api/21_compare.ipynb #b5a18b77
+def _put_away(run, file, about, weights, keep):
+    "Write a run, and forget its learner"
+    if weights: run.folder = run.learn.save_transfer(file.with_suffix(''), run.report, check=False)
+    run.learn = None
+    write_json(file, _run_as_dict(run, about))
+    shutil.rmtree(keep, ignore_errors=True)
+    return run
+
+# %% ../nbs/api/21_compare.ipynb #9db5180a
 def compare(
     task:Task, # with a split
     models=None, # what to start from: one, or a list; default as for `transfer_learner`
@@ -176,7 +201,7 @@ def compare(
         for model in models:
             p = task.pretrained(model)
             for how in hows:
-                about = json.loads(as_json(dict(task=f'{task.name} {task.fingerprint}', model=f'{p.name} {p.source}', strategy=dict(how.as_dict(), call=None), epochs=epochs, seed=s, settings={k: str(v) for k, v in kwargs.items()})))
+                about = _about_run(task, p, how, epochs, s, kwargs)
                 file = out/f'{_slug(_called(p), how, s)}.json' if out else None
                 run = _made_before(task, file, about)
                 if run is None:
@@ -188,35 +213,20 @@ def compare(
                 gc.collect()
     return runs
 
-def _made_before(task, file, about):
-    "A run that is on disk"
-    if file is None or not file.exists(): return None
-    try: d = json.loads(file.read_text())
-    except ValueError: return None # torn: made again
-    for k, v in about.items():
-        if d.get('about', {}).get(k) != v: raise TransferError(f'{file}: a run with another {k} ({str(d.get("about", {}).get(k))[:80]}): name another folder for these')
-    return _run_from_dict(task, d, file.with_suffix(''))
-
+# %% ../nbs/api/21_compare.ipynb #7209dfdd
 def kept_runs(
     task:Task, # that they were made for
     out # the folder that `compare` was given
 ) -> Comparison: # empty where there are none
-    "The runs that are on disk; those of another task are passed over"
+    "The runs that are on disk; those of another task, or trained by rules of an earlier version, are passed over"
     runs = Comparison()
     runs.task, runs.kwargs = task, {}
     for f in sorted(Path(out).glob('*.json')):
         try: d = json.loads(f.read_text())
         except (OSError, ValueError): continue # torn, or just being made
-        if d.get('about', {}).get('task') == f'{task.name} {task.fingerprint}': runs.append(_run_from_dict(task, d, f.with_suffix('')))
+        about = d.get('about', {})
+        if about.get('task') == f'{task.name} {task.fingerprint}' and about.get('way of training') == way_of_training: runs.append(_run_from_dict(task, d, f.with_suffix('')))
     return runs
-
-def _put_away(run, file, about, weights, keep):
-    "Write a run, and forget its learner"
-    if weights: run.folder = run.learn.save_transfer(file.with_suffix(''), run.report, check=False)
-    run.learn = None
-    write_json(file, _run_as_dict(run, about))
-    shutil.rmtree(keep, ignore_errors=True)
-    return run
 
 # %% ../nbs/api/21_compare.ipynb #d33a6811
 def greedy_soup(

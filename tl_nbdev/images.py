@@ -17,12 +17,14 @@ from .settings import *
 from .samples import *
 from .zoo import *
 from .pixels import *
+from .mirror import *
 from .metrics import *
 from .tables import *
 from .labels import *
 from .parts import *
 from .tasks import *
 from fastai.vision.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, PILImage, ToTensor, Transform
+from fastcore.basics import patch
 
 # %% ../nbs/api/11_images.ipynb #4e5395cb
 _beside = {'.txt', '.csv', '.json', '.md', '.xml', '.yaml', '.yml', '.ini', '.html', '.pdf', '.tsv', '.npy', '.zip', '.db', '.py', '.ipynb', ''} # lie beside photos
@@ -199,6 +201,53 @@ def from_dataset(
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 
+# %% ../nbs/api/11_images.ipynb #57851882
+@patch
+def spoiled_by(self:ImageTask,
+    augment='flip' # one of `augmentations`
+) -> list: # of `Spoiled`
+    "Which classes an augmentation would mix up, by the photos of train and valid"
+    key, known = (self.fingerprint, augment), self.__dict__.setdefault('_spoiled', {})
+    if key in known: return known[key]
+    df = self.df[self.df.part != 'test'] if self.labelled and 'hash' in self.df else self.df[:0]
+    labels = [o if isinstance(o, (str, float)) else ' + '.join(o) for o in df.label] # several labels are one class here
+    which = looked_at(labels) if len(labels) else []
+    known[key] = _spoiled(df.iloc[which], np.array(labels)[which], augment) if len(which) else []
+    return known[key]
+
+def _spoiled(df, labels, augment):
+    thumbs, groups = thumbnails(df.item.to_list(), df.hash.to_list()), df.group.to_numpy() if 'group' in df else None
+    if labels.dtype.kind == 'f': return [o for t in turns_of.get(augment, ()) for o in spoiled_number(thumbs, labels, t, groups)]
+    names, y = np.unique(labels, return_inverse=True)
+    return [o for t in turns_of.get(augment, ()) for o in spoiled(thumbs, y, names.tolist(), t, groups)]
+
+# %% ../nbs/api/11_images.ipynb #e5553dad
+@patch
+def usual_augment(self:ImageTask) -> str:
+    "How training varies photos, where the user doesn't say: `flip`, unless mirrored photos look like those of another class"
+    found = self.spoiled_by('flip')
+    if not found: return 'flip'
+    note = f'training doesn\'t mirror the photos: {found[0]}; augment="flip" would mirror them nevertheless'
+    if note not in self.notes:
+        self.notes.append(note)
+        print(note)
+    return 'none'
+
+@patch
+def said_of_augment(self:ImageTask, augment) -> str:
+    "A sentence for a plan"
+    if augment == 'none' and self.spoiled_by('flip'): return f'Photos are not varied: {self.spoiled_by("flip")[0]}.'
+    return 'Photos are not varied.' if augment == 'none' else f'Photos are varied by "{augment}".'
+
+# %% ../nbs/api/11_images.ipynb #c3afeadf
+def _spoiled_rows(task):
+    "Rows of an audit: what mirrored or turned photos would be taken for"
+    rows = []
+    for o in task.spoiled_by('dihedral'):
+        does = [a for a, ts in turns_of.items() if o.turn in ts]
+        rows.append(dict(found=str(o), count=o.lost, examples=', '.join(o.pair), next=f'leave out augment={" and ".join(map(repr, does))}' + ('; without it, none are mirrored' if o.turn == 'flip' else '')))
+    return rows
+
 # %% ../nbs/api/11_images.ipynb #b60d7483
 def audit(
     task:ImageTask
@@ -206,6 +255,7 @@ def audit(
     "Look before training: unreadable files, duplicates, leaks, tiny classes, tiny images"
     rows, df = findings(task), task.df
     if 'px' in df and (tiny := df[df.px < 16]).size: rows.append(dict(found='images smaller than 16 pixels', count=len(tiny), examples=', '.join(o.name for o in tiny.item[:3]), next='they are enlarged; check that they are what they should be'))
+    rows += _spoiled_rows(task)
     if not rows: rows = [dict(found='nothing to worry about', count=0, examples='', next='train')]
     return Audit(task, rows)
 

@@ -7,7 +7,7 @@ __all__ = ['Predictor', 'load_transfer', 'check_saved', 'save_transfer', 'asdict
 
 # %% ../nbs/api/19_saved.ipynb #ad28e28b
 import os, subprocess, sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def _rebuild(info, folder, state, net=None, head=None, trust=False):
     else: p = Pretrained(**{**info['pretrained'], 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
     if info['head'] not in heads and head is None: raise TransferError(f'{folder}: its head is a module of your own ({info["head"]}), which is not in the folder: load_transfer(folder, head=the_module)')
-    made = headless(net) if p.library == 'module' else p.body(weights=False)
+    made = (replace(p, where=net) if p.library == 'module' else p).body(weights=False)
     made = Network(made, p.head(head or info['head'], info['dim'], len(info['classes']) or 1))
     try: made.load_state_dict(state)
     except RuntimeError as e: raise TransferError(f'{folder}: its weights are of another network than {p.name} ({str(e).splitlines()[-1].strip()[:120]})') from e
