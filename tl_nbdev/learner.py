@@ -94,14 +94,15 @@ def transfer_learner(
     changes = {k: kwargs.pop(k) for k in ('pooling', 'long', 'revision', 'trust_remote_code') if k in kwargs}
     if changes and not task.texts: raise TransferError(f'{task.name} is a task of images: {", ".join(changes)} {"is" if len(changes) == 1 else "are"} for texts')
     p = task.pretrained(task.usual_model if model is None else model, source, **changes, **(dict(size=size) if size is not None else {}))
-    if head == 'own': p = p.for_own_head()
+    own = isinstance(head, str) and head == 'own'
+    p, head = asked_head(p, head)
     bs, net, d = bs or task.usual_bs, p.body(), device()
     dim = n_features(net, p)
     frozen = p.frozen(net, fit, mode)
     mode = frozen.mode
     if p.texts: _remarks(p, frozen, head, task)
     if checkpointing: _recompute(net, p.name)
-    learn = Learner(task.dls(p, bs, augment, fit), Network(net, p.head(head, dim, task.n_out)).to(d), _loss(task, class_weights), opt_func=opt_func,
+    learn = Learner(task.dls(p, bs, augment, fit), Network(net, first_head(p, head, dim, task, own)).to(d), _loss(task, class_weights), opt_func=opt_func,
                     splitter=lambda m: stages(m).splitter(), train_bn=False, metrics={'single-label': accuracy, 'multi-label': accuracy_multi, 'regression': R2Score()}[task.problem], **kwargs)
     learn.loss_func.to(d) if isinstance(learn.loss_func, nn.Module) else learn.loss_func.func.to(d)
     learn.add_cbs([Rest(), *(_fp16() if mode.precision == 'fp16' and d.type == 'cuda' else [Arithmetic(mode)])])
@@ -114,11 +115,15 @@ def transfer_learner(
     return learn
 
 def _remarks(p, frozen, head, task):
-    "What one should know of a transformer's tokenizer and of the head it came with"
+    "What one should know of a transformer's tokenizer, of what its folder asks for, and of the head it came with"
+    for line in p.said: print(f'{p.name}: {line}')
     if getattr(frozen.tokens.tok, 'padless', False): print(f'{p.name} has no pad token: {frozen.tokens.tok.pad_token} takes its place, where padding is masked')
     config = getattr(getattr(frozen.net, 'net', None), 'config', None)
-    if head != 'own' and any('ForSequenceClassification' in o for o in getattr(config, 'architectures', None) or []):
-        print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head' + ('; head="own" goes on with its own' if config.num_labels == task.n_out else ''))
+    classifier = any('ForSequenceClassification' in o for o in getattr(config, 'architectures', None) or [])
+    if isinstance(head, str) and head == 'own' or not classifier or saved_here(p): return
+    names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
+    keeps = '; head="own" goes on with its own' if matched(names, task.vocab) else ''
+    print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head{keeps}')
 
 def _fp16(): return [MixedPrecision()]
 

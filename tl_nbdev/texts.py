@@ -262,7 +262,7 @@ _kept = weakref.WeakKeyDictionary() # task → tokens
 def tokens_of(task, p):
     "The tokens of a task, kept as long as the task is"
     mine = _kept.setdefault(task, {})
-    key = p.name, str(p.where), p.size, p.long, p.revision
+    key = p.name, str(p.where), p.size, p.long, p.revision, p.prompt, p.lower
     if key not in mine: mine[key] = Tokens(p)
     return mine[key]
 
