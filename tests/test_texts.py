@@ -70,7 +70,7 @@ def test_a_family(folders, name, tmp_path):
     folder = learn.save_transfer(tmp_path/'model', result, check=name == 'bert')
     again = load_transfer(folder)
     assert np.allclose(np.stack(list(again.probs(task.part('test').item.to_list()).values())), result.probs, atol=1e-4)
-    assert {'transformer/config.json', 'transformer/tokenizer.json', 'model.safetensors', 'transfer.json'} <= {o.relative_to(folder).as_posix() for o in folder.rglob('*')}
+    assert {'transformer/config.json', 'transformer/tokenizer.json', 'network.safetensors', 'transfer.json'} <= {o.relative_to(folder).as_posix() for o in folder.rglob('*')}
     other = transfer_learner(task, folder, seed=1) # a saved model is a start like any other
     assert all(torch.equal(a, b) for a, b in zip(other.model.body.parameters(), learn.model.body.parameters()))
 

@@ -46,7 +46,7 @@ class TextPretrained(Pretrained):
     lower: bool = False       # does it expect texts in lower case?
     normalize: bool = False   # are vectors made of length 1?
     dense: tuple = ()         # layers between pooling and vector: (folder, width before, width after, bias, activation, residual)
-    said: tuple = field(default=(), repr=False, compare=False) # what its folder asks for and gets, or can't have
+    notes: tuple = field(default=(), repr=False, compare=False) # what its folder asks for and gets, or can't have
     cuts = False # its frozen layers are run with the rest: what a cut would keep is large
     texts = True
 
@@ -200,13 +200,13 @@ def _sentence_vectors(find, name):
         raise TransferError(f'{name}: its modules.json, or a file that it names, can\'t be understood ({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
 
 # %% ../nbs/api/12_encoders.ipynb #2d818e99
-def _remarked(fields, remarks, changes):
+def _remarked(name, fields, remarks, changes):
     "What is taken from a folder of sentence-transformers, in a line, and what can't be; not what the user has decided"
     words = dict(pooling=f'pooling {fields.get("pooling")}', size=f'{fields.get("size")} tokens', prompt=f'"{fields.get("prompt")}" before each text',
                  lower='texts in lower case', normalize='vectors of length 1', dense=f'{len(fields.get("dense", ()))} dense layer')
     taken = [v for k, v in words.items() if k in fields and k not in changes]
     first = [f'as its modules.json asks: {", ".join(taken)}'] if taken else []
-    return tuple(first + [line for k, line in remarks if k not in changes])
+    return tuple(f'{name}: {line}' for line in first + [line for k, line in remarks if k not in changes])
 
 # %% ../nbs/api/12_encoders.ipynb #39aadab6
 def _saved_before(folder):
@@ -217,7 +217,7 @@ def _saved_before(folder):
         of = TextPretrained if known['library'] == 'transformers' else type(import_module(_elsewhere['awd-lstm']).start)
         plain = {k: tuple(tuple(o) if isinstance(o, list) else o for o in v) if isinstance(v, list) else v for k, v in known.items()}
         inside = 'transformer' if (folder/'transformer'/'config.json').is_file() else ''
-        return of(**{**plain, 'source': 'folder', 'where': folder, 'subfolder': inside, 'said': (),
+        return of(**{**plain, 'source': 'folder', 'where': folder, 'subfolder': inside, 'notes': (),
                      'trust_remote_code': False}) # what a folder says of itself is no reason to trust it
     except (KeyError, TypeError, AttributeError) as e:
         raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: {str(e)[:100]}): copy the folder again, or train again') from e
@@ -229,15 +229,15 @@ def _in_folder(folder, changes):
     if any(folder.glob('itos*.pkl')) and not (folder/'config.json').is_file(): return replace(import_module(_elsewhere['awd-lstm']).start, source='folder', where=folder)
     fields, remarks = _sentence_vectors(_finder(folder), folder)
     _said_in(folder/fields.get('subfolder', ''))
-    said = _remarked(fields, remarks, changes)
+    notes = _remarked(folder.name, fields, remarks, changes)
     if (folder/fields.get('subfolder', '')/'adapter_config.json').is_file():
-        said += ('an adapter lies beside its network, which is loaded without it: where they belong together, join them with peft (merge_and_unload) and save the whole',)
-    return TextPretrained(folder.name, 'transformers', 'folder', 'not stated', where=folder, **fields, said=said)
+        notes += (f'{folder.name}: an adapter lies beside its network, which is loaded without it: where they belong together, join them with peft (merge_and_unload) and save the whole',)
+    return TextPretrained(folder.name, 'transformers', 'folder', 'not stated', where=folder, **fields, notes=notes)
 
 def _on_hub(name, changes):
     "What to start from on a hub, by name"
     fields, remarks = _sentence_vectors(_finder(name, changes.get('revision')), name)
-    return TextPretrained(name, 'transformers', 'hub', 'see its page on the hub', **fields, said=_remarked(fields, remarks, changes))
+    return TextPretrained(name, 'transformers', 'hub', 'see its page on the hub', **fields, notes=_remarked(name, fields, remarks, changes))
 
 # %% ../nbs/api/12_encoders.ipynb #ad6dca19
 def _found(what, changes):
@@ -383,14 +383,24 @@ def _fill(net, p):
     except RuntimeError as e: raise TransferError(f'{p.where}: its weights are of another network than its config.json says ({_first_line(e)})') from e
     return state
 
-# %% ../nbs/api/12_encoders.ipynb #8e2e7934
+# %% ../nbs/api/12_encoders.ipynb #289080c5
+def _around_saved(p, cls):
+    "A class of transformers around the network that `save_transfer` wrote, and the names of what was not there"
+    net = from_config(p, cls)
+    _fill(net.base_model, p)
+    return net, dict(missing_keys=[k for k in net.state_dict() if not k.startswith(f'{net.base_model_prefix}.')])
+
+# %% ../nbs/api/12_encoders.ipynb #43b370cf
 def load_transformer(
     p:TextPretrained,
     cls='AutoModel', # a class of transformers, such as `AutoModelForCausalLM`
     **kwargs # for its `from_pretrained`
 ): # raises `TransferError` if the weights can't be had
     "A network of transformers as one of its classes has it, from safetensors, in 32 bits"
-    config = kwargs.pop('config', None) or configured(p)
+    config, told = kwargs.pop('config', None) or configured(p), kwargs.get('output_loading_info')
+    if p.source == 'random' or saved_here(p):
+        net, info = (from_config(p, cls, config), dict(missing_keys=[])) if p.source == 'random' else _around_saved(p, cls)
+        return (net, info) if told else net
     if getattr(config, 'quantization_config', None): raise TransferError(f'{p.name}: its weights are quantised, and can\'t be trained on: name the network that they were made from')
     alone = dict(adapter_kwargs=dict(subfolder='no-adapter')) # transformers would put in an adapter that lies beside the network
     return _load(p, 'weights', cls, config=config, use_safetensors=True, dtype=torch.float32, **alone, **kwargs)
@@ -582,8 +592,8 @@ def text_body(
     "The network of `p` without its head"
     _transformers()
     _register()
-    empty, state = p.source == 'random' or not weights, None
-    net = from_config(p) if empty or saved_here(p) else load_transformer(p)
+    state = None
+    net = load_transformer(p) if weights and not saved_here(p) else from_config(p)
     if getattr(net, 'pooler', None) is not None: net.pooler = None # it would be trained for nothing
     if net.config.is_encoder_decoder: raise TransferError(f'{p.name} is an encoder with a decoder ({type(net).__name__}): use an encoder such as BERT, or a decoder such as GPT-2')
     if saved_here(p) and weights: state = _fill(net, p)
@@ -635,7 +645,7 @@ def masked_language_model(
 ) -> tuple: # the network in eval mode and its tokenizer; `(None, None)` where the weights hold no such head
     "The network with its masked-language head"
     tok = p.tokenizer()
-    if p.library != 'transformers' or p.source == 'random' or saved_here(p) or getattr(tok, 'mask_token_id', None) is None: return None, None
+    if p.library != 'transformers' or p.source == 'random' or getattr(tok, 'mask_token_id', None) is None: return None, None
     try: net, info = load_transformer(p, 'AutoModelForMaskedLM', output_loading_info=True)
     except TransferError: return None, None # a kind of network that has none
     tied = set(getattr(net, '_tied_weights_keys', None) or ())
@@ -719,6 +729,8 @@ def _own_head(self, dim, task):
         if k not in per_class: v.copy_(had.state[k])
         elif v.dim() > 1: v.normal_(0, getattr(made.net.config, 'initializer_range', .02))
         else: v.zero_()
+    try: made(torch.zeros(1, dim))
+    except (AttributeError, TypeError, RuntimeError, IndexError) as e: raise TransferError(f'{self.name}: the head of its class ({type(made.net).__name__}) can\'t be taken off its network ({_first_line(e)}): use head="linear"') from e
     if whole and (line := go_on(made, had, per_class, task)): print(line)
     return made
 TextPretrained.own_head = _own_head
@@ -740,7 +752,8 @@ def _class_config(p, net, info):
     config.id2label = dict(enumerate(info['classes']))
     config.label2id = {c: i for i, c in config.id2label.items()}
     for part in _with_parts(config): part.dtype = torch.float32
-    if (tok.pad_token_id or 0) < config.get_text_config().vocab_size: config.get_text_config().pad_token_id = tok.pad_token_id
+    text = config.get_text_config()
+    if p.pooling == 'last' and (tok.pad_token_id or 0) < text.vocab_size: text.pad_token_id = tok.pad_token_id # by which the class finds where a text ends
     return config
 
 # %% ../nbs/api/12_encoders.ipynb #6f66dce7
@@ -760,6 +773,7 @@ def _gives_the_same(p, net, state, config, paired):
     net.eval()
     for text in ([(a, b) for a in _probes for b in _probes[:2]] if paired else [(o,) for o in _probes]):
         ids = tok(*text, return_tensors='pt')
+        if not ids['input_ids'].numel(): return False
         want, got = theirs(**ids).logits, net(ids['input_ids'].to(device)).cpu()
         if not torch.allclose(got, want, rtol=1e-3, atol=1e-4): return False
     net.train(training)
@@ -774,12 +788,12 @@ def _readable(p, net, info):
 def _written(self, net, info):
     "What is saved of a network: tensors by name, files of text by name, and what else is to be known; as transformers has it where that can be"
     if self.library != 'transformers': return net.state_dict(), self.files(), {}
-    apart = {f'transformer/{k}': v for k, v in self.files().items()}
-    if not _readable(self, net, info): return net.state_dict(), apart, dict(format=2)
+    apart = net.state_dict(), {f'transformer/{k}': v for k, v in self.files().items()}, dict(format=2, weights='network.safetensors')
+    if not _readable(self, net, info): return apart
     config, prefix = _class_config(self, net, info), net.head.net.base_model_prefix
     names = _their_names(net, prefix)
     state = {names[k]: v.detach().cpu() for k, v in net.state_dict().items()}
-    if not _gives_the_same(self, net, state, config, info.get('pairs')): return net.state_dict(), apart, dict(format=2)
+    if not _gives_the_same(self, net, state, config, info.get('pairs')): return apart
     of_head = [o for k, o in names.items() if k.startswith('head.') and o.startswith(f'{prefix}.')]
     return state, _as_texts(tokenizer(self), config), dict(format=2, layout=dict(prefix=prefix, head=of_head))
 TextPretrained.written = _written

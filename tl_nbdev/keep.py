@@ -85,26 +85,46 @@ def check_target(
             tempfile.TemporaryFile(dir=parent).close()
         except OSError as e: raise TransferError(f'{o}: nothing can be written there ({e.strerror}): name another place') from e
 
+# %% ../nbs/api/08_keep.ipynb #f3d5c705
 def save_folder(
     folder, # to make; a model that is there is replaced, anything else is not
     state:dict, # name → tensor
     info:dict, # what `plain` takes
-    files=None # further text files: name, which may have a folder in it → text
+    files=None, # further text files: name, which may have a folder in it → text
+    weights='model.safetensors' # name of the file of weights
 ) -> Path:
     "Write weights and what is known about them, whole or not at all"
     check_target(folder)
     try:
         with whole(folder) as tmp:
             tmp.mkdir()
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp/'model.safetensors')
-            sha = hashlib.sha256((tmp/'model.safetensors').read_bytes()).hexdigest()
-            (tmp/'transfer.json').write_bytes(as_json({'format': 1, 'sha256': sha, **info}))
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp/weights)
+            sha = hashlib.sha256((tmp/weights).read_bytes()).hexdigest()
+            named = dict(weights=weights) if weights != 'model.safetensors' else {}
+            (tmp/'transfer.json').write_bytes(as_json({'format': 1, 'sha256': sha, **named, **info}))
             for name, text in (files or {}).items():
                 (tmp/name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace')
     except (OSError, SafetensorError) as e: raise TransferError(f'{folder}: could not be written ({getattr(e, "strerror", None) or e}); what was there before is untouched: make room, or name another place, and save again') from e
     return Path(folder)
 
+# %% ../nbs/api/08_keep.ipynb #2f53a750
+def _there(folder, name):
+    "A file of a model folder; raises `TransferError` where there is none"
+    if (folder/name).is_file(): return folder/name
+    pickles = [o.name for o in folder.iterdir() if o.suffix in ('.pkl', '.pth', '.pt', '.bin')]
+    also = f' ({pickles[0]} is a pickle, which can run code when opened, and was not opened)' if pickles else ''
+    raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or tl-train --out wrote')
+
+def _known_of(folder):
+    "What `transfer.json` says; raises `TransferError` if that is not what was saved"
+    try: info = json.loads(_there(folder, 'transfer.json').read_text('utf-8'))
+    except ValueError as e: raise TransferError(f'{folder}/transfer.json is not JSON ({e}): save the model again') from e
+    if not isinstance(info, dict) or 'sha256' not in info: raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
+    if info.get('format') not in (1, 2): raise TransferError(f'{folder}/transfer.json has format {info.get("format")}, this version reads formats 1 and 2: update tl_nbdev, or save the model again')
+    return info
+
+# %% ../nbs/api/08_keep.ipynb #c6fe5300
 def load_folder(
     folder # written by `save_folder`
 ) -> tuple: # `(state, info)`; raises `TransferError` if something is missing, torn or changed
@@ -112,20 +132,12 @@ def load_folder(
     folder = Path(folder)
     repair(folder)
     if not folder.is_dir(): raise TransferError(f'{folder}: no such folder; name one that save_transfer or tl-train --out wrote')
-    for name in ('transfer.json', 'model.safetensors'):
-        if not (folder/name).is_file():
-            pickles = [o.name for o in folder.iterdir() if o.suffix in ('.pkl', '.pth', '.pt', '.bin')]
-            also = f' ({pickles[0]} is a pickle, which can run code when opened, and was not opened)' if pickles else ''
-            raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or tl-train --out wrote')
-    try: info = json.loads((folder/'transfer.json').read_text())
-    except ValueError as e: raise TransferError(f'{folder}/transfer.json is not JSON ({e}): save the model again') from e
-    if not isinstance(info, dict) or 'sha256' not in info: raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
-    if info.get('format') not in (1, 2): raise TransferError(f'{folder}/transfer.json has format {info.get("format")}, this version reads formats 1 and 2: update tl_nbdev, or save the model again')
-    data = (folder/'model.safetensors').read_bytes() # read, not mapped: a file that changes later must not change the weights
-    if hashlib.sha256(data).hexdigest() != info['sha256']:
-        raise TransferError(f'{folder}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again, or train again')
+    info = _known_of(folder)
+    file = _there(folder, Path(str(info.get('weights', 'model.safetensors'))).name)
+    data = file.read_bytes() # read, not mapped: a file that changes later must not change the weights
+    if hashlib.sha256(data).hexdigest() != info['sha256']: raise TransferError(f'{file} is not the file that was saved (its sha256 differs): copy the folder again, or train again')
     try: return as_ours(load(data), info.get('layout')), info
-    except SafetensorError as e: raise TransferError(f'{folder}/model.safetensors cannot be read ({e})') from e
+    except SafetensorError as e: raise TransferError(f'{file} cannot be read ({e})') from e
 
 # %% ../nbs/api/08_keep.ipynb #3a7eaae9
 def saved_here(

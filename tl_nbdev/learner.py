@@ -116,7 +116,10 @@ def transfer_learner(
 
 def _remarks(p, frozen, head, task):
     "What one should know of a transformer's tokenizer, of what its folder asks for, and of the head it came with"
-    for line in p.said: print(f'{p.name}: {line}')
+    for line in p.notes:
+        if line in task.notes: continue # it was said for another learner of this task
+        task.notes.append(line)
+        print(line)
     if getattr(frozen.tokens.tok, 'padless', False): print(f'{p.name} has no pad token: {frozen.tokens.tok.pad_token} takes its place, where padding is masked')
     config = getattr(getattr(frozen.net, 'net', None), 'config', None)
     classifier = any('ForSequenceClassification' in o for o in getattr(config, 'architectures', None) or [])

@@ -171,8 +171,7 @@ def save_transfer(
     info['check'] = _said(Predictor(Network(net.body, net.head), p, info, learn.mode))
     net.head.to(device())
     state, files, more = p.written(net, info)
-    info |= more
-    save_folder(folder, state, info, {'README.md': _card(info), **files})
+    save_folder(folder, state, info | more, {'README.md': _card(info), **files}, more.get('weights', 'model.safetensors'))
     own = p.library == 'module' or learn.head_kind not in heads
     if check and not own: _check_in_fresh_process(folder)
     return Path(folder)
