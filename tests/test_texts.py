@@ -70,7 +70,7 @@ def test_a_family(folders, name, tmp_path):
     folder = learn.save_transfer(tmp_path/'model', result, check=name == 'bert')
     again = load_transfer(folder)
     assert np.allclose(np.stack(list(again.probs(task.part('test').item.to_list()).values())), result.probs, atol=1e-4)
-    assert {'config.json', 'tokenizer.json', 'model.safetensors', 'transfer.json'} <= {o.name for o in folder.iterdir()}
+    assert {'transformer/config.json', 'transformer/tokenizer.json', 'network.safetensors', 'transfer.json'} <= {o.relative_to(folder).as_posix() for o in folder.rglob('*')}
     other = transfer_learner(task, folder, seed=1) # a saved model is a start like any other
     assert all(torch.equal(a, b) for a, b in zip(other.model.body.parameters(), learn.model.body.parameters()))
 
@@ -177,7 +177,7 @@ def classifiers(tmp_path_factory):
     root = tmp_path_factory.mktemp('classifiers')
     for name, config in families.items():
         torch.manual_seed(1)
-        config = type(config)(**{**config.to_dict(), 'num_labels': 2, 'pad_token_id': config.pad_token_id or 0})
+        config = type(config)(**{**config.to_dict(), 'id2label': {0: 'bad', 1: 'good'}, 'label2id': dict(bad=0, good=1), 'pad_token_id': config.pad_token_id or 0})
         tf.AutoModelForSequenceClassification.from_config(config).save_pretrained(root/name)
         tokenizer(name in ('gpt2', 'llama')).save_pretrained(root/name)
     return root
@@ -277,16 +277,17 @@ def test_a_folder_is_not_believed_when_it_asks_for_trust(folders, tmp_path):
     folder = learn.save_transfer(tmp_path/'m', check=False)
     said = json.loads((folder/'transfer.json').read_text())
     assert text_pretrained(folder).trust_remote_code is False
-    config = json.loads((folder/'config.json').read_text())
-    (folder/'code.py').write_text(f'import pathlib; pathlib.Path({str(tmp_path/"ran")!r}).touch()\nfrom transformers import BertConfig as C, BertModel as M')
-    (folder/'config.json').write_text(json.dumps({**config, 'model_type': 'mine', 'auto_map': dict(AutoConfig='code.C', AutoModel='code.M')}))
+    inner = folder/'transformer'
+    config = json.loads((inner/'config.json').read_text())
+    (inner/'code.py').write_text(f'import pathlib; pathlib.Path({str(tmp_path/"ran")!r}).touch()\nfrom transformers import BertConfig as C, BertModel as M')
+    (inner/'config.json').write_text(json.dumps({**config, 'model_type': 'mine', 'auto_map': dict(AutoConfig='code.C', AutoModel='code.M')}))
     said['pretrained']['trust_remote_code'] = True
     (folder/'transfer.json').write_text(json.dumps(said))
     with pytest.raises(TransferError): load_transfer(folder)
     assert not (tmp_path/'ran').exists()
     plain = shutil.copytree(folders/'bert', tmp_path/'plain')
-    shutil.copy(folder/'code.py', plain)
-    (plain/'config.json').write_text((folder/'config.json').read_text())
+    shutil.copy(inner/'code.py', plain)
+    (plain/'config.json').write_text((inner/'config.json').read_text())
     with pytest.raises(TransferError, match='needs code of its own, which was not run'): text_pretrained(plain).body()
     assert not (tmp_path/'ran').exists()
 

@@ -156,7 +156,8 @@ def transfer_learner(
     changes = {k: kwargs.pop(k) for k in ('pooling', 'long', 'revision', 'trust_remote_code') if k in kwargs}
     if changes and not task.texts: raise TransferError(f'{task.name} is a task of images: {", ".join(changes)} {"is" if len(changes) == 1 else "are"} for texts')
     p = task.pretrained(task.usual_model if model is None else model, source, **changes, **(dict(size=size) if size is not None else {}))
-    if head == 'own': p = p.for_own_head()
+    own = isinstance(head, str) and head == 'own'
+    p, head = asked_head(p, head)
     loss_func = loss_func or _loss(task, _weights(task, class_weights))
     augment = task.usual_augment() if augment is None else augment
     net, d = p.body(), device()
@@ -165,7 +166,7 @@ def transfer_learner(
     _assumptions(p, net, task)
     if p.texts: _remarks(p, frozen, head, task)
     if checkpointing: _recompute(net, p.name)
-    learn = Learner(_loaders(task, p, bs, augment, fit, num_workers), Network(net, p.head(head, dim, task.n_out)).to(d), _moved(loss_func, d), opt_func=opt_func,
+    learn = Learner(_loaders(task, p, bs, augment, fit, num_workers), Network(net, first_head(p, head, dim, task, own)).to(d), _moved(loss_func, d), opt_func=opt_func,
                     splitter=by_stages, train_bn=bool(train_bn), metrics=_metrics[task.problem]() if metrics is None else metrics, **kwargs)
     learn.add_cbs([Rest(), *(_fp16() if frozen.mode.precision == 'fp16' and d.type == 'cuda' else [Arithmetic(frozen.mode)])])
     learn.task, learn.pretrained, learn.mode, learn.fit_how, learn.augment, learn.compiled = task, p, frozen.mode, fit, augment, compile
@@ -190,11 +191,14 @@ def _assumptions(p, net, task):
 
 # %% ../nbs/api/20_learner.ipynb #ec1799eb
 def _remarks(p, frozen, head, task):
-    "What one should know of a transformer's tokenizer and of the head it came with"
+    "What one should know of a transformer's tokenizer, and of the head it came with"
     if getattr(frozen.tokens.tok, 'padless', False): print(f'{p.name} has no pad token: {frozen.tokens.tok.pad_token} takes its place, where padding is masked')
     config = getattr(getattr(frozen.net, 'net', None), 'config', None)
-    if head != 'own' and any('ForSequenceClassification' in o for o in getattr(config, 'architectures', None) or []):
-        print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head' + ('; head="own" goes on with its own' if config.num_labels == task.n_out else ''))
+    classifier = any('ForSequenceClassification' in o for o in getattr(config, 'architectures', None) or [])
+    if isinstance(head, str) and head == 'own' or not classifier or saved_here(p): return
+    names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
+    keeps = '; head="own" goes on with its own' if matched(names, task.vocab) else ''
+    print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head{keeps}')
 
 def _fp16(): return [MixedPrecision()]
 

@@ -17,6 +17,7 @@ from .settings import *
 from .samples import *
 from .features import *
 from .encoders import *
+from .tokens import without_embedding
 from .keep import *
 from .strategy import *
 from .metrics import Picture
@@ -54,13 +55,15 @@ def blocks_of(
     edge = lambda o, v: np.full((n, 1), v, np.int64)
     return tuple(np.concatenate([edge(o, a), o, *([edge(o, b)] if last is not None else [])], 1) for o, a, b in zip(out, (first, -1), (last, -1)))
 
+# %% ../nbs/api/26_pretraining.ipynb #490c5995
 def masked(
     ids, # `(L,)`
     words, # `(L,)`, -1 for marks
     rng:np.random.Generator,
     tok, # a tokenizer
     share=.15, # of the tokens, or of the words
-    whole=False # hide whole words?
+    whole=False, # hide whole words?
+    embedded=None # tokens that the network has an embedding for; default all of the tokenizer's
 ) -> tuple: # ids with some hidden; and where they were, of booleans
     "Hide some tokens: four in five by the mask, one in ten by another token, one in ten not at all"
     real = words >= 0
@@ -72,21 +75,21 @@ def masked(
     out, r = ids.copy(), rng.random(len(ids))
     out[where & (r < .8)] = tok.mask_token_id
     other = where & (r >= .8) & (r < .9)
-    out[other] = rng.integers(len(tok), size=other.sum())
+    out[other] = rng.integers(min(len(tok), embedded or len(tok)), size=other.sum())
     return out, where
 
 # %% ../nbs/api/26_pretraining.ipynb #43a65b1f
 class _Blocks:
     "A data set that draws its blocks at random: an epoch is as long as one likes"
-    def __init__(self, ids, words, tok, n, causal, whole, share, fixed=None):
-        self.ids, self.words, self.tok, self.n, self.causal, self.whole, self.share, self.fixed = ids, words, tok, n, causal, whole, share, fixed
+    def __init__(self, ids, words, tok, n, causal, whole, share, fixed=None, embedded=None):
+        self.ids, self.words, self.tok, self.n, self.causal, self.whole, self.share, self.fixed, self.embedded = ids, words, tok, n, causal, whole, share, fixed, embedded
     def __len__(self): return self.n
     def __getitem__(self, i):
         rng = drawing() if self.fixed is None else np.random.default_rng([self.fixed, i])
         j = i if self.fixed is not None else rng.integers(len(self.ids))
         ids = self.ids[j]
         if self.causal: return ids, np.r_[np.ones(len(ids) - 1, bool), False], ids[1:]
-        x, where = masked(ids, self.words[j], rng, self.tok, self.share, self.whole)
+        x, where = masked(ids, self.words[j], rng, self.tok, self.share, self.whole, self.embedded)
         return x, where, ids[where]
 
 class _BlockLoader(Loader):
@@ -109,10 +112,14 @@ class LanguageModel(nn.Module):
 # %% ../nbs/api/26_pretraining.ipynb #09878a9a
 def causal_language_model(
     p:TextPretrained
-) -> tuple: # the network in eval mode and its tokenizer
+) -> tuple: # the network in eval mode and its tokenizer; raises `TransferError` where the weights hold no head that foretells
     "A decoder with its head"
-    return load_transformer(p, 'AutoModelForCausalLM'), p.tokenizer()
+    net, info = load_transformer(p, 'AutoModelForCausalLM', output_loading_info=True)
+    tied = net.get_output_embeddings().weight is net.get_input_embeddings().weight
+    if info['missing_keys'] and not tied: raise TransferError(f'{p.name}: its weights hold no head that foretells words ({sorted(info["missing_keys"])[0]} is missing): start from one that has it')
+    return net.eval(), p.tokenizer()
 
+# %% ../nbs/api/26_pretraining.ipynb #31b791c6
 def _with_head(p, new_head):
     "Network, tokenizer, whether it foretells the next word, whether its head is new"
     if p.library != 'transformers': raise TransferError(f'{p.name}: continued pretraining is for transformers')
@@ -123,6 +130,7 @@ def _with_head(p, new_head):
     if not new_head: raise TransferError(f'{p.name}: its weights hold no masked-language head, so it can\'t go on where it left off: start from one that has its head (bert-tiny), or say new_head=True (--new-head in a shell), and a new one is trained first')
     return load_transformer(p, 'AutoModelForMaskedLM'), tok, False, True
 
+# %% ../nbs/api/26_pretraining.ipynb #90aff80d
 class _Best(Callback):
     "Keeps the weights of the lowest held-out loss, and ends where it has not fallen for a while"
     order = 65
@@ -134,6 +142,7 @@ class _Best(Callback):
         else: self.bad += 1
         if self.bad >= self.patience: raise CancelFitException()
 
+# %% ../nbs/api/26_pretraining.ipynb #d9241dd7
 @torch.no_grad()
 def _loss_on(model, loader, mode):
     model.eval()
@@ -143,6 +152,7 @@ def _loss_on(model, loader, mode):
         total, n = total + float(F.cross_entropy(logits, y.to(d), reduction='sum')), n + len(y)
     return total/n
 
+# %% ../nbs/api/26_pretraining.ipynb #c2ec110a
 @dataclass
 class Pretraining:
     "What continued pretraining did"
@@ -169,6 +179,13 @@ class Pretraining:
         if self.general: said += f'; on general texts {self.general[0]:.2f} → {self.general[1]:.2f}'
         return said + ''.join(f'\n  note: {o}' for o in self.notes)
 
+# %% ../nbs/api/26_pretraining.ipynb #d383f844
+def _made_vectors(p):
+    "How vectors are made of texts, where that is not the usual way: what `text_pretrained` must be told"
+    usual = TextPretrained.__dataclass_fields__
+    return {k: getattr(p, k) for k in ('pooling', 'prompt', 'lower', 'normalize') if getattr(p, k) != usual[k].default}
+
+# %% ../nbs/api/26_pretraining.ipynb #53641278
 def continue_pretraining(
     texts, # unlabelled strings of the domain
     model='bert-tiny', # what goes on: a name, a folder, or a `TextPretrained` with its language-model head
@@ -201,6 +218,8 @@ def continue_pretraining(
         texts, all_of = [o for o in texts if o not in held], len(texts)
         if all_of > len(texts): notes.append(f'{all_of - len(texts)} texts are in the test part of the task: left out')
     if len(texts) < 2: raise TransferError(f'{len(texts)} different texts{", after " + notes[0] if notes else ""}: at least two are needed, one of them to be held out')
+    embedded = net.get_input_embeddings().num_embeddings
+    if not causal: without_embedding([np.array([tok.mask_token_id])], tok, embedded, p.name)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(texts))
     n = max(1, round(held_out*len(texts)))
@@ -218,9 +237,10 @@ def continue_pretraining(
         k = math.ceil(len(train[0])*replay_share/(1 - replay_share))
         pick = rng.integers(len(mixed[0]), size=k) if len(mixed[0]) else []
         train = tuple(np.concatenate([a, b[pick]]) for a, b in zip(train, mixed))
+    without_embedding([train[0], valid[0], *([general[0]] if general is not None else [])], tok, embedded, p.name)
     seeded(seed)
     d, lm = device(), LanguageModel(net).to(device())
-    make = lambda ids, words, n, fixed=None: _Blocks(ids, words, tok, n, causal, whole_words, share, fixed)
+    make = lambda ids, words, n, fixed=None: _Blocks(ids, words, tok, n, causal, whole_words, share, fixed, embedded)
     loader = lambda data, shuffle: _BlockLoader(data, bs=min(bs, len(data)), shuffle=shuffle, drop_last=False, n_inp=2, device=d)
     test_of = lambda o: loader(make(*(x[:200] for x in o), min(200, len(o[0])), fixed=seed), False)
     mode = fastest(lm.net, f'{p.name} {sum(o.numel() for o in net.parameters())} language model', block, d, torch.from_numpy(train[0][:8]).to(d))
@@ -260,11 +280,12 @@ def continue_pretraining(
     if best.state is None and best.curve: notes.append(f'the held-out loss never fell ({before:.2f}, then {min(best.curve):.2f} at best): the weights are those that it started from; lower lr ({rate:g}), or give it more texts')
     if best.state is not None or best.curve: lm.load_state_dict(best.state or begin)
     after, seconds = _loss_on(lm, held, mode), time.perf_counter() - start
-    out = Path(out)
+    out, vectors = Path(out), _made_vectors(p)
+    if vectors: notes.append(f'the folder holds the network alone; vectors are made as by {p.name} with text_pretrained(folder, {", ".join(f"{k}={v!r}" for k, v in vectors.items())})')
     with whole(out) as tmp:
         tmp.mkdir()
         save_transformer(net.cpu(), tok, tmp)
         write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes))
     if keep_at is not None: learn.checkpoint.clear(); plan.unlink(missing_ok=True)
     net.to(d)
-    return Pretraining(text_pretrained(out), before, after, best.curve, len(best.curve)*each*bs*train[0].shape[1], round(seconds, 1), (general_before, _loss_on(lm, old, mode)) if old else None, tuple(notes))
+    return Pretraining(text_pretrained(out, **vectors), before, after, best.curve, len(best.curve)*each*bs*train[0].shape[1], round(seconds, 1), (general_before, _loss_on(lm, old, mode)) if old else None, tuple(notes))
