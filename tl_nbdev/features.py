@@ -129,7 +129,7 @@ class Frozen:
         fit='squeeze', # see `Prep`
         mode=None, # a `Mode`; default the fastest on this machine
     ):
-        self.p, self.prep, self.device = p, Prep(p.size, p.interpolation, fit), device()
+        self.p, self.prep, self.device = p, Prep(p.size, p.interpolation, fit, p.reading), device()
         x = torch.randn(2, 3, p.size, p.size, generator=torch.Generator().manual_seed(0))
         net, self.weights = copy.deepcopy(net).cpu().eval(), weights_hash(net)
         self.net = folded(net, x).to(self.device)
@@ -160,7 +160,7 @@ class Frozen:
         with self.mode.autocast(self.device): return self.net(x.contiguous(memory_format=self.mode.format)).float().cpu()
 
     def passes(self,
-        files, # paths
+        files, # see `open_image`
         views=None, # see `batches`
         bs=32 # images in a batch
     ):
@@ -181,6 +181,7 @@ class Frozen:
     def key(self):
         "Names everything that the features depend on, apart from the image"
         said = f'2 {self.weights} {self.p.mean} {self.p.std} {self.prep} {self.mode}' # the number of this way to compute them
+        if self.prep.reading: said += f' {self.prep.reading}' # of 8 bits there is none
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
     def probe(self):
@@ -191,7 +192,7 @@ class Frozen:
         file # that could not be read
     ) -> str:
         "Why a file can't be read as an image"
-        try: open_image(file); return 'it changed while it was read'
+        try: open_image(file, reading=self.prep.reading); return 'it changed while it was read'
         except TransferError as e: return str(e)
 
 Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self, fit, mode)
