@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['formats', 'image_types', 'held', 'upright', 'on_white', 'Values', 'as_bands', 'as_picture', 'tiff_bands', 'of_tiff',
            'of_pillow', 'of_npy', 'of_dicom', 'of_heic', 'Format', 'pillow_formats', 'check_size', 'reasons',
-           'read_picture']
+           'read_picture', 'has_more_bits']
 
 # %% ../nbs/api/04_formats.ipynb #e8c39f5b
 import io, os, re, warnings
@@ -51,11 +51,13 @@ def _of_tensor(tensor):
 
 def _by(shape): return 'x'.join(map(str, shape)) or 'no dimensions' 
 
-# %% ../nbs/api/04_formats.ipynb #83fe5f29
+# %% ../nbs/api/04_formats.ipynb #a374dd4b
 def held(
     picture # path, bytes, open binary file, Pillow's or fastai's image, array, or tensor (its channels first)
 ): # a path, bytes, an image of Pillow's, or an array with its channels last; raises `TransferError`
     "What a picture is to be read from"
+    if isinstance(picture, dict) and picture and picture.keys() <= {'bytes', 'path'}: # as `datasets` keeps one
+        return held(picture['path'] if picture.get('bytes') is None else picture['bytes'])
     if isinstance(picture, (str, os.PathLike)): return _path(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)): return bytes(picture)
     if isinstance(picture, Image.Image):
@@ -304,20 +306,23 @@ def _of_netpbm(im, data, bands):
     a = np.frombuffer(data, '>u2', im.width*im.height*n, im.tile[0][2])
     return as_picture(a.reshape(im.height, im.width, n), bands)
 
-# %% ../nbs/api/04_formats.ipynb #57e69053
+# %% ../nbs/api/04_formats.ipynb #0a9c62f0
 def _bytes(source): return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+def _has_more(im):
+    "Has an open file more than 8 bits?"
+    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return True
+    if im.format == 'TIFF': return im.mode in ('RGB', 'RGBA') and max(_all(im.tag_v2.get(258, 8))) > 8
+    tile = im.tile[0] if im.tile else ('', (), 0, '')
+    return im.format == 'PNG' and ';16' in str(tile[3]) or im.format == 'PPM' and tile[0] == 'ppm' and tile[3][1] > 255
 
 def _in_full(im, source, bands, facts):
     "What stands in a file of which Pillow would show less; `None` where it shows all"
-    if im.format == 'TIFF':
-        bits, more = max(_all(im.tag_v2.get(258, 8))), bands and im.tag_v2.get(277, 1) > 1
-        if more or bits > 8 and im.mode in ('RGB', 'RGBA'): return of_tiff(_bytes(source), bands, facts)
-    tile = im.tile[0] if im.tile else ('', (), 0, '')
-    if im.format == 'PNG' and ';16' in str(tile[3]) and im.mode[0] != 'I':
-        return _of_png(_bytes(source), bands, facts, im.getexif().get(0x112, 1))
-    netpbm = im.format == 'PPM' and tile[0] in ('ppm', 'raw')
-    if netpbm and (im.mode == 'I' or tile[0] == 'ppm' and tile[3][1] > 255):
-        return _of_netpbm(im, _bytes(source), bands)
+    if im.format == 'TIFF' and bands and im.tag_v2.get(277, 1) > 1: return of_tiff(_bytes(source), bands, facts)
+    if not _has_more(im): return None
+    if im.format == 'TIFF' and im.mode in ('RGB', 'RGBA'): return of_tiff(_bytes(source), bands, facts)
+    if im.format == 'PNG' and im.mode[0] != 'I': return _of_png(_bytes(source), bands, facts, im.getexif().get(0x112, 1))
+    if im.format == 'PPM' and im.mode != 'F' and im.tile[0][0] != 'ppm_plain': return _of_netpbm(im, _bytes(source), bands)
 
 # %% ../nbs/api/04_formats.ipynb #9a02f492
 def _check_whole(im):
@@ -534,3 +539,19 @@ def read_picture(
             check_size(im.width, im.height)
             if least: im.draft(None, (least, least))
             return of_pillow(im, source, bands, facts)
+
+# %% ../nbs/api/04_formats.ipynb #2256abc5
+def has_more_bits(
+    source # from `held`
+) -> bool:
+    "Has a picture whole numbers of more than 8 bits, or floating point in a file? What can't be opened has not"
+    if isinstance(source, np.ndarray): return source.dtype.kind in 'ui' and source.max(initial=0) > 255
+    if isinstance(source, Image.Image): return source.mode in ('I', 'F') or source.mode.startswith('I;16')
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in _always_eight: return False
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=pillow_formats()) as im: return _has_more(im)
+    except UnidentifiedImageError: return isinstance(_beyond_pillow(source, None, None), Values)
+    except Exception: return False
+
+_always_eight = {'.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.gif', '.bmp', '.webp', '.avif', '.tga'} 

@@ -233,20 +233,21 @@ def from_dataset(
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 
-# %% ../nbs/api/11_images.ipynb #1be8336c
+# %% ../nbs/api/11_images.ipynb #98e62b7f
 def _deep_findings(task, looked):
-    "Kind of number, test, and words about each"
+    "Of pictures of more than 8 bits: words, which of `looked` they are, and what next"
     reading = task.reading or Reading()
     for name in ('integers', 'floats'):
-        ends = getattr(reading, name)
-        mine = lambda o: o.get('deep', {}).get('kind') == name and (reading.asked or 'window' not in o['deep'])
-        values = [o['deep']['values'] for o in looked if mine(o) and o['deep']['values']]
+        mine = [o for o in looked if o.get('deep', {}).get('kind') == name and (reading.asked or 'window' not in o['deep'])]
+        values, ends = [o['deep']['values'] for o in mine if o['deep']['values']], getattr(reading, name)
         if not values: continue
-        how = 'each is shown by the bits that it uses' if ends is None else (
-            f'values {number(ends[0])} to {number(ends[1])} become black to white, {100*share_outside(values, ends):.2g} % lie outside')
-        yield f'pictures of more than 8 bits{" (floating point)" if name == "floats" else ""}: {how}', mine, 'window=(level, width) chooses otherwise'
-    own = lambda o: 'window' in o.get('deep', {})
-    if not reading.asked: yield 'pictures that say themselves what is black and white', own, 'window=(level, width) is one for all'
+        how = 'each is shown by the bits that it uses'
+        if ends: how = (f'values {number(ends[0])} to {number(ends[1])} become black to white, '
+                        f'{100*share_outside(values, ends):.2g} % lie outside')
+        kind = 'pictures of more than 8 bits' + (' (floating point)' if name == 'floats' else '')
+        yield f'{kind}: {how}', mine, 'window=(level, width) chooses otherwise'
+    own = [o for o in looked if 'window' in o.get('deep', {}) and not reading.asked]
+    yield 'pictures that say themselves what is black and white', own, 'window=(level, width) is one for all'
 
 def _is_blank(record, reading):
     "Is a picture of one colour, as it is shown?"
@@ -255,26 +256,27 @@ def _is_blank(record, reading):
     low, high = deep.get('window') or getattr(reading, deep['kind']) or (-np.inf, np.inf)
     return deep['values'][0] == deep['values'][-1] or deep['values'][-1] <= low or deep['values'][0] >= high
 
-# %% ../nbs/api/11_images.ipynb #d86e720c
+# %% ../nbs/api/11_images.ipynb #bfa2ac88
 def picture_findings(
     task:ImageTask
 ) -> list: # dicts with `found`, `count`, `examples`, `next`
     "What can be said of pictures before training"
     reading = task.reading or Reading()
     looked = scan(task.df.item, reading.bands)
-    deep = any('deep' in o for o in looked)
-    checks = [
+    having = lambda key: [o for o in looked if key in o]
+    plain = [o for o in looked if 'deep' not in o] if having('deep') else []
+    clear = [o for o in having('clear') if o['clear'] >= .01]
+    blank = [o for o in looked if _is_blank(o, reading)]
+    kinds = [
         *_deep_findings(task, looked),
-        ('pictures of 8 bits beside deeper ones', lambda o: deep and 'deep' not in o, 'taken as they are: check that both look alike'),
-        ('pictures with bands that are not shown', lambda o: 'bands' in o, 'the first three are shown; bands=(3, 2, 1) chooses others'),
-        ('files of several frames or pages', lambda o: 'frames' in o, 'the first is read; the others need files of their own'),
-        ('pictures with transparent parts', lambda o: o.get('clear', 0) >= .01, 'they are put on white'),
-        ('pictures of one colour', lambda o: _is_blank(o, reading), 'there is nothing to see in them: remove them, or look at how they were made')]
-    rows = []
-    for found, holds, next in checks:
-        names = [Path(f).name for f, o in zip(task.df.item, looked) if holds(o)]
-        if names: rows.append(dict(found=found, count=len(names), examples=', '.join(names[:3]), next=next))
-    return rows
+        ('pictures of 8 bits beside deeper ones', plain, 'taken as they are: check that both look alike'),
+        ('pictures with bands that are not shown', having('bands'), 'the first are shown; bands=(3, 2, 1) chooses'),
+        ('files of several frames or pages', having('frames'), 'the first is read; the others need files of their own'),
+        ('pictures with transparent parts', clear, 'they are put on white'),
+        ('pictures of one colour', blank, 'there is nothing to see in them: remove them, or look at how they were made')]
+    files = {id(o): Path(f).name for f, o in zip(task.df.item, looked)}
+    return [dict(found=found, count=len(some), examples=', '.join(files[id(o)] for o in some[:3]), next=next)
+            for found, some, next in kinds if some]
 
 # %% ../nbs/api/11_images.ipynb #b60d7483
 def audit(

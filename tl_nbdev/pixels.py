@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['augmentations', 'Reading', 'usual_range', 'quantiles', 'data_range', 'share_outside', 'window_range', 'in_eight_bits',
            'open_image', 'Prep', 'squared', 'pixels', 'augmented', 'scan', 'number', 'reading_of', 'batches',
-           'image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'pillow_formats']
+           'image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'has_more_bits', 'pillow_formats']
 
 # %% ../nbs/api/04_pixels.ipynb #9cd1f60b
 import hashlib, json, math, os
@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from .settings import *
 from .formats import *
 
-# %% ../nbs/api/04_pixels.ipynb #30ca5f8f
-_all_ = ['image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'pillow_formats'] # of the room before, which go with pixels
+# %% ../nbs/api/04_pixels.ipynb #e00c84bb
+_all_ = ['image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'has_more_bits', 'pillow_formats'] # of the room before, which go with pixels
 
 # %% ../nbs/api/04_pixels.ipynb #51ca489d
 @dataclass(frozen=True)
