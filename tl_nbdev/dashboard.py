@@ -245,7 +245,7 @@ def _plot_some(task, n=12):
     some = train.groupby(train.label.map(str)).head(max(1, n//max(len(task.vocab), 1))).head(n)
     fig = Picture(9, 1.7*(1 + (len(some) - 1)//6))
     for ax, (f, l) in zip(fig.subplots(1 + (len(some) - 1)//6, 6, squeeze=False).flat, zip(some.item, some.label)):
-        ax.imshow(np.asarray(open_image(f).convert('RGB')))
+        ax.imshow(np.asarray(open_image(f, reading=task.reading).convert('RGB')))
         ax.set_title(brief(str(l), 18), fontsize=8)
     for ax in fig.axes: ax.axis('off')
     return fig
@@ -563,7 +563,8 @@ class StrategyDashboard(w.VBox):
                 f = Path(d)/(Path(name).name or 'file')
                 f.write_bytes(data)
                 row = self._predictors[self.run.value].predict([f])[0]
-                shown = '' if 'error' in row else f'<img alt="{html.escape(name)}" src="{_shown(open_image(f))}">'
+                reading = self._predictors[self.run.value].frozen.prep.reading
+                shown = '' if 'error' in row else f'<img alt="{html.escape(name)}" src="{_shown(open_image(f, reading=reading))}">'
         if 'error' in row: self.say(f'{brief(name, 60)}: {row["error"]}', True); return
         said = f'{row["value"]:.4g}' if 'value' in row else f'{row["label"]} ({100*row["probability"]:.1f} %)' if isinstance(row['label'], str) else ', '.join(row['label']) or 'no label'
         self.say('')

@@ -162,7 +162,7 @@ class Frozen:
         with self.mode.autocast(self.device): return self.net(x.contiguous(memory_format=self.mode.format)).float().cpu()
 
     def passes(self,
-        files, # paths
+        files, # see `open_image`
         views=None, # see `batches`
         bs=32 # images in a batch
     ):
@@ -183,6 +183,8 @@ class Frozen:
     def key(self):
         "Names everything that the features depend on, apart from the image"
         said = f'2 {self.weights} {self.p.mean} {self.p.std} {self.prep} {self.mode}' # the number of this way to compute them
+        if self.prep.reading: said += f' {self.prep.reading}' # of 8 bits there is none
+        if (more := (self.prep.channels, self.prep.crop)) != (3, 1.): said += f' {more}'
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
     def probe(self):
@@ -193,12 +195,12 @@ class Frozen:
         file # that could not be read
     ) -> str:
         "Why a file can't be read as an image"
-        try: open_image(file); return 'it changed while it was read'
+        try: open_image(file, reading=self.prep.reading); return 'it changed while it was read'
         except TransferError as e: return str(e)
 
 Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self, fit, mode)
 Pretrained.example = lambda self, n=2: noise(self.channels, self.size, n) # images of noise
-Pretrained.prep = lambda self, fit='squeeze': Prep(self.size, self.interpolation, fit, self.channels, self.crop)
+Pretrained.prep = lambda self, fit='squeeze': Prep(self.size, self.interpolation, fit, self.channels, self.crop, self.reading)
 
 # %% ../nbs/api/05_features.ipynb #ee7204b6
 class FeatureStore:

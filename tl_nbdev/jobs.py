@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from .settings import *
 from .samples import *
+from .pixels import Reading
 from .keep import *
 from .strategy import *
 from .metrics import *
@@ -34,7 +35,8 @@ def save_task(
     images = isinstance(task, ImageTask)
     rows = task.df.assign(item=[str(Path(o).absolute()) for o in task.df.item] if images else [list(o) if isinstance(o, Pair) else o for o in task.df.item])
     return write_json(file, dict(kind='image' if images else 'text', fingerprint=task.fingerprint, rows={c: rows[c].to_list() for c in rows}, name=task.name, multi=task.multi, metric=task.metric,
-        skipped=[[str(o), why] for o, why in task.skipped], notes=task.notes, licence=task.licence, cite=task.cite, seed=task.seed, given=task.given, regression=task.problem == 'regression', call=task.call))
+        skipped=[[str(o), why] for o, why in task.skipped], notes=task.notes, licence=task.licence, cite=task.cite, seed=task.seed, given=task.given, regression=task.problem == 'regression', call=task.call,
+        reading=task.reading.as_dict() if images and task.reading else None))
 
 def load_task(
     file # from `save_task`
@@ -47,6 +49,7 @@ def load_task(
         task = (ImageTask if images else TextTask)(df, d['name'], d['multi'], d['metric'], d['skipped'], None, d['licence'], d['cite'], d['seed'], d['given'], regression=d['regression'])
     except (OSError, ValueError, KeyError, TypeError) as e: raise TransferError(f'{file}: no task can be read from it ({type(e).__name__}: {str(e)[:100]})') from e
     task.notes, task.call = d['notes'], d['call']
+    if d.get('reading'): task.reading = Reading.from_dict(d['reading'])
     if task.fingerprint != d['fingerprint']: raise TransferError(f'{file}: its items are not those that were saved: save the task again')
     return task
 

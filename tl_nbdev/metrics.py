@@ -107,6 +107,7 @@ class Result:
     part: str = 'test'  # `test`, or `valid`: then the value was read where choices were made
     items: list = field(default=None, repr=False)   # file names
     groups: object = field(default=None, repr=False) # `(n,)`, if items come in groups
+    reading: object = field(default=None, repr=False) # how pictures are shown, see `Reading`
 
     def __post_init__(self):
         score = metrics[self.metric]
@@ -258,6 +259,11 @@ def plot_numbers(
     ax.set(xlabel='true', ylabel='predicted', title=f'{r.metric} {r.value:.2f} on {r.part}, {r.n} items')
     return fig
 
+def _as_seen(file, reading):
+    "A picture as the network saw it; blank where that isn't known any more"
+    try: return open_image(file, 256, reading)
+    except TransferError: return np.full((64, 64), 255, np.uint8)
+
 def plot_most_wrong(
     r:Result, # of images
     n=12, # at most
@@ -269,7 +275,7 @@ def plot_most_wrong(
     fig = Picture(2.1*cols, 2.5*max(1, -(-len(rows)//cols)) + .4)
     for i, row in enumerate(rows):
         ax = fig.add_subplot(-(-len(rows)//cols), cols, i + 1)
-        ax.imshow(open_image(row['item'], 256), cmap='gray')
+        ax.imshow(_as_seen(row['item'], r.reading), cmap='gray')
         ax.set_title(f'{row["label"]}\ntaken for {row["predicted"]}\n({row["probability"]:.2f})', fontsize=8)
         ax.axis('off')
     if caption: fig.supxlabel(textwrap.fill(caption, 30*cols), fontsize=6.5)

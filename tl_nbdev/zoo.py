@@ -113,6 +113,7 @@ class Pretrained:
     channels: int = field(default=3, repr=False)       # of the images: 3, or 1 for grey
     crop: float = field(default=1., repr=False)        # share of the shorter side that was kept, where the middle is cropped
     head_name: str = field(default=None, repr=False)   # of the module that is its head, see `headless`
+    reading: object = field(default=None, repr=False)  # how a data set's deep or many-banded pictures are shown to it, see `Reading`
     notes: tuple = field(default=(), repr=False, compare=False) # what had to be assumed
     cuts = True # can training begin at the boundary of what is frozen?
     texts = False # or is it for texts?
