@@ -33,7 +33,7 @@ def _opens(file):
         with Image.open(file): return True
     except Exception: return False
 
-# %% ../nbs/api/11_images.ipynb #2c09579a
+# %% ../nbs/api/11_images.ipynb #783cacc4
 def _is_image(file):
     "Is a file an image? `False` for what may lie beside images, a reason for what is of an unknown kind"
     kind = file.suffix.lower()
@@ -41,7 +41,7 @@ def _is_image(file):
     return False if kind in _beside else f'"{file.suffix}" files are not read'
 
 def image_files(
-    folder # searched with all that is below it; hidden files, and folders of systems and programs, are passed over
+    folder # searched with all that is below it; but not what is hidden, or lies in folders of programs
 ) -> tuple: # image files, and those of unknown kind, both sorted
     "The image files below a folder"
     taken = [(f, _is_image(f)) for f in Tree.of(folder).files]
@@ -55,14 +55,14 @@ class ImageTask(Task):
     def from_df(cls,
         df, # one row an image
         file='file', # column of paths
-        label='label', # column of labels; several of 0 and 1, as a list; `None` where there are none, for data to adapt to
+        label='label', # column of labels, or several columns of 0 and 1; `None` for data to adapt to
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
         root='.', # what relative paths are relative to
         valid=.1, test=.2, # shares of the split, where it isn't given
         seed=0, # of the split
         limit=None, # at most so many images, stratified
-        delim=None, # separates several labels of one image, such as `;`; none is needed where labels are lists, or vectors of 0 and 1
+        delim=None, # separates several labels of one image, such as `;`; lists and vectors need none
         classes=None, # names of the classes 0, 1, …, where labels are numbers or vectors
         gather=False, # are there several rows of one image, each with one of its labels?
         metric=None, # default `accuracy`, or `f1` with several labels
@@ -75,13 +75,14 @@ class ImageTask(Task):
         df = with_columns(df, (file, group, part), name)
         read = read_labels(df, label, delim, classes, regression, name)
         if label is None: learn, regression = False, False
-        notes, cols = df.attrs['notes'] + read.notes, dict(item=[_path(root, str(f)) for f in df[file]], label=read.values)
+        notes = df.attrs['notes'] + read.notes
+        cols = dict(item=[_path(root, str(f)) for f in df[file]], label=read.values)
         if group is not None: cols['group'] = df[group].map(str, na_action='ignore').to_list()
         if part is not None:
             cols['part'], said = given_parts(df[part], part, name)
             notes += said
         rows, several = pd.DataFrame(cols), read.several or gather
-        if gather: rows = gathered(rows, name)
+        if gather: rows = gathered(rows, name, regression)
         elif not several and not regression: notes += pairs_of_labels(rows)
         looked = scan(rows.item)
         skipped = list(skipped) + [(f, o['why']) for f, o in zip(rows.item, looked) if 'why' in o]
@@ -89,7 +90,8 @@ class ImageTask(Task):
         rows = rows[rows.hash.notna()]
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
         rows, unlabelled, given = prepared(rows, valid, test, seed, limit, regression)
-        made = cls(rows, name, several, metric, skipped + unlabelled, notes, licence, cite, seed, given, learn, regression)
+        skipped += unlabelled
+        made = cls(rows, name, several, metric, skipped, notes, licence, cite, seed, given, learn, regression)
         made.labelled = label is not None
         return made
 
@@ -97,16 +99,19 @@ class ImageTask(Task):
     @spelled
     def from_folder(cls,
         path, # of class folders, with or without train, valid and test above or below them
-        parts=None, # `False`: the outermost folders are classes; `True`: parts; or folder → `train`, `valid` or `test`; default what fits
+        parts=None, # `False`: the outermost are classes; `True`: parts; folder → part; default what fits
         **kwargs # see `from_df`
     ) -> 'ImageTask': # raises `TransferError` where folders can be read in more than one way
         "A task from folders: one a class, with or without a split"
         root = Path(path).expanduser()
         if not root.is_dir(): raise TransferError(f'{path}: no such folder')
         found = read_folder(root, _is_image, parts, kwargs.get('learn', True))
-        if not len(found.rows): raise TransferError(f'{root}: {found.nothing("image")}: put the images of each class in a folder of its own, or use a CSV with a column of files and one of labels')
+        if not len(found.rows):
+            raise TransferError(f'{root}: {found.nothing("image")}: put the images of each class in a folder of '
+                                'its own, or use a CSV with a column of files and one of labels')
         found.rows.attrs['notes'] = found.notes
-        return cls.from_df(found.rows, 'item', part='part' if 'part' in found.rows else None, **{'name': root.name, **kwargs, 'skipped': found.skipped})
+        given = dict(name=root.name, part='part' if 'part' in found.rows else None)
+        return cls.from_df(found.rows, 'item', **{**given, **kwargs, 'skipped': found.skipped})
 
     @classmethod
     @spelled
@@ -163,7 +168,7 @@ def _write_images(rows, column, to):
         files.append(file)
     return files
 
-# %% ../nbs/api/11_images.ipynb #21ad3f14
+# %% ../nbs/api/11_images.ipynb #cee2639c
 def _files_of(column):
     "A function that writes the images of a dataset's column, and gives their files"
     def files(d):
@@ -179,9 +184,10 @@ def from_dataset(
     **kwargs # see `ImageTask.from_df`
 ) -> ImageTask: # raises `TransferError` for a missing column, and for a split of another name
     "A task from a `datasets.Dataset`"
-    table, classes = dataset_table(ds, (image, kwargs.get('group'), kwargs.get('part')), label, {image: _files_of(image)})
-    split = dict(part='_part') if '_part' in table else {}
-    return ImageTask.from_df(table, image, label, **{'name': 'dataset', 'classes': classes, **split, **kwargs})
+    columns = image, kwargs.get('group'), kwargs.get('part')
+    table, classes = dataset_table(ds, columns, label, {image: _files_of(image)})
+    known = dict(name='dataset', classes=classes, **(dict(part='_part') if '_part' in table else {}))
+    return ImageTask.from_df(table, image, label, **{**known, **kwargs})
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from .settings import *
 from .samples import brief
-from .tables import *
 from .labels import *
 
 # %% ../nbs/api/10_parts.ipynb #bc3d0406
@@ -51,22 +51,29 @@ def strata(
     "What a split is stratified by: the class; for numbers, fifths of their order"
     return (labels.rank(method='first', pct=True)*5).clip(upper=4.99).astype(int).map(str) if regression else labels.map(str)
 
-# %% ../nbs/api/10_parts.ipynb #7bf4eb1e
-_words = {word: part for part, words in dict(
+# %% ../nbs/api/10_parts.ipynb #d18a2d42
+_words = dict(
     train='train training trn trainval', valid='valid val validation validate dev devel development',
-    test='test testing tst holdout', eval='eval evaluation', unlabelled='unsup unsupervised unlabelled unlabeled').items() for word in words.split()}
+    test='test testing tst holdout', eval='eval evaluation',
+    unlabelled='unsup unsupervised unlabelled unlabeled')
+_words = {word: part for part, words in _words.items() for word in words.split()}
 _plain = '(sets?|data|datasets?|images?|imgs?|photos?|pictures?|texts?|files?|docs?|splits?|parts?|folders?)'
 
 def _word_of(name):
-    "What a name says: `train`, `valid`, `test`, `eval`, `unlabelled`, or nothing; and whether it says nothing else"
-    name = re.sub('h[eo]ld[^a-z]*out', 'holdout', re.sub('(?<=[a-z])(?=[A-Z])', ' ', str(name)).lower())
-    pieces = [re.sub(f'(?<=.){_plain}$', '', o) if re.sub(f'{_plain}$', '', o) in _words else o for o in re.findall(r'[^\W\d_]+', name)]
+    "What a name says: `train`, `valid`, `test`, `eval`, `unlabelled` or nothing; and whether that is all"
+    name = re.sub('(?<=[a-z])(?=[A-Z])', ' ', str(name)).lower() # TrainData
+    name = re.sub('h[eo]ld[^a-z]*out', 'holdout', name)
+    def word(piece): # of trainset, train
+        stem = re.sub(f'{_plain}$', '', piece)
+        return stem if stem in _words else piece
+    pieces = [word(o) for o in re.findall(r'[^\W\d_]+', name)]
     said = {_words[o] for o in pieces if o in _words}
     if 'unlabelled' in said: return 'unlabelled', False
-    word = 'train' if said == {'train', 'valid'} else said.pop() if len(said) == 1 else None
-    return word, all(o in _words or re.fullmatch(_plain, o) for o in pieces)
+    if said == {'train', 'valid'}: said = {'train'} # both together, to learn from
+    alone = all(o in _words or re.fullmatch(_plain, o) for o in pieces)
+    return (said.pop() if len(said) == 1 else None), alone
 
-# %% ../nbs/api/10_parts.ipynb #ce02428a
+# %% ../nbs/api/10_parts.ipynb #8645fb63
 def parts_of(
     names # of folders, splits or values
 ) -> dict: # name → `train`, `valid`, `test`, or `None` for another word
@@ -77,31 +84,35 @@ def parts_of(
     parts = dict(train='train', valid='valid', test='test', eval=evaluation)
     return {o: parts.get(word) for o, word in words.items()}
 
-# %% ../nbs/api/10_parts.ipynb #43c2435e
+# %% ../nbs/api/10_parts.ipynb #57aee2f4
 def _twice(parts):
-    "Two names of one part, if there are; capitals and white space make no other name"
+    "Two names of one part, and the part, if there are; capitals and white space make no other name"
     for part in ('train', 'valid', 'test'):
         names = {str(o).strip().lower(): str(o) for o in parts if parts[o] == part}
-        if len(names) > 1: return ' and '.join(names.values()), part
+        if len(names) > 1: return *[*names.values()][:2], part
 
 def _renamed(parts):
     "A note on parts whose names had to be understood"
-    odd = [f'{o} is {part}' for o, part in sorted(parts.items(), key=lambda o: ('train', 'valid', 'test', None).index(o[1])) if part and str(o).strip().lower() not in
-           (part, 'training', 'val', 'validation', 'dev', 'testing')]
+    usual = 'train', 'training', 'valid', 'val', 'validation', 'dev', 'test', 'testing'
+    known = [o for part in ('train', 'valid', 'test') for o in parts if parts[o] == part]
+    odd = [f'{o} is {parts[o]}' for o in known if str(o).strip().lower() not in usual]
     return [f'parts of the split by their names: {", ".join(odd)}'] if odd else []
 
-# %% ../nbs/api/10_parts.ipynb #0693d192
+# %% ../nbs/api/10_parts.ipynb #132412a8
 def given_parts(
     values, # of a column
     column, # its name
     name='' # of the data
-) -> tuple: # a list of `train`, `valid`, `test`, and notes; raises `TransferError` for other words, two words of one part, and gaps
+) -> tuple: # a list of `train`, `valid`, `test`, and notes; raises `TransferError` for others, and for gaps
     "The parts of a split that a table gives"
-    values, where = list(values), f'{name}: column "{column}"'
-    if gaps := sum(map(is_missing, values)): raise TransferError(f'{where} is empty in {gaps} of {len(values)} rows: use train, valid or test in each, or none at all')
+    values, where, use = list(values), f'{name}: column "{column}"', 'use train, valid or test'
+    gaps = sum(map(is_missing, values))
+    if gaps: raise TransferError(f'{where} is empty in {gaps} of {len(values)} rows: {use} in each row')
     parts = parts_of(dict.fromkeys(values))
-    if odd := [o for o in parts if not parts[o]]: raise TransferError(f'{where} has "{brief(odd[0])}": use train, valid or test')
-    if twice := _twice(parts): raise TransferError(f'{where} has {twice[0]}, which both are {twice[1]}: use train, valid or test')
+    odd = [o for o in parts if not parts[o]]
+    if odd: raise TransferError(f'{where} has "{brief(odd[0])}": {use}')
+    twice = _twice(parts)
+    if twice: raise TransferError(f'{where} has {twice[0]} and {twice[1]}, which both are {twice[2]}: {use}')
     return [parts[o] for o in values], _renamed(parts)
 
 # %% ../nbs/api/10_parts.ipynb #9e9a9e08
@@ -113,11 +124,12 @@ def carve_valid(
 ):
     "A given split without a valid part: some of train becomes valid"
     train = rows[rows.part == 'train']
-    of = strata(train.label.map(as_number).astype(float).fillna(0.), True) if regression else train.label.map(str)
+    if regression: of = strata(train.label.map(as_number).astype(float).fillna(0.), True)
+    else: of = train.label.map(str)
     parts = split_parts(of, train.get('group', train.hash).to_list(), valid, 0, seed)
     return rows.assign(part=rows.part.mask(rows.index.isin(train.index[parts == 'valid']), 'valid'))
 
-# %% ../nbs/api/10_parts.ipynb #c178be5f
+# %% ../nbs/api/10_parts.ipynb #d5df898c
 @dataclass
 class Layout:
     "Where in a tree of folders the parts and the classes are"
@@ -125,12 +137,12 @@ class Layout:
     parts: dict = None  # folder → `train`, `valid`, `test`; `None` where there are no parts
     below: bool = False # are the parts below the classes, and not above them?
     inner: tuple = ()   # folders between parts and classes
-    left: dict = field(default_factory=dict) # class folder → why it is left out
+    left: dict = field(default_factory=dict)  # class folder → why it is left out
     notes: list = field(default_factory=list) # what was guessed
 
-    def class_folder(self, folders): # of a file
-        "The folder that stands for a class, or for a part of it; what is above one stands for itself"
-        return tuple(folders[:len(self.above) + 1 + (0 if self.parts is None else 1 + len(self.inner)*(not self.below))])
+    @property
+    def depth(self): # of folders that stand for a class, or for a class in a part
+        return len(self.above) + 1 + (self.parts is not None) + len(self.inner)
 
     def place(self,
         folders # those of a file, from the outermost
@@ -138,13 +150,17 @@ class Layout:
         "What the folders of a file say"
         n, m = len(self.above), len(self.inner)
         inside = folders[n:] if folders[:n] == self.above else ()
-        if self.parts is None: return (tidy(inside[0]), None, None) if inside else (None, None, 'in no class folder')
-        label, part = (inside[:1], inside[1:2]) if self.below else (inside[1 + m:2 + m] if inside[1:1 + m] == self.inner else (), inside[:1])
-        if not part or not self.parts.get(part[0]): return None, None, 'outside the train, valid and test folders'
+        if self.parts is None and inside: return tidy(inside[0]), None, None
+        if self.parts is None: return None, None, 'in no class folder'
+        part, rest = (inside[1:2], inside[:1]) if self.below else (inside[:1], inside[1:])
+        known = bool(part) and self.parts.get(part[0])
+        if not known: return None, None, 'outside the train, valid and test folders'
+        label = rest[m:m + 1] if rest[:m] == self.inner else ()
         if not label: return None, None, 'in no class folder'
-        return (None, None, self.left[label[0]]) if label[0] in self.left else (tidy(label[0]), self.parts[part[0]], None)
+        if label[0] in self.left: return None, None, self.left[label[0]]
+        return tidy(label[0]), known, None
 
-# %% ../nbs/api/10_parts.ipynb #a52f3ab5
+# %% ../nbs/api/10_parts.ipynb #daa5de9d
 def _tops(folders):
     "The outermost folders, each with what is below it: folders → files"
     tops = {}
@@ -156,9 +172,10 @@ def _names(below): return {tidy(path[0]) for path in below if path} # of the fol
 
 def _own(below): return below[()]/max(below.total(), 1) # share of a folder's files that lie in itself
 
-def _some(names, n=4):
-    names = sorted(map(str, names))
-    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
+# %% ../nbs/api/10_parts.ipynb #b648cfd3
+def _holds_classes(below):
+    "Does a folder hold class folders? Some files may have gone astray"
+    return _own(below) < (.5 if len(_names(below)) > 1 else .1)
 
 def _unwrapped(folders):
     "Folders that lie around everything, and what they hold"
@@ -170,280 +187,387 @@ def _unwrapped(folders):
     gained = len(tops) > 1 or any(_word_of(o)[0] and _own(below) <= .1 for o, below in tops.items())
     return (above, tops) if gained else ((), _tops(folders))
 
-# %% ../nbs/api/10_parts.ipynb #7fe44bb8
-_both = 'parts=True reads {} as parts, parts=False as classes; or name one folder'
-
-def _refuse_flat(where, tops):
-    raise TransferError(f'{where}: {_some(tops)} hold files themselves, no class folders, and are called as parts of a split: for a split, put the files of '
-                        'each class in a folder of its own inside them, or use a CSV with a column of files and one of labels; if they are classes, say parts=False')
-
-def _refuse_without_train(where, tops, named):
-    if flat := [o for o in named if _word_of(o)[0] == 'train']: 
-        raise TransferError(f'{where}: {_some(flat)} holds no class folders, {_some(set(named) - set(flat))} does: put the files of each class of {flat[0]} in a folder of its own')
-    raise TransferError(f'{where}: {_some(named)}: called as part of a split, and no folder beside is called train: name {Path(where)/sorted(named)[0]} '
-                        'itself to learn from it, or say which is which, such as parts={"' + sorted(tops)[0] + '": "train"}; ' + _both.format(_some(named)))
-
-def _refuse_same(where, tops, shared, in_parts=False):
-    first, second = sorted(tops)[:2]
-    if in_parts: raise TransferError(f'{where}: in the parts, {_some(tops)} hold folders of the same names ({_some(shared)}), so either may be the classes: '
-                                     f'parts=True reads {_some(tops)} as classes; for {_some(shared, 2)} keep one of them alone')
-    raise TransferError(f'{where}: {_some(tops)} hold folders of the same names ({_some(shared)}), so either may be the classes: parts=False reads {_some(tops)} as classes; '
-                        f'for {_some(shared, 2)} name one of them, {Path(where)/first}, or say which part each is, such as parts={{"{first}": "train", "{second}": "test"}}')
-
-def _refuse_twice(where, parts):
-    if not (twice := _twice(parts)): return
-    names, part = twice
-    raise TransferError(f'{where}: {names} both are called as {part}: say which is which, such as parts={{"{names.partition(" and ")[0]}": "{part}"}}, '
-                        'where folders that are not named are left out')
-
-def _refuse_one_part(where, named, others):
-    raise TransferError(f'{where}: is {_some(named)} a part of a split, or a class beside {_some(others)}? Both fit: {_both.format(_some(named))}')
-
-# %% ../nbs/api/10_parts.ipynb #c44249dc
-_of_items = 'image images img imgs jpegimages photo photos picture pictures text texts file files data'.split()
-_beside = 'label labels mask masks annotation annotations ann anns gt groundtruth ground_truth segmentation segmentations bbox bboxes'.split()
-
-def _refuse_other_tools(where, classes):
-    "Folders that other tools keep beside each other are no classes: what items hold, and what is known of them"
-    lower = {o.lower() for o in classes}
-    if not lower & {*_of_items} or not lower <= {*_of_items, *_beside} or len(lower) > 1 and not lower & {*_beside}: return
-    raise TransferError(f'{where}: the only folders are {_some(classes)}, as for detection or segmentation, and no classes: put the files of each class '
-                        'in a folder of its own, or use a CSV with a column of files and one of labels')
-
-# %% ../nbs/api/10_parts.ipynb #24cc293b
-def _parts_above(where, above, tops, parts, learn, told=False):
-    "A layout of parts that hold class folders"
-    if not told: _refuse_twice(where, parts)
-    inner, deep = (), {o: tops[o] for o in parts if _own(tops[o]) < .5}
-    while len(names := {path[0] for below in deep.values() for path in below if path}) == 1 and deep:
-        further = {o: _tops(below)[next(iter(names))] for o, below in deep.items()}
-        if len(set().union(*map(_names, further.values()))) < 2: break
-        inner, deep = (*inner, *names), further
-    classes = {o: _names(below) for o, below in deep.items()}
-    out = Layout(above, parts, inner=inner)
-    out.notes += [] if told else _renamed(parts)
-    if inner: out.notes.append(f'the classes are the folders in {"/".join(inner)}, below the parts')
-    out.notes += [f'{o} holds no class folders: left out' for o in parts if o not in deep]
-    if others := set(tops) - set(parts): out.notes.append(f'beside the parts, left out: {_some(others)}')
-    _check_classes(where, out, classes, parts, learn and not told)
-    if not told: _refuse_shared(where, _tops(_merged(deep.values())), True)
-    return out
-
-# %% ../nbs/api/10_parts.ipynb #c8414bbf
-def _merged(parts):
-    "What is below all of some folders"
-    out = Counter()
-    for below in parts: out.update({path: n for path, n in below.items() if path})
-    return out
-
-def _check_classes(where, layout, classes, parts, learn):
-    "Classes of parts: those of items without a label are left out; parts without a common class are refused"
-    known = {p: set().union(*(o for top, o in classes.items() if parts[top] == p)) for p in ('train', 'valid', 'test')}
-    others = known['valid'] | known['test']
-    _refuse_other_tools(where, known['train'] | others)
-    if others:
-        for o in sorted(known['train'] - others):
-            if _word_of(o)[0] != 'unlabelled': continue
-            layout.left[o] = 'its folder says that it has no label'
-            layout.notes.append(f'{o} is in train alone, and called as if its items had no label: left out')
-    if learn and len(others) > 1 and known['train'] and not known['train'] & others:
-        raise TransferError(f'{where}: {_some(classes)} have no class in common ({_some(known["train"], 2)}; {_some(others, 2)}): {_both.format(_some(classes))}')
-
-# %% ../nbs/api/10_parts.ipynb #e3e80f41
-def _parts_below(where, above, tops, learn):
-    "A layout of classes that hold parts; `None` where they hold none"
-    def split(below): return {path[0] for path in below if path and parts_of([path[0]])[path[0]]}
-    held = {o: split(below) for o, below in tops.items()}
-    held = {o: names for o, names in held.items() if sum(n for path, n in tops[o].items() if path and path[0] in names) > .5*tops[o].total()}
-    names = set().union(*held.values())
-    parts = parts_of(sorted(names))
-    if len(set(parts.values())) < 2: return
-    if others := set(tops) - set(held): raise TransferError(f'{where}: {_some(held)} hold the parts {_some(names)}, {_some(others)} hold{"s" if len(others) == 1 else ""} none: put the parts above the classes, or leave them out')
-    further = {o: set().union(*(_names(_tops(tops[o])[part]) for part in held[o])) for o in held}
-    if len(shared := _shared(further)) > 1: _refuse_same(where, tops, shared)
-    _refuse_twice(where, parts)
-    if learn and 'train' not in parts.values(): raise TransferError(f'{where}: {_some(held)} hold the parts {_some(names)}, and none that is called train: say which is which, such as parts={{"{min(names)}": "train"}}')
-    _refuse_other_tools(where, {tidy(o) for o in tops})
-    beside = set().union(*(_tops(below) for below in tops.values())) - names
-    return Layout(above, parts, below=True, notes=_renamed(parts) + [f'the parts {_some(names)} are below the classes']
-                  + ([f'beside the parts, left out: {_some(beside)}'] if beside else []))
-
+# %% ../nbs/api/10_parts.ipynb #0479384f
 def _shared(names):
-    "What most folders have in common: names that two of them have, if these are at least half of all"
+    "What folders have in common: names that two of them have, if these are at least half of all"
     times = Counter(o for some in names.values() for o in some)
     shared = {o for o, n in times.items() if n > 1}
     return shared if 2*len(shared) >= len(times) else set()
 
-# %% ../nbs/api/10_parts.ipynb #b2878d1e
+# %% ../nbs/api/10_parts.ipynb #b55c2421
+def _some(names, n=4):
+    names = sorted(map(str, names))
+    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
+
+def _ways(names): return f'parts=True reads {names} as parts, parts=False as classes; or name one folder'
+
+def _refuse_flat(where, tops):
+    raise TransferError(f'{where}: {_some(tops)} hold files themselves, no class folders, and are called as '
+                        'parts of a split: for a split, put the files of each class in a folder of its own '
+                        'inside them, or use a CSV with a column of files and one of labels; for classes, '
+                        'say parts=False')
+
+# %% ../nbs/api/10_parts.ipynb #d8c4b732
+def _refuse_one_part(where, named, others):
+    raise TransferError(f'{where}: is {_some(named)} a part of a split, or a class beside {_some(others)}? '
+                        f'Both fit: {_ways(_some(named))}')
+
+def _refuse_without_train(where, tops, named):
+    flat = [o for o in named if _word_of(o)[0] == 'train']
+    others = _some(set(named) - set(flat))
+    if flat: raise TransferError(f'{where}: {_some(flat)} holds no class folders, {others} does: put the '
+                                 f'files of each class of {flat[0]} in a folder of its own')
+    raise TransferError(f'{where}: {others}: called as part of a split, and no folder beside is called '
+                        f'train: name {Path(where)/min(named)} itself to learn from it, or say which is '
+                        f'which, such as parts={{"{min(tops)}": "train"}}; {_ways(others)}')
+
+# %% ../nbs/api/10_parts.ipynb #2adf8480
+def _refuse_twice(where, parts):
+    if not (twice := _twice(parts)): return
+    one, other, part = twice
+    raise TransferError(f'{where}: {one} and {other} both are called as {part}: say which is which, such as '
+                        f'parts={{"{one}": "{part}"}}, where folders that are not named are left out')
+
+# %% ../nbs/api/10_parts.ipynb #b6be76fd
 def _refuse_shared(where, tops, in_parts=False):
-    "Classes whose folders have the same names may be something else; those that hold nearly all of their files in folders are given back"
+    "Classes whose folders have the same names may be something else; those that hold folders are given back"
     deep = {o: _names(below) for o, below in tops.items() if _own(below) < .1}
     often = sum(tops[o].total() for o in deep) > .5*sum(below.total() for below in tops.values())
-    if often and len(shared := _shared(deep)) > 1: _refuse_same(where, deep, shared, in_parts)
-    return deep
+    shared = _shared(deep) if often else ()
+    if len(shared) < 2: return deep
+    first, second = sorted(deep)[:2]
+    what = f'{_some(deep)} hold folders of the same names ({_some(shared)}), so either may be the classes'
+    as_classes, others = f'reads {_some(deep)} as classes', _some(shared, 2)
+    if in_parts: raise TransferError(f'{where}: in the parts, {what}: parts=True {as_classes}; for {others} '
+                                     'keep one of them alone')
+    raise TransferError(f'{where}: {what}: parts=False {as_classes}; for {others} name one of them, '
+                        f'{Path(where)/first}, or say which part each is, such as '
+                        f'parts={{"{first}": "train", "{second}": "test"}}')
 
-# %% ../nbs/api/10_parts.ipynb #e2aa2c81
-def _classes_alone(where, above, tops):
-    "A layout of classes, with or without folders in them"
+# %% ../nbs/api/10_parts.ipynb #85827cca
+_items = 'image images img imgs jpegimages photo photos picture pictures text texts file files data'.split()
+_beside = ('label labels mask masks annotation annotations ann anns gt groundtruth ground_truth segmentation '
+           'segmentations bbox bboxes').split()
+
+def _refuse_other_tools(where, classes):
+    "Folders of items, and of what is known of them, are no classes"
+    names = {o.lower() for o in classes}
+    tool = names & {*_items} and names <= {*_items, *_beside} and (len(names) == 1 or names & {*_beside})
+    if not tool: return
+    raise TransferError(f'{where}: the only folders are {_some(classes)}, as for detection or segmentation, '
+                        'and no classes: put the files of each class in a folder of its own, or use a CSV '
+                        'with a column of files and one of labels')
+
+# %% ../nbs/api/10_parts.ipynb #be5ef179
+def _check_classes(where, layout, classes, learn):
+    "Classes of parts: those of items without a label are left out; parts without a common class are refused"
+    train = {o for top, some in classes.items() if layout.parts[top] == 'train' for o in some}
+    others = {o for top, some in classes.items() if layout.parts[top] != 'train' for o in some}
+    _refuse_other_tools(where, train | others)
+    for o in sorted(train - others):
+        if not others or _word_of(o)[0] != 'unlabelled': continue
+        layout.left[o] = 'its folder says that it has no label'
+        layout.notes.append(f'{o} is in train alone, and called as if its items had no label: left out')
+    if not learn: return
+    if len(train | others) > 1 and all(parts_of(train | others).values()):
+        raise TransferError(f'{where}: {_some(classes)} and the folders in them ({_some(train | others)}) '
+                            'are all called as parts of a split: name one folder, or say parts=False')
+    if train and len(others) > 1 and not train & others:
+        raise TransferError(f'{where}: {_some(classes)} have no class in common ({_some(train, 2)}; '
+                            f'{_some(others, 2)}): {_ways(_some(classes))}')
+
+# %% ../nbs/api/10_parts.ipynb #f4207901
+def _inside(deep):
+    "Folders that lie between all parts and their classes, and what those hold"
+    inner, names = (), {path[0] for below in deep.values() for path in below if path}
+    while len(names) == 1:
+        further = {o: _tops(below)[min(names)] for o, below in deep.items()}
+        if len(set().union(*map(_names, further.values()))) < 2: break
+        inner, deep = (*inner, *names), further
+        names = {path[0] for below in deep.values() for path in below if path}
+    return inner, deep
+
+def _parts_above(where, above, tops, parts, learn, told=False):
+    "A layout of parts that hold class folders"
+    if not told: _refuse_twice(where, parts)
+    holding = {o: tops[o] for o in parts if _holds_classes(tops[o])}
+    inner, deep = _inside(holding)
+    out = Layout(above, parts, inner=inner, notes=_renamed(parts))
+    if inner: out.notes.append(f'the classes are the folders in {"/".join(inner)}, below the parts')
+    out.notes += [f'{o} holds no class folders: left out' for o in parts if o not in holding]
+    others = set(tops) - set(parts)
+    if others: out.notes.append(f'beside the parts, left out: {_some(others)}')
+    _check_classes(where, out, {o: _names(below) for o, below in deep.items()}, learn and not told)
+    all_of_them = Counter()
+    for below in deep.values(): all_of_them.update({path: n for path, n in below.items() if path})
+    if not told: _refuse_shared(where, _tops(all_of_them), True)
+    return out
+
+# %% ../nbs/api/10_parts.ipynb #e9023b6b
+def _parts_held(below):
+    "Folders in a class that are called as parts, if they hold most of its files"
+    names = {path[0] for path in below if path and parts_of([path[0]])[path[0]]}
+    many = sum(n for path, n in below.items() if path and path[0] in names) > .5*below.total()
+    return names if many else set()
+
+def _parts_below(where, above, tops, learn, partly=True):
+    "A layout of classes that hold parts; `None` where none does, or where not all do and not `partly`"
+    held = {o: names for o, below in tops.items() if (names := _parts_held(below))}
+    names = set().union(*held.values())
+    parts, others = parts_of(sorted(names)), set(tops) - set(held)
+    if len(set(parts.values())) < 2 or others and not partly: return
+    hold = f'{where}: {_some(held)} hold the parts {_some(names)}'
+    if others: raise TransferError(f'{hold}, not so {_some(others)}: put the parts above the classes')
+    _refuse_shared(where, {o: _tops_of(tops[o], held[o]) for o in held})
+    _refuse_twice(where, parts)
+    if learn and 'train' not in parts.values():
+        raise TransferError(f'{hold}, and none that is called train: say which is which, such as '
+                            f'parts={{"{min(names)}": "train"}}')
+    _refuse_other_tools(where, {tidy(o) for o in tops})
+    beside = {o for below in tops.values() for o in _tops(below)} - names
+    notes = _renamed(parts) + [f'the parts {_some(names)} are below the classes']
+    if beside: notes.append(f'beside the parts, left out: {_some(beside)}')
+    return Layout(above, parts, below=True, notes=notes)
+
+def _tops_of(below, parts):
+    "What lies in the parts of a class, together"
+    out = Counter()
+    for o in parts: out.update(_tops(below)[o])
+    return out
+
+# %% ../nbs/api/10_parts.ipynb #e522c8d5
+def _refuse_misplaced(where, tops, deep):
+    "A folder of class folders beside the classes themselves, or beside little else, is no class"
     total = sum(below.total() for below in tops.values())
-    deep = _refuse_shared(where, tops)
     for o, names in deep.items():
         beside = {tidy(c) for c in tops if c != o}
-        if len(both := names & beside) > 1 or both and both == beside:
-            raise TransferError(f'{where}: {o} holds folders that are called as those beside it ({_some(both)}): put {_some(beside)} in a folder of their own, such as train, or name one folder')
-        if len(names) > 1 and len(tops) > 1 and tops[o].total() >= .95*total:
-            raise TransferError(f'{where}: nearly all files are in {o}, whose folders {_some(names)} may be the classes: name {Path(where).joinpath(*above, o)}; or say parts=False, and {_some(tops)} are the classes')
+        if len(names & beside) > 1 or beside and names & beside == beside:
+            raise TransferError(f'{where}: {o} holds folders that are called as those beside it '
+                                f'({_some(names & beside)}): put {_some(beside)} in a folder of their own, '
+                                'such as train, or name one folder')
+        if len(names) > 1 and beside and tops[o].total() >= .95*total:
+            raise TransferError(f'{where}: nearly all files are in {o}, whose folders {_some(names)} may be '
+                                f'the classes: name {Path(where)/o}; or say parts=False, for {_some(tops)}')
+
+def _classes_alone(where, above, tops):
+    "A layout of classes, with or without folders in them"
+    _refuse_misplaced(where, tops, _refuse_shared(where, tops))
     if len(tops) > 1: _refuse_other_tools(where, {tidy(o) for o in tops})
-    plain = [o for o in tops if _word_of(o) in (('train', True), ('valid', True), ('test', True), ('eval', True))]
-    notes = [f'{_some(plain)}: read as class{"es" if len(plain) > 1 else ""}, since files lie in {"them" if len(plain) > 1 else "it"} and not in class folders'] if plain else []
-    notes += [f'class "{o}" is called as if its items had no label' for o in tops if _word_of(o)[0] == 'unlabelled']
+    plain, notes = [o for o in tops if _word_of(o)[1] and parts_of([o])[o]], []
+    if plain: notes.append(f'{_some(plain)}: no part of a split but a class, as files lie in it, not classes')
+    unlabelled = [o for o in tops if _word_of(o)[0] == 'unlabelled']
+    notes += [f'class "{o}" is called as if its items had no label' for o in unlabelled]
     return Layout(above, notes=notes)
 
-# %% ../nbs/api/10_parts.ipynb #488a8599
-def find_layout(
-    folders, # those of each file, as tuples from the outermost; no kind of file is asked for
-    parts=None, # `False`: the outermost folders are classes; `True`: they are parts; folder → `train`, `valid` or `test`: these are; default what fits
-    learn=True, # `False` for data that are only to be judged on: they need no train
-    name='' # of the folder that holds them
-) -> Layout: # raises `TransferError` where more than one reading fits
-    "Which folders are parts of a split, and which are classes"
-    folders = Counter(map(tuple, folders))
-    if parts is False: return Layout()
-    if isinstance(parts, dict): return _as_told(name, folders, parts, learn)
-    above, tops = _unwrapped(folders)
-    around = [f'all files are in {"/".join(above)}'] if above else []
-    named = {o: part for o, part in parts_of(tops).items() if part}
-    if parts and not named: raise TransferError(f'{name}: no folder is called as a part of a split: {_some(tops)}')
-    if parts: _refuse_twice(name, named)
-    layout = _parts_above(name, above, tops, named, learn, True) if parts else _guess(name, above, tops, named, learn)
-    layout.notes[:0] = around
-    return _with_deeper(layout, folders)
-
-def _with_deeper(layout, folders):
-    "A note on folders in class folders"
-    inside = {path[:len(layout.class_folder(path)) + 1] for path in folders if len(path) > len(layout.class_folder(path)) and layout.place(path)[0]}
-    if inside: layout.notes.append(f'folders in class folders belong to that class: {_some("/".join(o[len(layout.above):]) for o in inside)}')
-    return layout
-
-# %% ../nbs/api/10_parts.ipynb #7dbee1fe
+# %% ../nbs/api/10_parts.ipynb #a24a59b8
 def _guess(where, above, tops, named, learn):
-    "The layout that fits the names and what lies below them"
-    where_in = str(Path(where).joinpath(*above)) if above else where
-    deep, kinds = {o for o in named if _own(tops[o]) < .5}, set(named.values())
+    "The layout that fits the names of folders, and what lies below them"
+    where = str(Path(where).joinpath(*above)) if above else where
+    deep, kinds = {o for o in named if _holds_classes(tops[o])}, set(named.values())
     others = {o for o in tops if o not in named and _word_of(o)[0] != 'unlabelled'}
-    if not deep:
-        if len(named) > 1 and not others and (len(kinds) > 1 or all(_word_of(o)[1] for o in named)): _refuse_flat(where_in, named)
-        return _parts_below(where_in, above, tops, learn) or _classes_alone(where_in, above, tops)
-    if len(kinds) > 1:
-        if learn and not any(named[o] == 'train' for o in deep): _refuse_without_train(where_in, tops, named)
-        return _parts_above(where_in, above, tops, named, learn)
-    if len(named) == 1 and not others:
-        if learn and kinds != {'train'}: _refuse_without_train(where_in, tops, named)
-        return _parts_above(where_in, above, tops, named, learn)
-    if kinds == {'train'} and len(named) == 1:
-        total = sum(below.total() for below in tops.values())
-        if sum(tops[o].total() for o in others) > .05*total: _refuse_one_part(where_in, named, others)
-        return _parts_above(where_in, above, tops, named, learn)
-    return _parts_below(where_in, above, tops, learn) or _classes_alone(where_in, above, tops)
+    everywhere = _parts_below(where, above, tops, learn, False) if len(named) < len(tops) else None
+    if everywhere: return everywhere
+    alone = all(_word_of(o)[1] for o in named)
+    if not deep and not others and len(named) > 1 and (len(kinds) > 1 or alone): _refuse_flat(where, named)
+    total = sum(below.total() for below in tops.values())
+    many = sum(tops[o].total() for o in others) > .05*total # not there by chance
+    part_beside = kinds == {'train'} and len(named) == 1 and len(_names(tops[min(named)])) > 1
+    if not deep or len(kinds) == 1 and not part_beside and (others or len(named) > 1):
+        return _parts_below(where, above, tops, learn) or _classes_alone(where, above, tops)
+    if learn and not any(named[o] == 'train' for o in deep): _refuse_without_train(where, tops, named)
+    alike = {c for o in deep for c in _names(tops[o])} & {c for o in others for c in _names(tops[o])}
+    if many and (len(kinds) == 1 or alike and not alone): _refuse_one_part(where, named, others)
+    return _parts_above(where, above, tops, named, learn)
 
-# %% ../nbs/api/10_parts.ipynb #860e4252
+# %% ../nbs/api/10_parts.ipynb #8d55119f
 def _as_told(where, folders, parts, learn):
     "The layout that the owner of the data names"
     parts = {str(o): part for o, part in parts.items() if part is not None}
     words = parts_of(parts.values())
-    if odd := [o for o, part in parts.items() if not words[part]]: raise TransferError(f'parts: "{odd[0]}" is called "{parts[odd[0]]}": use train, valid or test')
-    parts = {o: words[part] for o, part in parts.items()}
-    above, tops = (), _tops(folders)
-    while len(tops) == 1 and not set(parts) & set(tops): above, tops = (*above, *tops), _tops(next(iter(tops.values())))
-    below = set().union(*(_tops(o) for o in tops.values())) if tops else set()
-    for known, found in ((set(tops), False), (below, True)):
-        if not set(parts) & known: continue
-        if lacking := set(parts) - known: raise TransferError(f'{where}: no folder {_some(lacking)} with files that can be read; there are {_some(known)}')
-        return Layout(above, parts, below=True) if found else _parts_above(where, above, tops, parts, learn, True)
-    raise TransferError(f'{where}: no folder {_some(parts)} with files that can be read; there are {_some(_tops(folders))}')
+    odd = [o for o, part in parts.items() if not words[part]]
+    if odd: raise TransferError(f'parts: "{odd[0]}" is called "{parts[odd[0]]}": use train, valid or test')
+    parts, above, tops = {o: words[part] for o, part in parts.items()}, (), _tops(folders)
+    while len(tops) == 1 and not set(parts) & set(tops):
+        (top, below), = tops.items()
+        above, tops = (*above, top), _tops(below)
+    below = {o for some in tops.values() for o in _tops(some)}
+    known = set(tops) if set(parts) & set(tops) else below if set(parts) & below else set(_tops(folders))
+    lacking = set(parts) - known
+    there = f'{where}: no folder {_some(lacking)} with files that are read; there are {_some(known)}'
+    if lacking: raise TransferError(there)
+    if known != set(tops): return Layout(above, parts, below=True)
+    return _parts_above(where, above, tops, parts, learn, True)
 
-# %% ../nbs/api/10_parts.ipynb #3b3a2e29
-_not_ours = {'__pycache__', '__macosx', '@eadir', '$recycle.bin', 'system volume information', 'lost+found', 'node_modules', '#recycle', '#snapshot'}
-_not_ours |= {f'.{o}' for o in ('git github svn hg bzr dvc idea vscode vs ipynb_checkpoints venv tox nox eggs config local huggingface kaggle appledouble '
-    'spotlight-v100 fseventsd temporaryitems documentrevisions-v100 ds_store stfolder stversions sync dtrash xvpics tmb comments picasaoriginals @__thumb').split()}
+# %% ../nbs/api/10_parts.ipynb #d546c8b5
+def find_layout(
+    folders, # those of each file, as tuples from the outermost; no kind of file is asked for
+    parts=None, # `False`: the outermost are classes; `True`: parts; folder → part: these; default what fits
+    learn=True, # `False` for data that are only to be judged on: they need no train
+    name='' # of the folder that holds them
+) -> Layout: # raises `TransferError` where more than one reading fits
+    "Which folders are parts of a split, and which are classes"
+    folders = Counter(dict(sorted(Counter(map(tuple, folders)).items()))) # the order of files decides nothing
+    if parts is False: return Layout()
+    if isinstance(parts, dict): return _as_told(name, folders, parts, learn)
+    above, tops = _unwrapped(folders)
+    named = {o: part for o, part in parts_of(tops).items() if part}
+    if parts and not named: raise TransferError(f'{name}: no folder is called as a part: {_some(tops)}')
+    if parts: _refuse_twice(name, named)
+    layout = _parts_above(name, above, tops, named, learn, True) if parts else None
+    layout = layout or _guess(name, above, tops, named, learn)
+    if above: layout.notes.insert(0, f'all files are in {"/".join(above)}')
+    n = layout.depth
+    inside = {path[:n + 1] for path in folders if len(path) > n and layout.place(path)[0]}
+    deeper = _some('/'.join(o[len(above):]) for o in inside)
+    if inside: layout.notes.append(f'folders in class folders belong to that class: {deeper}')
+    return layout
 
-def _passed_over(folder): return folder.lower() in _not_ours or re.match(r'\..*(cache|thumb|trash|snapshot|dropbox)', folder.lower())
+# %% ../nbs/api/10_parts.ipynb #fcc0c236
+_not_ours = {'system volume information', *(
+    '__pycache__ __macosx @eadir $recycle.bin lost+found node_modules #recycle #snapshot .git .github .svn '
+    '.hg .bzr .dvc .idea .vscode .vs .ipynb_checkpoints .venv .tox .nox .eggs .config .local .huggingface '
+    '.kaggle .appledouble .ds_store .spotlight-v100 .fseventsd .temporaryitems .documentrevisions-v100 '
+    '.stfolder .stversions .sync .dtrash .xvpics .tmb .comments .picasaoriginals .@__thumb').split()}
 
-# %% ../nbs/api/10_parts.ipynb #11750d35
+def _passed_over(folder):
+    name = folder.lower()
+    return name in _not_ours or bool(re.match(r'\..*(cache|thumb|trash|snapshot|dropbox)', name))
+
+# %% ../nbs/api/10_parts.ipynb #3e5f1ebe
 @dataclass
 class Tree:
-    "What lies below a folder"
-    files: list # of `Path`
-    kinds: dict # folder, as a tuple from the outermost → kind of file → how many; empty folders too
-    left: list  # `[(path, why)]`: links and folders that are not read
-    broken: set = field(default_factory=set) # links to nothing, which are among `files`
+    "What lies below a folder; `Tree.of` reads it"
+    root: Path
+    files: list = field(default_factory=list) # of `Path`
+    kinds: dict = field(default_factory=dict) # folder, as a tuple from the outermost → suffixes, counted
+    left: list = field(default_factory=list)  # `[(path, why)]`: links and folders that are not read
+    broken: set = field(default_factory=set)  # links to nothing, which are among `files`
     all_hidden: set = field(default_factory=set) # folders that hold hidden files alone, which are read
+    seen: dict = field(default_factory=dict)  # the real folder → the name by which it is read
+
+    def _below(self, path): return path.relative_to(self.root).as_posix()
 
     @classmethod
     def of(cls, root):
         "All below a folder; links to folders are followed once, after what is really there"
-        root, out, links = Path(root), cls([], {}, []), []
-        seen, ahead = {os.path.realpath(root): root}, [root]
-        while ahead or links:
-            if not ahead:
-                links.sort(key=lambda o: _rank(o.relative_to(root)), reverse=True)
-                link = links.pop()
-                if why := _read_already(link, seen, root): out.left.append((link, why)); continue
-                seen[os.path.realpath(link)] = link
-                ahead = [link]
-            out._read(ahead.pop(), root, seen, ahead, links)
+        out, links = cls(Path(root)), []
+        out._read(out.root, links)
+        while links:
+            links.sort(key=lambda o: _rank(o.relative_to(out.root)), reverse=True)
+            link = links.pop()
+            why = out._read_already(link)
+            if why: out.left.append((link, why))
+            else: out._read(link, links)
         return out
 
-    def _read(self, where, root, seen, ahead, links):
-        "One folder: its files, and the folders to read next"
-        real, folders, files, hidden = os.path.realpath(where), [], [], []
-        kinds = self.kinds.setdefault(where.relative_to(root).parts, Counter())
-        try: entries = sorted(os.scandir(where), key=lambda o: o.name)
-        except OSError as e:
-            self.left.append((where, (e.strerror or str(e)).lower()))
-            return
-        for entry in entries:
-            path = where/entry.name
-            is_folder = os.path.isdir(path)
-            if is_folder and _passed_over(entry.name): continue
-            if is_folder and os.path.realpath(path) != os.path.join(real, entry.name): links.append(path)
-            elif is_folder: folders.append(path)
-            else: (hidden if entry.name.startswith('.') or entry.name == 'Thumbs.db' else files).append(path)
-        if not files: # all are hidden, as .net1.png in a class .net may be; not what macOS writes beside a file
-            files = [o for o in hidden if o.suffix and not o.name.startswith('._') and o.name != 'Thumbs.db']
-            self.all_hidden |= {where} if files else set()
-        self.files += files
-        kinds.update(o.suffix.lower() for o in files)
-        kinds.update('hidden' for o in hidden if o not in files)
-        self.broken |= {o for o in files if o.is_symlink() and not os.path.exists(o)}
-        for path in reversed(folders):
-            if os.path.realpath(path) in seen: self.left.append((path, f'it is read as {seen[os.path.realpath(path)].relative_to(root)}')); continue
-            seen[os.path.realpath(path)] = path
-            ahead.append(path)
+# %% ../nbs/api/10_parts.ipynb #8bc5236c
+def _rank(path):
+    "Train before valid, valid before test, and these before all other names"
+    ranks = [('train', 'valid', 'test').index(part) for part in parts_of(path.parts).values() if part]
+    return min(ranks, default=3), str(path)
 
-def _rank(path): return min((('train', 'valid', 'test').index(part) for part in parts_of(path.parts).values() if part), default=3), str(path)
-
-def _read_already(link, seen, root):
+# %% ../nbs/api/10_parts.ipynb #c4bdbd69
+@patch
+def _read_already(self:Tree, link):
     "Why a link to a folder is not followed, if so"
-    real = os.path.realpath(link)
-    if real in seen and seen[real] != root: return f'a link to the folder that is read as {seen[real].relative_to(root).as_posix()}'
-    if os.path.realpath(root).startswith(os.path.join(real, '')) or real in seen: return 'a link to a folder around it'
+    real, root = os.path.realpath(link), os.path.realpath(self.root)
+    if real == root or root.startswith(os.path.join(real, '')): return 'a link to a folder around it'
+    if real in self.seen: return f'a link to the folder that is read as {self._below(self.seen[real])}'
 
-# %% ../nbs/api/10_parts.ipynb #82118ef4
+# %% ../nbs/api/10_parts.ipynb #960fd8b9
+def _is_folder(entry):
+    try: return entry.is_dir()
+    except OSError: return False # a link in a circle
+
+@patch
+def _read(self:Tree, where, links):
+    "A folder and those in it; links to folders are put aside"
+    real = os.path.realpath(where)
+    if real in self.seen:
+        self.left.append((where, f'it is read as {self._below(self.seen[real])}'))
+        return
+    self.seen[real] = where
+    try: entries = sorted(os.scandir(where), key=lambda o: o.name)
+    except OSError as e:
+        self.left.append((where, (e.strerror or str(e)).lower()))
+        return
+    folders, files = [], []
+    for entry in entries: (folders if _is_folder(entry) else files).append(entry)
+    self._take(where, files)
+    for path in (where/o.name for o in folders if not _passed_over(o.name)):
+        if os.path.realpath(path) == os.path.join(real, path.name): self._read(path, links)
+        else: links.append(path)
+
+# %% ../nbs/api/10_parts.ipynb #bc56f958
+@patch
+def _take(self:Tree, where, entries):
+    "The files of a folder; hidden ones where there are no others: a class .net may hold .net1.png"
+    is_hidden = lambda name: name.startswith('.') or name == 'Thumbs.db'
+    files = [where/o.name for o in entries if not is_hidden(o.name)]
+    hidden = [where/o.name for o in entries if is_hidden(o.name)]
+    suffixes = Counter(o.suffix.lower() for o in files)
+    if not files: # what macOS and Windows write beside files is none
+        files = [o for o in hidden if o.suffix and o.name[:2] != '._' and o.name != 'Thumbs.db']
+        suffixes = Counter(o.suffix.lower() for o in files) + Counter(hidden=len(hidden) - len(files))
+        self.all_hidden |= {where} if files else set()
+    else: suffixes['hidden'] += len(hidden)
+    links = {where/o.name for o in entries if o.is_symlink()}
+    self.broken |= {o for o in links.intersection(files) if not os.path.exists(o)}
+    self.files += files
+    self.kinds[where.relative_to(self.root).parts] = +suffixes
+
+# %% ../nbs/api/10_parts.ipynb #d31cafc6
+def _listed_kinds(kinds):
+    "What lies in a folder of which nothing is read"
+    if not kinds: return 'an empty folder'
+    called = {'': 'without a suffix', 'hidden': 'hidden'}
+    files = [f'{n} {called.get(kind, chr(34) + kind + chr(34))}' for kind, n in kinds.most_common(3)]
+    return f'{" and ".join(files)} {"files" if kinds.total() > 1 else "file"}, none is read'
+
+def _bare(layout, tree, folders):
+    "Folders that would be a class or a part and hold no item → what they hold"
+    items, kinds, out = Counter(), {}, {}
+    for path in folders: items.update(path[:i] for i in range(len(path) + 1))
+    for path, suffixes in tree.kinds.items():
+        for i in range(len(path) + 1): kinds.setdefault(path[:i], Counter()).update(suffixes)
+    for path in tree.kinds:
+        around = [path[:i] for i in range(1, min(layout.depth, len(path)) + 1)]
+        empty = next((o for o in around if not items[o]), None)
+        if empty: out[empty] = _listed_kinds(kinds[empty])
+    return out
+
+# %% ../nbs/api/10_parts.ipynb #bd683ab6
+def _first(notes, n=6):
+    return notes if len(notes) <= n else [*notes[:n], f'… and {len(notes) - n} more of the kind']
+
+def _tree_notes(tree, bare, layout):
+    "Notes on folders that are no class after all, on links, and on what is hidden and read"
+    called = lambda o: 'class' if layout.below or len(o) == layout.depth else 'folder'
+    folders = [f'{called(o)} {"/".join(o)}: {why}' for o, why in bare.items()]
+    links = [f'{tree._below(o)}: {why}: left out' for o, why in tree.left]
+    at = layout.depth - 1 - layout.below
+    classes = {o[at] for o in tree.kinds if len(o) >= layout.depth and o not in bare}
+    hidden = [f'{o}: a hidden folder, read as a class' for o in sorted(classes) if o.startswith('.')]
+    only_hidden = [tree._below(o) for o in sorted(tree.all_hidden)]
+    files = [f'{o}: all of its files are hidden, and read all the same' for o in only_hidden]
+    return _first(folders) + _first(links) + _first(hidden) + _first(files)
+
+# %% ../nbs/api/10_parts.ipynb #34d112db
 @dataclass
 class Folder:
     "A folder of class folders, read"
     rows: pd.DataFrame # columns `item`, `label`, and `part` where there are parts
     skipped: list      # `[(path, why)]`
-    notes: list
-    loose: int         # files that are in no class folder
-    kinds: dict        # kind of file → how many
+    notes: list        # what was guessed
+    loose: int         # items that are in no class folder
+    kinds: Counter     # of suffixes
 
     def nothing(self, noun):
         "Why it holds no items of that noun"
         if self.loose: return f'{self.loose} {noun}s lie in no class folder'
         return f'no {noun} files in it' + (f': {_listed_kinds(self.kinds)}' if self.kinds else '')
 
+# %% ../nbs/api/10_parts.ipynb #56bc7662
 def read_folder(
     root, # the folder
     takes, # file → is it an item? `True`, `False`, or a reason why it can't be one
@@ -451,105 +575,79 @@ def read_folder(
     learn=True # `False` for data that are only to be judged on
 ) -> Folder: # raises `TransferError` where more than one reading fits
     "Items, labels and parts of a folder, and what was left out or guessed"
-    root = Path(root)
     tree = Tree.of(root)
-    taken = [(f, takes(f)) for f in tree.files]
-    tree.left += [(f, 'a broken link') for f, take in taken if f in tree.broken and take is not True]
-    items = [f for f, take in taken if take is True]
-    folders = {f: f.relative_to(root).parts[:-1] for f in items}
-    layout = find_layout(folders.values(), parts, learn, str(root))
-    placed = [(f, *layout.place(folders[f])) for f in items]
-    rows = pd.DataFrame([(f, label, part) for f, label, part, why in placed if not why], columns=['item', 'label', 'part'])
+    taken = {f: takes(f) for f in tree.files}
+    folders = {f: f.relative_to(tree.root).parts[:-1] for f, take in taken.items() if take is True}
+    layout = find_layout(folders.values(), parts, learn, str(tree.root))
+    placed = [(f, *layout.place(path)) for f, path in folders.items()]
+    rows = pd.DataFrame([o[:3] for o in placed if not o[3]], columns=['item', 'label', 'part'])
     loose = [(f, why) for f, *_, why in placed if why]
-    bare = _bare(layout, tree, Counter(folders.values()))
-    notes = layout.notes + _noted(root, bare, tree, layout) + _spelled(rows, layout, root)
-    skipped = [(root.joinpath(*o), why) for o, why in bare.items()] + tree.left + loose + [(f, take) for f, take in taken if isinstance(take, str) and f not in tree.broken]
-    return Folder(rows if layout.parts else rows.drop(columns='part'), skipped, notes, len(loose), sum(tree.kinds.values(), Counter()))
+    tree.left += [(f, 'a broken link') for f in tree.files if f in tree.broken and f not in folders]
+    bare = _bare(layout, tree, folders.values())
+    named = [folders[f][layout.depth - 1 - layout.below] for f in rows.item]
+    skipped = [(tree.root.joinpath(*o), why) for o, why in bare.items()] + tree.left + loose
+    skipped += [(f, take) for f, take in taken.items() if isinstance(take, str) and f not in tree.broken]
+    return Folder(rows if layout.parts else rows.drop(columns='part'), skipped,
+                  layout.notes + _tree_notes(tree, bare, layout) + spelled_twice(named, 'folders'),
+                  len(loose), sum(tree.kinds.values(), Counter()))
 
-# %% ../nbs/api/10_parts.ipynb #03915f49
-def _bare(layout, tree, items):
-    "Folders that would be a class and hold no item → what they hold"
-    above = lambda counts: [(path[:i], n) for path, n in counts.items() for i in range(len(path) + 1)]
-    n_items, kinds = Counter(), {}
-    for path, n in above(items): n_items[path] += n
-    for path, of in above(tree.kinds): kinds.setdefault(path, Counter()).update(of)
-    out = {}
-    for path in tree.kinds:
-        folder = layout.class_folder(path)
-        if folder and not n_items[folder]: out[next(o for o in (folder[:i] for i in range(1, len(folder) + 1)) if not n_items[o])] = None
-    return {o: _listed_kinds(kinds[o]) for o in out}
+# %% ../nbs/api/10_parts.ipynb #af4d3d28
+def _unlabelled(df, labels):
+    "Does no row have a label? A ClassLabel says so by -1"
+    def nothing(value): return is_missing(value) or isinstance(value, (int, np.integer)) and value == -1
+    return bool(labels) and bool(df[labels].map(nothing).all(axis=None))
 
-def _listed_kinds(kinds):
-    "What lies in a folder of which nothing is read"
-    name = {'': 'without a suffix', 'hidden': 'hidden'}
-    files = [f'{n} {name.get(kind) or chr(34) + kind + chr(34)}' for kind, n in kinds.most_common(3)]
-    return f'{" and ".join(files)} file{"s" if kinds.total() > 1 else ""}, none is read' if files else 'an empty folder'
+def _named_splits(frames, labels):
+    "Give the rows of each split their part; splits without labels are dropped"
+    parts, notes = parts_of(frames), []
+    for split in [o for o in frames if parts[o] != 'train' and _unlabelled(frames[o], labels)]:
+        notes.append(f'the split {split} has no labels: passed over')
+        del frames[split], parts[split]
+    if not frames: raise TransferError('no split of the dataset has labels')
+    train = next((o for o in parts if parts[o] == 'train'), 'train')
+    def a_dict(part, split):
+        return f'pass a dict of those meant, such as {{"train": ds["{train}"], "{part}": ds["{split}"]}}'
+    for split, df in frames.items():
+        df['_part'] = parts[split]
+        if parts[split]: continue
+        odd = f'the split "{split}" is none of train, validation, test'
+        raise TransferError(f'{odd}: {a_dict("test", split)}')
+    if not (twice := _twice(parts)): return notes + _renamed(parts)
+    one, other, part = twice
+    raise TransferError(f'the splits {one} and {other} both are called as {part}: {a_dict(part, one)}')
 
-# %% ../nbs/api/10_parts.ipynb #9ab27675
-def _noted(root, bare, tree, layout):
-    "Notes on folders that are no class after all, on links, and on hidden folders that are"
-    whole = lambda o: layout.below or len(o) == len(layout.class_folder(o + ('', )*9))
-    folders = [f'{"class" if whole(o) else "folder"} {"/".join(o)}: {why}' for o, why in bare.items()]
-    links = [f'{o.relative_to(root).as_posix()}: {why}: left out' for o, why in tree.left]
-    hidden = {o[-1] for o in map(layout.class_folder, tree.kinds) if o and o[-1].startswith('.') and o not in bare}
-    files = sorted(o.relative_to(root).as_posix() for o in tree.all_hidden if root != o)
-    return [*_first(folders), *_first(links), *(f'{o}: a hidden folder, read as a class' for o in sorted(hidden)),
-            *_first([f'{o}: all of its files are hidden, and read all the same' for o in files])]
+# %% ../nbs/api/10_parts.ipynb #81c43af4
+def _one_naming(frames, features, labels):
+    "Names of the classes, if all splits number them alike; else labels become names here"
+    naming = {tuple(features[o] or ()) for o in frames}
+    if len(naming) == 1: return list(naming.pop()) or None
+    for split, df in frames.items():
+        if not features[split]: continue
+        read = read_labels(df, labels[0], classes=features[split])
+        df[labels[0]] = pd.Series(read.values, dtype=object)
 
-def _first(notes, n=6): return notes[:n] + ([f'… and {len(notes) - n} more of the kind'] if len(notes) > n else [])
-
-def _spelled(rows, layout, root):
-    "A note on class folders that look the same"
-    named = [layout.class_folder(o.relative_to(root).parts[:-1])[-1 - layout.below] for o in rows.item]
-    return spelled_twice(named, 'folders')
-
-# %% ../nbs/api/10_parts.ipynb #7e9152cb
+# %% ../nbs/api/10_parts.ipynb #2e21e93e
 def dataset_table(
     ds, # a `datasets.Dataset`, or a `DatasetDict` with a split that is called as train
     columns, # that a task needs besides its label; `None` is passed over
     label, # as for `read_labels`
     read=None # column → function of a `Dataset` that gives its values, where they are not taken as they are
-) -> tuple: # the table, with `_part` where there are several splits, and the names of its classes; raises `TransferError`
+) -> tuple: # the table, with `_part` for several splits, and names of classes; raises `TransferError`
     "The rows of all splits of a dataset that have labels"
-    splits, read = dict(ds) if isinstance(ds, dict) else {None: ds}, read or {}
+    splits, read, frames, features = dict(ds) if isinstance(ds, dict) else {None: ds}, read or {}, {}, {}
     if not all(hasattr(d, 'features') and hasattr(d, '__len__') for d in splits.values()):
-        raise TransferError(f'{brief(ds, 40)}: no dataset: load it first, as datasets.load_dataset does, and whole, without streaming')
-    frames, features = {}, {}
+        raise TransferError(f'{brief(ds, 40)}: no dataset: load it first, as a whole, without streaming')
     for split, d in splits.items():
         labels = label_columns(d.column_names, label)
-        wanted = [c for c in dict.fromkeys([*columns, *labels]) if c is not None]
-        for c in wanted:
-            if c not in d.column_names: raise TransferError(f'no column "{c}" in the dataset; its columns are {", ".join(d.column_names)}')
-        plain = d.with_format(None)
-        frames[split] = pd.DataFrame({c: pd.Series(list(read[c](plain) if c in read else plain[c]), dtype=object) for c in wanted})
+        wanted, plain = [c for c in dict.fromkeys([*columns, *labels]) if c is not None], d.with_format(None)
+        lacking, there = [c for c in wanted if c not in d.column_names], ', '.join(d.column_names)
+        if lacking: raise TransferError(f'no column "{lacking[0]}" in the dataset; its columns are {there}')
+        values = {c: list(read[c](plain) if c in read else plain[c]) for c in wanted}
+        frames[split] = pd.DataFrame({c: pd.Series(o, dtype=object) for c, o in values.items()})
         features[split] = names_in_feature(d.features[labels[0]]) if len(labels) == 1 else None
     notes = _named_splits(frames, labels) if len(splits) > 1 else []
     classes = _one_naming(frames, features, labels)
-    for split, df in frames.items(): df['_named'] = [f'{split} row {i}' if split else f'row {i}' for i in range(len(df))]
+    for split, df in frames.items(): df['_named'] = [f'{split or ""} row {i}'.strip() for i in range(len(df))]
     out = pd.concat(frames.values(), ignore_index=True)
     out.attrs['notes'] = notes
     return out, classes
-
-# %% ../nbs/api/10_parts.ipynb #7b831834
-def _named_splits(frames, labels):
-    "Give the rows of each split their part; splits without labels are dropped"
-    unlabelled = lambda df: bool(labels) and bool(df[labels].map(lambda o: is_missing(o) or isinstance(o, (int, np.integer)) and o == -1).all(axis=None))
-    parts, notes = parts_of(frames), []
-    for split in [o for o in frames if parts[o] != 'train' and unlabelled(frames[o])]:
-        notes.append(f'the split {split} has no labels: passed over')
-        del frames[split], parts[split]
-    if not frames: raise TransferError('no split of the dataset has labels')
-    train = next((o for o in parts if parts[o] == 'train'), 'train')
-    wanted = f'pass a dict of the splits that are meant, such as {{"train": ds["{train}"], '
-    for split, part in parts.items():
-        if not part: raise TransferError(f'the split "{split}" is none of train, validation and test: {wanted}"test": ds["{split}"]}}')
-    if twice := _twice(parts): raise TransferError(f'the splits {twice[0]} both are called as {twice[1]}: {wanted}"{twice[1]}": ds["{twice[0].rpartition(" and ")[2]}"]}}')
-    for split, df in frames.items(): df['_part'] = parts[split]
-    return notes + _renamed(parts)
-
-def _one_naming(frames, features, labels):
-    "Names of the classes, if all splits number them alike; else labels by their names"
-    of = {tuple(features[o] or ()) for o in frames}
-    if len(of) == 1: return list(of.pop()) or None
-    for split, df in frames.items():
-        if features[split]: df[labels[0]] = pd.Series(read_labels(df, labels[0], classes=features[split]).values, dtype=object)

@@ -36,7 +36,8 @@ def spelled(make):
 def _spell(o): # `None` for what has no short spelling
     if isinstance(o, Path): return repr(str(o))
     plain = isinstance(o, (str, int, float, bool, type(None)))
-    several = isinstance(o, (list, tuple, dict)) and len(o) < 10 and all(map(_spell, [*o, *(o.values() if isinstance(o, dict) else ())]))
+    inside = [*o, *o.values()] if isinstance(o, dict) else o
+    several = isinstance(o, (list, tuple, dict)) and len(o) < 10 and all(map(_spell, inside))
     return repr(o) if plain or several else None
 
 # %% ../nbs/api/10_tasks.ipynb #172696a3
@@ -84,7 +85,7 @@ class Task:
         if self.problem == 'regression':
             if not np.ptp(self.targets('train')): raise TransferError(f'{self.name}: every item of train has the same value, {self.targets("train")[0]:g}, so there is nothing to predict{also}')
             return
-        if not self.vocab: raise TransferError(f'{self.name}: no item has a label, so there is nothing to learn{also}')
+        if not self.vocab: raise TransferError(f'{self.name}: no item has a label: nothing to learn{also}')
         if len(self.vocab) < 2 and not self.multi: raise TransferError(f'{self.name}: only one class, "{self.vocab[0]}", so there is nothing to tell apart{also}: add items of another class')
         if not self.multi and len(self.df) >= 10 and len(self.vocab) > len(self.df)/2:
             raise TransferError(f'{self.name}: {len(self.vocab)} classes for {len(self.df)} items: is the label a number or a name, rather than a class? Name another column, or for a number say regression=True (--regression in a shell){also}')
@@ -120,8 +121,9 @@ class Task:
     @property
     def fingerprint(self): # of items, labels and split: two tasks that train the same have the same
         rows = zip(self.df.hash if 'hash' in self.df else map(str, self.df.item), map(str, self.df.label), self.df.part)
-        order = [] if self.vocab == sorted(self.vocab) else [self.vocab] # numbers stand in another order than their letters would
-        return hashlib.blake2b(repr([*rows, *order]).encode(errors='surrogateescape'), digest_size=8).hexdigest()
+        order = [] if self.vocab == sorted(self.vocab) else [self.vocab] # not that of letters
+        data = repr([*rows, *order]).encode(errors='surrogateescape')
+        return hashlib.blake2b(data, digest_size=8).hexdigest()
 
     def fewer(self,
         n:int, # labels a class that train keeps; of a number, or of several labels an item, so many times the classes
@@ -165,7 +167,8 @@ def _units(df):
     return [find(g) for g in df.group]
 
 def prepared(
-    df, # columns `item`, `label`, as `read_labels` gives them; optionally `group`, `part`, `hash`, and `named`, what an item is called where it is left out
+    df, # columns `item`, `label`, as `read_labels` gives them; optionally `group`, `part`, `hash`, and
+        # `named`, what an item is called where it is left out
     valid=.1, test=.2, # shares, where the split isn't given
     seed=0, # of split and sample
     limit=None, # at most so many items
@@ -180,13 +183,16 @@ def prepared(
     df = df[~missing]
     if regression:
         value = df.label.map(as_number).astype(float)
-        skipped += [(i, f'its label is no number: "{brief(l, 20)}"') for i, l in zip(called[value.index][value.isna()], df.label[value.isna()])]
+        odd = value.index[value.isna()]
+        why = [f'its label is no number: "{brief(o, 20)}"' for o in df.label[odd]]
+        skipped += [*zip(called[odd], why)]
         df = df.assign(label=value)[value.notna()]
-    if 'group' in df and df.group.isna().any(): df['group'] = df.group.where(df.group.notna(), 'alone: ' + df.item.map(str))
+    if 'group' in df and df.group.isna().any():
+        df['group'] = df.group.where(df.group.notna(), 'alone: ' + df.item.map(str))
     if limit and limit < len(df): df = _sample(df, limit, strata(df.label, regression), seed)
     given = 'part' in df and df.part.notna().all()
-    if not given:
-        df = df.assign(part=split_parts(strata(df.label, regression), _units(df), valid, test, seed) if len(df) else [])
+    if not len(df): return df.assign(part=[]), skipped, given
+    if not given: df = df.assign(part=split_parts(strata(df.label, regression), _units(df), valid, test, seed))
     return df, skipped, given
 
 def _sample(df, limit, strata, seed):
@@ -200,46 +206,71 @@ class Audit(Table):
     "Findings about a task: what, how many, examples, what next; below them, what was looked at"
     def __init__(self, task, rows):
         self.task, self.checked = task, checked(task)
-        super().__init__(rows or [dict(found='nothing to worry about', count=0, examples='', next='train')], f'{task!r}\nlooked at: {"; ".join(self.checked)}')
-    def as_dict(self): return dict(task=self.task.name, n_train=self.task.n('train'), n_valid=self.task.n('valid'), n_test=self.task.n('test'),
-        classes=self.task.sizes(), findings=list(self), checked=self.checked, skipped=self.task.skipped, notes=self.task.notes)
+        nothing = [dict(found='nothing to worry about', count=0, examples='', next='train')]
+        super().__init__(rows or nothing, f'{task!r}\nlooked at: {"; ".join(self.checked)}')
 
+    def as_dict(self):
+        task = self.task
+        return dict(task=task.name, n_train=task.n('train'), n_valid=task.n('valid'), n_test=task.n('test'),
+                    classes=task.sizes(), findings=list(self), checked=self.checked, skipped=task.skipped,
+                    notes=task.notes)
+
+# %% ../nbs/api/10_tasks.ipynb #17b2e95c
 def checked(
     task:Task
 ) -> list: # of strings
     "What an audit of any task looks at, and how much there was of it"
     df, classes = task.df, len(task.vocab)
-    out = [f'{len(df):,} items, {len(task.skipped):,} left out']
-    out.append(f'{classes} class{"es" if classes != 1 else ""}: their sizes and spelling' if classes else 'numbers')
     parts = [o for o in ('train', 'valid', 'test') if task.n(o)]
-    out.append(f'{" and ".join(parts)}: sizes' + (', copies and groups in two of them' if 'group' in df and 'hash' in df else ', copies in two of them' if 'hash' in df else ''))
-    if 'hash' in df: out.append(f'{df[_alike(df)].nunique():,} different contents: copies, and copies under two labels')
+    across = [what for column, what in (('hash', 'copies'), ('group', 'groups')) if column in df]
+    out = [f'{len(df):,} items, {len(task.skipped):,} left out']
+    out.append(f'{classes} classes: their sizes and spelling' if classes else 'numbers')
+    both = f', {" and ".join(across)} in two of them' if across else ''
+    out.append(f'{", ".join(parts)}: their sizes{both}')
+    if 'hash' in df: out.append(f'{df[_alike(df)].nunique():,} different contents: copies, and their labels')
     out.append(f'{df.group.nunique():,} groups' if 'group' in df else 'no column of groups was named')
     return out
 
-def _finding(found, n, examples, next): return dict(found=found, count=n, examples=', '.join(o.name if isinstance(o, Path) else brief(o, 40) for o in examples[:3]), next=next)
-
-# %% ../nbs/api/10_tasks.ipynb #24b12c60
-def _apart(df):
-    n = labelled_apart(df)
-    return [_finding('the same item in rows of different labels', int(n.sum()), list(n.index),
-                     'one row for each pair of item and label? gather=True makes them several labels an item; else decide which is right')] if len(n) else []
+# %% ../nbs/api/10_tasks.ipynb #9af9d79b
+def _finding(found, n, examples, next):
+    some = ', '.join(o.name if isinstance(o, Path) else brief(o, 40) for o in examples[:3])
+    return dict(found=found, count=n, examples=some, next=next)
 
 def _copies(df):
+    "Items with the same content, in two parts, under two labels, or just there twice"
     same = df[df.duplicated(_alike(df), keep=False)]
-    kinds = same.groupby(_alike(df)).agg(label=('label', lambda o: len({str(l) for l in o})), part=('part', 'nunique'), first=('item', 'first'), items=('item', 'nunique'), n=('item', 'size'))
-    found = [('the same content in two parts of the split', kinds.part > 1, 'the value on test is too good: remove the copies, or let the split be made here'),
-             ('the same content under two labels', (kinds.label > 1) & (kinds['items'] > 1), 'decide which label is right'),
-             ('the same content more than once', (kinds.part == 1) & (kinds.label == 1), 'kept in one part of the split; remove copies if they are accidental')]
-    return [_finding(what, int(kinds.n[which].sum()), list(kinds['first'][which]), next) for what, which, next in found if which.any()]
+    kinds = same.groupby(_alike(df)).agg(
+        label=('label', lambda o: len({str(l) for l in o})), part=('part', 'nunique'),
+        first=('item', 'first'), items=('item', 'nunique'), n=('item', 'size'))
+    two_labels, one_part = kinds.label > 1, kinds.part == 1
+    found = [('the same content in two parts of the split', ~one_part,
+              'the value on test is too good: remove the copies, or let the split be made here'),
+             ('the same content under two labels', two_labels & (kinds['items'] > 1),
+              'decide which label is right'),
+             ('the same content more than once', one_part & ~two_labels,
+              'kept in one part of the split; remove copies if they are accidental')]
+    return [_finding(what, int(kinds.n[which].sum()), list(kinds['first'][which]), next)
+            for what, which, next in found if which.any()]
+
+# %% ../nbs/api/10_tasks.ipynb #45c36446
+def _rows_apart(task):
+    "The same item in several rows, which say different things about it"
+    n, next = labelled_apart(task.df), 'decide which is right'
+    pairs = 'one row for each pair of item and label? gather=True makes them several labels an item; else '
+    if task.problem != 'regression': next = pairs + next
+    if not len(n): return []
+    return [_finding('the same item in rows of different labels', int(n.sum()), list(n.index), next)]
 
 def _spelled_alike(classes):
-    "Classes that differ in capitals or white space alone, side by side; ligatures and accents are letters of their own"
+    "Classes that differ in capitals or white space alone; ligatures and accents are letters of their own"
     by = {}
     for c in classes: by.setdefault(''.join(str(c).lower().split()), []).append(str(c))
-    return [' / '.join(o) for o in by.values() if len(o) > 1]
+    same = [' / '.join(o) for o in by.values() if len(o) > 1]
+    if not same: return []
+    what = 'classes that differ in capitals or white space alone'
+    return [_finding(what, len(same), same, 'give a class one spelling')]
 
-# %% ../nbs/api/10_tasks.ipynb #a5990b29
+# %% ../nbs/api/10_tasks.ipynb #494790ed
 def findings(
     task:Task
 ) -> list: # dicts with `found`, `count`, `examples`, `next`
@@ -248,13 +279,12 @@ def findings(
     reasons = Counter(why.split(':')[0] for _, why in task.skipped)
     for why, n in reasons.most_common():
         out.append(_finding(f'left out: {why}', n, [i for i, w in task.skipped if w.split(':')[0] == why], 'repair or remove them; training goes on without'))
-    out += _apart(df) + (_copies(df) if 'hash' in df else [])
+    out += _rows_apart(task) + (_copies(df) if 'hash' in df else [])
     if 'group' in df:
         over = df.groupby('group').part.nunique()
         if (over > 1).any(): out.append(_finding('a group in two parts of the split', int((over > 1).sum()), list(over[over > 1].index), 'let the split be made here: it keeps groups together'))
     sizes = task.sizes()
-    alike = _spelled_alike(sizes)
-    if alike: out.append(_finding('classes that differ in capitals or white space alone', len(alike), alike, 'give one class one spelling'))
+    out += _spelled_alike(sizes)
     small = {c: n for c, n in sizes.items() if n < 10}
     if small: out.append(_finding('classes of fewer than 10 items', len(small), [f'{c} ({n})' for c, n in small.items()], 'add items, or merge classes: nothing reliable can be said of them'))
     if len(sizes) > 1 and (ratio := max(sizes.values())/min(sizes.values())) > 3:

@@ -41,14 +41,14 @@ class TextTask(Task):
     def from_df(cls,
         df, # a table with one row an item, or what pandas makes one of
         text='text', # column of texts
-        label='label', # column of labels; several of 0 and 1, as a list; `None` where there are none, for data to adapt to
+        label='label', # column of labels, or several columns of 0 and 1; `None` for data to adapt to
         second=None, # column of second texts, where an item is a pair
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
         valid=.1, test=.2, # shares of the split, where it isn't given
         seed=0, # of the split
         limit=None, # at most so many texts, stratified
-        delim=None, # separates several labels of one text, such as `;`; none is needed where labels are lists, or vectors of 0 and 1
+        delim=None, # separates several labels of one text, such as `;`; lists and vectors need none
         classes=None, # names of the classes 0, 1, …, where labels are numbers or vectors
         gather=False, # are there several rows of one text, each with one of its labels?
         metric=None, # default `accuracy`, or `f1` with several labels
@@ -65,8 +65,10 @@ class TextTask(Task):
         columns = [[as_text(o) for o in df[c]] for c in (text, second) if c is not None]
         why = [next((w for t in ts for w in (_missing(t),) if w), None) for ts in zip(*columns)]
         odd = sum('\ufffd' in (t or '') and '\ufffd' not in str(o) for c, ts in zip((text, second), columns) for o, t in zip(df[c], ts))
-        notes = df.attrs['notes'] + ([f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now'] if odd else []) + read.notes
-        cols = dict(item=[ts[0] if second is None else Pair(ts) for ts in zip(*columns)], label=read.values, named=named)
+        notes = df.attrs['notes'] + read.notes
+        if odd: notes.append(f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now')
+        items = [ts[0] if second is None else Pair(ts) for ts in zip(*columns)]
+        cols = dict(item=items, label=read.values, named=named)
         if group is not None: cols['group'] = [as_text(o) for o in df[group]]
         if part is not None:
             cols['part'], said = given_parts(df[part], part, name)
@@ -74,12 +76,13 @@ class TextTask(Task):
         rows, several = pd.DataFrame(cols), read.several or gather
         skipped = list(skipped) + [(i, w) for i, w in zip(named, why) if w]
         rows = rows[[w is None for w in why]]
-        if gather: rows = gathered(rows, name)
+        if gather: rows = gathered(rows, name, regression)
         elif not several and not regression: notes += pairs_of_labels(rows)
         rows = rows.assign(hash=[_hash(o) for o in rows.item], same=[_hash(_same(o) or o) for o in rows.item])
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
         rows, also, given = prepared(rows, valid, test, seed, limit, regression)
-        made = cls(rows.drop(columns='named'), name, several, metric, skipped + also, notes, licence, cite, seed, given, learn, regression)
+        rows, skipped = rows.drop(columns='named'), skipped + also
+        made = cls(rows, name, several, metric, skipped, notes, licence, cite, seed, given, learn, regression)
         made.labelled = label is not None
         return made
 
@@ -104,7 +107,7 @@ class TextTask(Task):
     @spelled
     def from_folder(cls,
         path, # of class folders of .txt files, with or without train, valid and test above or below them
-        parts=None, # `False`: the outermost folders are classes; `True`: parts; or folder → `train`, `valid` or `test`; default what fits
+        parts=None, # `False`: the outermost are classes; `True`: parts; folder → part; default what fits
         **kwargs # see `from_df`
     ) -> 'TextTask': # raises `TransferError` where folders can be read in more than one way
         "A task from files: a folder a class, with or without a split"
@@ -115,10 +118,14 @@ class TextTask(Task):
         for f in rows.item:
             try: texts[f] = f.read_bytes()
             except OSError as e: unread.append((f, e.strerror))
-        rows = rows[rows.item.isin(texts.keys())].assign(text=lambda d: [texts[f] for f in d.item], _named=lambda d: d.item)
-        if not len(rows): raise TransferError(f'{root}: {found.nothing("text")}: put the .txt files of each class in a folder of its own, or use a CSV with a column of texts and one of labels')
+        rows = rows[rows.item.isin(texts.keys())]
+        rows = rows.assign(text=[texts[f] for f in rows.item], _named=rows.item)
+        if not len(rows):
+            raise TransferError(f'{root}: {found.nothing("text")}: put the .txt files of each class in a folder of '
+                                'its own, or use a CSV with a column of texts and one of labels')
         rows.attrs['notes'] = found.notes
-        return cls.from_df(rows, part='part' if 'part' in rows else None, **{'name': root.name, **kwargs, 'skipped': found.skipped + unread})
+        given = dict(name=root.name, part='part' if 'part' in rows else None)
+        return cls.from_df(rows, **{**given, **kwargs, 'skipped': found.skipped + unread})
 
     @classmethod
     @spelled
@@ -129,9 +136,10 @@ class TextTask(Task):
         **kwargs # see `from_df`
     ) -> 'TextTask': # raises `TransferError` for a missing column, and for a split of another name
         "A task from a `datasets.Dataset`"
-        table, classes = dataset_table(ds, (text, kwargs.get('second'), kwargs.get('group'), kwargs.get('part')), label)
-        split = dict(part='_part') if '_part' in table else {}
-        return cls.from_df(table, text, label, **{'name': 'dataset', 'classes': classes, **split, **kwargs})
+        columns = text, kwargs.get('second'), kwargs.get('group'), kwargs.get('part')
+        table, classes = dataset_table(ds, columns, label)
+        known = dict(name='dataset', classes=classes, **(dict(part='_part') if '_part' in table else {}))
+        return cls.from_df(table, text, label, **{**known, **kwargs})
 
     @classmethod
     @spelled
