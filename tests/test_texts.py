@@ -265,7 +265,8 @@ def test_datasets_with_odd_splits():
     imdb = DatasetDict(train=of([0, 1]*20), test=of([0, 1]*20), unsupervised=of([-1]*40))
     task = TextTask.from_dataset(imdb, group='part')
     assert set(task.df.part) == {'train', 'valid', 'test'} and task.df.group.nunique() == 10
-    with pytest.raises(TransferError, match='validation_matched'): TextTask.from_dataset(DatasetDict(train=of([0, 1]*20), validation_matched=of([0, 1]*20)))
+    assert set(TextTask.from_dataset(DatasetDict(train=of([0, 1]*20), validation_matched=of([0, 1]*20))).df.part) == {'train', 'valid'}
+    with pytest.raises(TransferError, match='validation_matched and validation_mismatched'): TextTask.from_dataset(DatasetDict({o: of([0, 1]*20) for o in ('train', 'validation_matched', 'validation_mismatched')}))
     with pytest.raises(TransferError, match='load it first'): TextTask.from_dataset('imdb')
     several = TextTask.from_dataset(of([[0, 1], [1]]*20, Sequence(ClassLabel(names=['bad', 'good']))))
     assert several.multi and several.vocab == ['bad', 'good']

@@ -36,44 +36,19 @@ def _opens(file):
         with Image.open(file): return True
     except Exception: return False
 
+# %% ../nbs/api/11_images.ipynb #783cacc4
+def _is_image(file):
+    "Is a file an image? `False` for what may lie beside images, a reason for what is of an unknown kind"
+    kind = file.suffix.lower()
+    if kind in image_types or not kind and _opens(file): return True
+    return False if kind in _beside else f'"{file.suffix}" files are not read'
+
 def image_files(
-    folder # searched with all that is below it; hidden files are passed over
+    folder # searched with all that is below it; but not what is hidden, or lies in folders of programs
 ) -> tuple: # image files, and those of unknown kind, both sorted
     "The image files below a folder"
-    found, other, seen = [], [], set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(where)) in seen: folders.clear(); continue
-        seen.add(real)
-        folders[:] = sorted(o for o in folders if not o.startswith(('.', '__')))
-        for f in sorted(files):
-            if f.startswith('.') or f == 'Thumbs.db': continue
-            kind = Path(f).suffix.lower()
-            if kind in image_types or (not kind and _opens(Path(where)/f)): found.append(Path(where)/f)
-            elif kind not in _beside: other.append(Path(where)/f)
-    return found, other
-
-def _from_folders(root, learn=True):
-    found, other = image_files(root)
-    rows, loose = [], []
-    parted = {o.name for o in root.iterdir() if o.is_dir() and o.name.lower() in part_names}
-    if learn and not any(part_names[o.lower()] == 'train' for o in parted): parted = set()
-    for f in found:
-        above = f.relative_to(root).parts[:-1]
-        part = part_names[above[0].lower()] if above and above[0] in parted else None
-        if parted and part is None: loose.append((f, 'outside the train, valid and test folders')); continue
-        label = above[1:2] if parted else above[:1]
-        if label: rows.append((f, label[0], part))
-        else: loose.append((f, 'in no class folder'))
-    df = pd.DataFrame(rows, columns=['item', 'label', 'part'])
-    skipped = loose + [(f, f'"{f.suffix}" files are not read') for f in other]
-    if not len(df):
-        why = f'{len(loose)} images lie in no class folder' if loose else 'no image files in it'
-        raise TransferError(f'{root}: {why}: put the images of each class in a folder of its own, or use a CSV with a column of files and one of labels')
-    if df.label.nunique() == 1 and not parted:
-        top = root/df.label.iloc[0]
-        below = sorted({f.relative_to(top).parts[0] for f in df.item if len(f.relative_to(top).parts) > 1})
-        if len(below) > 1: raise TransferError(f'{root}: all images are below "{top.name}", whose folders {", ".join(below[:5])} look like the classes: name {top}')
-    return (df if parted else df.drop(columns='part')), skipped
+    taken = [(f, _is_image(f)) for f in Tree.of(folder).files]
+    return [f for f, take in taken if take is True], [f for f, take in taken if isinstance(take, str)]
 
 # %% ../nbs/api/11_images.ipynb #2f328c3e
 class ImageTask(Task):
@@ -83,14 +58,16 @@ class ImageTask(Task):
     def from_df(cls,
         df, # one row an image
         file='file', # column of paths
-        label='label', # column of labels; `None` where there are none, for data to adapt to
+        label='label', # column of labels, or several columns of 0 and 1; `None` for data to adapt to
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
         root='.', # what relative paths are relative to
         valid=.1, test=.2, # shares of the split, where it isn't given
         seed=0, # of the split
         limit=None, # at most so many images, stratified
-        delim=None, # separates several labels of one image, such as `;`
+        delim=None, # separates several labels of one image, such as `;`; lists and vectors need none
+        classes=None, # names of the classes 0, 1, …, where labels are numbers or vectors
+        gather=False, # are there several rows of one image, each with one of its labels?
         metric=None, # default `accuracy`, or `f1` with several labels
         name='', licence='', cite='', # of the data, for the report
         learn=True, # `False` for data that are only to be judged on: all of it is test
@@ -100,35 +77,47 @@ class ImageTask(Task):
         bands=None # of files of many: three for red, green and blue, such as `(3, 2, 1)`, or one; from 1
     ) -> 'ImageTask': # raises `TransferError` for a missing column, no image, or one class
         "A task from a table of files and labels"
-        df = with_columns(df, (file, label, group, part), name)
-        items = [_path(root, str(f)) for f in df[file]]
-        if label is None: learn, regression, delim = False, False, None
-        cols = dict(item=items, label='?' if label is None else df[label].to_list())
+        df = with_columns(df, (file, group, part), name)
+        read = read_labels(df, label, delim, classes, regression, name)
+        if label is None: learn, regression = False, False
+        notes = df.attrs['notes'] + read.notes
+        cols = dict(item=[_path(root, str(f)) for f in df[file]], label=read.values)
         if group is not None: cols['group'] = df[group].map(str, na_action='ignore').to_list()
-        if part is not None: cols['part'] = given_parts(df[part], part, name)
-        rows = pd.DataFrame(cols)
+        if part is not None:
+            cols['part'], said = given_parts(df[part], part, name)
+            notes += said
+        rows, several = pd.DataFrame(cols), read.several or gather
+        if gather: rows = gathered(rows, name, regression)
+        elif not several and not regression: notes += pairs_of_labels(rows)
         looked = scan(rows.item, bands)
         seen = dict(zip(rows.item, looked))
         skipped = list(skipped) + [(f, o['why']) for f, o in zip(rows.item, looked) if 'why' in o]
         rows = rows.assign(hash=[o.get('hash') for o in looked], px=[min(o.get('size', [0])) for o in looked])
         rows = rows[rows.hash.notna()]
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
-        rows, unlabelled, given = prepared(rows, valid, test, seed, limit, delim, regression)
-        made = cls(rows, name, bool(delim), metric, skipped + unlabelled, df.attrs['notes'], licence, cite, seed, given, learn, regression)
+        rows, unlabelled, given = prepared(rows, valid, test, seed, limit, regression)
+        skipped += unlabelled
+        made = cls(rows, name, several, metric, skipped, notes, licence, cite, seed, given, learn, regression)
         made.labelled = label is not None
         return as_read(made, seen, window, bands)
 
     @classmethod
     @spelled
     def from_folder(cls,
-        path, # of class folders, or of train, valid and test folders of class folders
+        path, # of class folders, with or without train, valid and test above or below them
+        parts=None, # `False`: the outermost are classes; `True`: parts; folder → part; default what fits
         **kwargs # see `from_df`
-    ) -> 'ImageTask':
-        "A task from folders: one a class, with or without train, valid and test above them"
+    ) -> 'ImageTask': # raises `TransferError` where folders can be read in more than one way
+        "A task from folders: one a class, with or without a split"
         root = Path(path).expanduser()
         if not root.is_dir(): raise TransferError(f'{path}: no such folder')
-        df, skipped = _from_folders(root, kwargs.get('learn', True))
-        return cls.from_df(df, 'item', part='part' if 'part' in df else None, **{'name': root.name, **kwargs, 'skipped': skipped})
+        found = read_folder(root, _is_image, parts, kwargs.get('learn', True))
+        if not len(found.rows):
+            raise TransferError(f'{root}: {found.nothing("image")}: put the images of each class in a folder of '
+                                'its own, or use a CSV with a column of files and one of labels')
+        found.rows.attrs['notes'] = found.notes
+        given = dict(name=root.name, part='part' if 'part' in found.rows else None)
+        return cls.from_df(found.rows, 'item', **{**given, **kwargs, 'skipped': found.skipped})
 
     @classmethod
     @spelled
@@ -215,23 +204,26 @@ def _write_images(rows, column, to):
         files.append(file)
     return files
 
+# %% ../nbs/api/11_images.ipynb #cee2639c
+def _files_of(column):
+    "A function that writes the images of a dataset's column, and gives their files"
+    def files(d):
+        feature = d.features[column]
+        raw = d.cast_column(column, type(feature)(decode=False)) if hasattr(feature, 'decode') else d
+        return _write_images(raw, column, settings().cache/'datasets')
+    return files
+
 def from_dataset(
-    ds, # a `datasets.Dataset`, or a `DatasetDict` with a split named train
+    ds, # a `datasets.Dataset`, or a `DatasetDict` with a split that is called as train
     image='image', # column of images
-    label='label', # column of labels; names are taken from its `ClassLabel` feature
+    label='label', # column of labels, or of lists of them; names are taken from its `ClassLabel` feature
     **kwargs # see `ImageTask.from_df`
-) -> ImageTask:
+) -> ImageTask: # raises `TransferError` for a missing column, and for a split of another name
     "A task from a `datasets.Dataset`"
-    splits = {part_names.get(k, k): d for k, d in ds.items()} if isinstance(ds, dict) else {None: ds}
-    rows = []
-    for part, d in splits.items():
-        for c in (image, label):
-            if c not in d.column_names: raise TransferError(f'no column "{c}" in the dataset; its columns are {", ".join(d.column_names)}')
-        names = getattr(d.features[label], 'names', None)
-        raw = d.cast_column(image, type(d.features[image])(decode=False)) if hasattr(d.features[image], 'decode') else d
-        files = _write_images(raw, image, settings().cache/'datasets')
-        rows += [dict(file=f, label=names[l] if names and l is not None else l, part=part) for f, l in zip(files, d[label])]
-    return ImageTask.from_df(pd.DataFrame(rows), part='part' if len(splits) > 1 else None, **{'name': 'dataset', **kwargs})
+    columns = image, kwargs.get('group'), kwargs.get('part')
+    table, classes = dataset_table(ds, columns, label, {image: _files_of(image)})
+    known = dict(name='dataset', classes=classes, **(dict(part='_part') if '_part' in table else {}))
+    return ImageTask.from_df(table, image, label, **{**known, **kwargs})
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 

@@ -35,24 +35,6 @@ _marks = re.compile('[\\s.,;:!?"“”„‘’\'«»()\\[\\]…—–-]+')
 
 def _same(item): return _marks.sub(' ', str(item).casefold()).strip() # signs that make another word stay: C++, 😀, accents
 
-_join = '\x1f' # between labels that came as a list
-
-def _several(values):
-    "Lists of labels as one string each; `None` where no value is a list"
-    if not any(lists := [isinstance(o, (list, tuple, set, frozenset, np.ndarray)) for o in values]): return None
-    return [_join.join(as_text(l).replace(_join, ' ') for l in o) if is_list else as_text(o) for o, is_list in zip(values, lists)]
-
-def _none(o): return o is None or type(o).__name__ == 'NAType' or isinstance(o, float) and np.isnan(o)
-
-def _labels(values):
-    "Classes that a table holds as 1.0, 2.0 are called 1, 2"
-    given = [o for o in values if not _none(o)]
-    def whole(o):
-        try: return not isinstance(o, bool) and float(o) == int(float(o)) and (isinstance(o, (float, np.floating)) or re.fullmatch(r'[-+]?\d+\.0+', str(o)))
-        except (TypeError, ValueError, OverflowError): return False
-    if not given or not all(map(whole, given)): return [as_text(o) for o in values]
-    return [None if _none(o) else str(int(float(o))) for o in values]
-
 class TextTask(Task):
     "Texts with labels, split into train, valid and test"
     texts, usual_model, usual_bs = True, 'all-MiniLM-L6-v2', 32
@@ -61,14 +43,16 @@ class TextTask(Task):
     def from_df(cls,
         df, # a table with one row an item, or what pandas makes one of
         text='text', # column of texts
-        label='label', # column of labels; `None` where there are none, for data to adapt to
+        label='label', # column of labels, or several columns of 0 and 1; `None` for data to adapt to
         second=None, # column of second texts, where an item is a pair
         group=None, # column of groups which must not be torn apart by the split
         part=None, # column that says train, valid or test, where the split is given
         valid=.1, test=.2, # shares of the split, where it isn't given
         seed=0, # of the split
         limit=None, # at most so many texts, stratified
-        delim=None, # separates several labels of one text, such as `;`; none is needed where labels are lists
+        delim=None, # separates several labels of one text, such as `;`; lists and vectors need none
+        classes=None, # names of the classes 0, 1, …, where labels are numbers or vectors
+        gather=False, # are there several rows of one text, each with one of its labels?
         metric=None, # default `accuracy`, or `f1` with several labels
         name='', licence='', cite='', # of the data, for the report
         learn=True, # `False` for data that are only to be judged on: all of it is test
@@ -76,28 +60,31 @@ class TextTask(Task):
         skipped=() # `[(item, reason)]` known before
     ) -> 'TextTask': # raises `TransferError` for a missing column, no text, or one class
         "A task from a table of texts and labels"
-        df = with_columns(df, (text, label, second, group, part), name)
+        df = with_columns(df, (text, second, group, part), name)
+        read = read_labels(df, label, delim, classes, regression, name)
+        if label is None: learn, regression = False, False
         named = df['_named'] if '_named' in df else [f'row {i}' for i in df.index]
         columns = [[as_text(o) for o in df[c]] for c in (text, second) if c is not None]
-        if label is None: learn, regression, delim = False, False, None
-        labels = ['?']*len(df) if label is None else df[label].to_list()
-        if (lists := _several(labels)) is not None: labels, delim = lists, _join
-        elif not delim and not regression: labels = _labels(labels)
-        elif delim: labels = [as_text(o) for o in labels]
         why = [next((w for t in ts for w in (_missing(t),) if w), None) for ts in zip(*columns)]
         odd = sum('\ufffd' in (t or '') and '\ufffd' not in str(o) for c, ts in zip((text, second), columns) for o, t in zip(df[c], ts))
-        cols = dict(item=[ts[0] if second is None else Pair(ts) for ts in zip(*columns)], label=labels, named=named)
+        notes = df.attrs['notes'] + read.notes
+        if odd: notes.append(f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now')
+        items = [ts[0] if second is None else Pair(ts) for ts in zip(*columns)]
+        cols = dict(item=items, label=read.values, named=named)
         if group is not None: cols['group'] = [as_text(o) for o in df[group]]
-        if part is not None: cols['part'] = given_parts(df[part], part, name)
-        rows = pd.DataFrame(cols)
+        if part is not None:
+            cols['part'], said = given_parts(df[part], part, name)
+            notes += said
+        rows, several = pd.DataFrame(cols), read.several or gather
         skipped = list(skipped) + [(i, w) for i, w in zip(named, why) if w]
         rows = rows[[w is None for w in why]]
+        if gather: rows = gathered(rows, name, regression)
+        elif not several and not regression: notes += pairs_of_labels(rows)
         rows = rows.assign(hash=[_hash(o) for o in rows.item], same=[_hash(_same(o) or o) for o in rows.item])
         if learn and 'part' in rows and not (rows.part == 'valid').any(): rows = carve_valid(rows, valid, seed, regression)
-        rows, also, given = prepared(rows, valid, test, seed, limit, delim, regression)
-        skipped += also
-        notes = df.attrs['notes'] + ([f'{odd} text{"s" if odd > 1 else ""} held what is no character; it reads � now'] if odd else [])
-        made = cls(rows.drop(columns='named'), name, bool(delim), metric, skipped, notes, licence, cite, seed, given, learn, regression)
+        rows, also, given = prepared(rows, valid, test, seed, limit, regression)
+        rows, skipped = rows.drop(columns='named'), skipped + also
+        made = cls(rows, name, several, metric, skipped, notes, licence, cite, seed, given, learn, regression)
         made.labelled = label is not None
         return made
 
@@ -121,50 +108,40 @@ class TextTask(Task):
     @classmethod
     @spelled
     def from_folder(cls,
-        path, # of class folders of .txt files, or of train, valid and test folders of class folders
+        path, # of class folders of .txt files, with or without train, valid and test above or below them
+        parts=None, # `False`: the outermost are classes; `True`: parts; folder → part; default what fits
         **kwargs # see `from_df`
-    ) -> 'TextTask':
-        "A task from files: a folder a class, with or without train, valid and test above them"
+    ) -> 'TextTask': # raises `TransferError` where folders can be read in more than one way
+        "A task from files: a folder a class, with or without a split"
         root = Path(path).expanduser()
         if not root.is_dir(): raise TransferError(f'{path}: no such folder')
-        files = sorted(f for f in root.rglob('*') if f.is_file() and f.suffix.lower() in text_types and not any(o.startswith('.') for o in f.relative_to(root).parts))
-        parted = any(part_names.get(f.relative_to(root).parts[0].lower()) == 'train' for f in files)
-        rows, skipped = [], []
-        for f in files:
-            above = f.relative_to(root).parts[:-1]
-            part = part_names.get(above[0].lower()) if parted and above else None
-            label = above[1:2] if parted else above[:1]
-            if not label or parted and part is None: skipped.append((f, 'in no class folder')); continue
-            try: rows.append(dict(text=f.read_bytes(), label=label[0], part=part, _named=f))
-            except OSError as e: skipped.append((f, e.strerror))
-        if not rows: raise TransferError(f'{root}: no text files in class folders: put the .txt files of each class in a folder of its own, or use a CSV with a column of texts and one of labels')
-        return cls.from_df(pd.DataFrame(rows), part='part' if parted else None, **{'name': root.name, **kwargs, 'skipped': skipped})
+        found = read_folder(root, lambda f: f.suffix.lower() in text_types, parts, kwargs.get('learn', True))
+        rows, texts, unread = found.rows.sort_values('item', kind='stable'), {}, []
+        for f in rows.item:
+            try: texts[f] = f.read_bytes()
+            except OSError as e: unread.append((f, e.strerror))
+        rows = rows[rows.item.isin(texts.keys())]
+        rows = rows.assign(text=[texts[f] for f in rows.item], _named=rows.item)
+        if not len(rows):
+            raise TransferError(f'{root}: {found.nothing("text")}: put the .txt files of each class in a folder of '
+                                'its own, or use a CSV with a column of texts and one of labels')
+        rows.attrs['notes'] = found.notes
+        given = dict(name=root.name, part='part' if 'part' in rows else None)
+        return cls.from_df(rows, **{**given, **kwargs, 'skipped': found.skipped + unread})
 
     @classmethod
     @spelled
     def from_dataset(cls,
-        ds, # a `datasets.Dataset`, or a `DatasetDict` with splits named train, and perhaps validation and test
+        ds, # a `datasets.Dataset`, or a `DatasetDict` with a split that is called as train
         text='text', # column of texts
         label='label', # column of labels, or of lists of them; names are taken from its `ClassLabel` feature
         **kwargs # see `from_df`
-    ) -> 'TextTask':
+    ) -> 'TextTask': # raises `TransferError` for a missing column, and for a split of another name
         "A task from a `datasets.Dataset`"
-        splits = dict(ds) if isinstance(ds, dict) else {None: ds}
-        if not all(hasattr(d, 'features') for d in splits.values()): raise TransferError(f'{brief(ds, 40)}: no dataset: load it first, as datasets.load_dataset does')
-        frames, wanted, several = [], (text, label, kwargs.get('second'), kwargs.get('group'), kwargs.get('part')), len(splits) > 1
-        for split, d in splits.items():
-            for c in wanted:
-                if c is not None and c not in d.column_names: raise TransferError(f'no column "{c}" in the dataset; its columns are {", ".join(d.column_names)}')
-            df, feature = pd.DataFrame({c: d[c] for c in dict.fromkeys(wanted) if c is not None}), d.features[label]
-            one, each = getattr(feature, 'names', None), getattr(getattr(feature, 'feature', None), 'names', None)
-            if one: df[label] = [one[o] if o is not None and 0 <= o < len(one) else None for o in df[label]]
-            if each: df[label] = [None if o is None else [each[i] for i in o] for o in df[label]]
-            if several and split not in part_names:
-                if df[label].isna().all(): continue # as IMDB's unsupervised: nothing that could be learned from
-                raise TransferError(f'the split "{split}" is none of train, validation and test: pass a dict of the splits that are meant, such as {{"train": ds["train"], "test": ds["{split}"]}}')
-            frames.append(df.assign(_named=[f'{split} row {i}' if split else f'row {i}' for i in range(len(df))], **({'_part': split} if several else {})))
-        if not frames: raise TransferError('no split of the dataset has labels')
-        return cls.from_df(pd.concat(frames, ignore_index=True), text, label, **{'name': 'dataset', **(dict(part='_part') if several else {}), **kwargs})
+        columns = text, kwargs.get('second'), kwargs.get('group'), kwargs.get('part')
+        table, classes = dataset_table(ds, columns, label)
+        known = dict(name='dataset', classes=classes, **(dict(part='_part') if '_part' in table else {}))
+        return cls.from_df(table, text, label, **{**known, **kwargs})
 
     @classmethod
     @spelled
