@@ -310,7 +310,7 @@ def _numbers(k, given, channels):
     return got
 
 # %% ../nbs/api/03_zoo.ipynb #a3853e32
-_may_change = ('name', 'licence', 'size', 'mean', 'std', 'interpolation', 'params', 'channels', 'crop', 'head_name', 'where')
+_may_change = ('name', 'licence', 'size', 'mean', 'std', 'interpolation', 'params', 'channels', 'crop', 'head_name', 'reading', 'where')
 
 def _changed(p, changes):
     "The same with some fields changed; raises `TransferError` for what can't be"
