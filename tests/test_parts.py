@@ -111,6 +111,7 @@ def test_layouts_of_other_tools():
 def test_a_split_with_gaps():
     assert seen('train/cat', 'train/dog', 'val/cat') == {'train/cat': 'cat of train', 'train/dog': 'dog of train', 'val/cat': 'cat of valid'}
     assert seen('train/cat', 'train/dog', 'test') == {'train/cat': 'cat of train', 'train/dog': 'dog of train', 'test': ''} and 'test holds no class folders' in notes('train/cat', 'train/dog', 'test')
+    assert seen('train/cat', 'train/dog', 'val:9', 'val/cat:3')['val/cat'] == 'cat of valid'
     assert seen('train/cat', 'train/dog', 'test/unknown')['test/unknown'] == 'unknown of test'
     assert seen('train/cat', 'train/dog') == {'train/cat': 'cat of train', 'train/dog': 'dog of train'}
     refused('train/cat', 'train/dog', 'test/a', 'test/b', words=['no class in common', 'parts=True'])
@@ -140,6 +141,11 @@ def test_what_is_told():
     refused(*split('a', 'b'), parts=dict(c='train'), words=['no folder c', 'there are a, b'])
     refused(*split('a', 'b'), parts=True, words=['no folder is called as a part'])
     with pytest.raises(TransferError, match='use train, valid or test'): find_layout(tree('a/cat'), dict(a='probe'))
+    for odd in 'train', ['a'], {}, 3:
+        with pytest.raises(TransferError, match='use False, True, or a dict'): find_layout(tree('a/cat'), odd)
+    years = [f'{c}/{p}/{year}' for c in ('cat', 'dog') for p in ('train', 'val') for year in (2019, 2020)]
+    refused(*years, words=['in the parts, cat, dog hold folders of the same names (2019, 2020)', "parts={'train': 'train', 'val': 'valid'}"])
+    assert seen(*years, parts=dict(train='train', val='valid'))['cat/val/2019'] == 'cat of valid'
 
 def test_folders_of_items_without_labels():
     imdb = [*split('train', 'test', classes=('pos', 'neg')), 'train/unsup']

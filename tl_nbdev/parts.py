@@ -207,19 +207,19 @@ def _refuse_flat(where, tops):
                         'inside them, or use a CSV with a column of files and one of labels; for classes, '
                         'say parts=False')
 
-# %% ../nbs/api/10_parts.ipynb #d8c4b732
+# %% ../nbs/api/10_parts.ipynb #0acad1ee
 def _refuse_one_part(where, named, others):
     raise TransferError(f'{where}: is {_some(named)} a part of a split, or a class beside {_some(others)}? '
                         f'Both fit: {_ways(_some(named))}')
 
-def _refuse_without_train(where, tops, named):
+def _refuse_without_train(where, named):
     flat = [o for o in named if _word_of(o)[0] == 'train']
     others = _some(set(named) - set(flat))
     if flat: raise TransferError(f'{where}: {_some(flat)} holds no class folders, {others} does: put the '
                                  f'files of each class of {flat[0]} in a folder of its own')
     raise TransferError(f'{where}: {others}: called as part of a split, and no folder beside is called '
                         f'train: name {Path(where)/min(named)} itself to learn from it, or say which is '
-                        f'which, such as parts={{"{min(tops)}": "train"}}; {_ways(others)}')
+                        f'which, such as parts={{"{min(named)}": "train"}}; {_ways(others)}')
 
 # %% ../nbs/api/10_parts.ipynb #2adf8480
 def _refuse_twice(where, parts):
@@ -228,8 +228,8 @@ def _refuse_twice(where, parts):
     raise TransferError(f'{where}: {one} and {other} both are called as {part}: say which is which, such as '
                         f'parts={{"{one}": "{part}"}}, where folders that are not named are left out')
 
-# %% ../nbs/api/10_parts.ipynb #b6be76fd
-def _refuse_shared(where, tops, in_parts=False):
+# %% ../nbs/api/10_parts.ipynb #64dea770
+def _refuse_shared(where, tops, way=None):
     "Classes whose folders have the same names may be something else; those that hold folders are given back"
     deep = {o: _names(below) for o, below in tops.items() if _own(below) < .1}
     often = sum(tops[o].total() for o in deep) > .5*sum(below.total() for below in tops.values())
@@ -238,8 +238,8 @@ def _refuse_shared(where, tops, in_parts=False):
     first, second = sorted(deep)[:2]
     what = f'{_some(deep)} hold folders of the same names ({_some(shared)}), so either may be the classes'
     as_classes, others = f'reads {_some(deep)} as classes', _some(shared, 2)
-    if in_parts: raise TransferError(f'{where}: in the parts, {what}: parts=True {as_classes}; for {others} '
-                                     'keep one of them alone')
+    if way: raise TransferError(f'{where}: in the parts, {what}: {way} {as_classes}; for {others} keep one of '
+                                'them alone')
     raise TransferError(f'{where}: {what}: parts=False {as_classes}; for {others} name one of them, '
                         f'{Path(where)/first}, or say which part each is, such as '
                         f'parts={{"{first}": "train", "{second}": "test"}}')
@@ -276,7 +276,7 @@ def _check_classes(where, layout, classes, learn):
         raise TransferError(f'{where}: {_some(classes)} have no class in common ({_some(train, 2)}; '
                             f'{_some(others, 2)}): {_ways(_some(classes))}')
 
-# %% ../nbs/api/10_parts.ipynb #f4207901
+# %% ../nbs/api/10_parts.ipynb #22375db6
 def _inside(deep):
     "Folders that lie between all parts and their classes, and what those hold"
     inner, names = (), {path[0] for below in deep.values() for path in below if path}
@@ -290,7 +290,7 @@ def _inside(deep):
 def _parts_above(where, above, tops, parts, learn, told=False):
     "A layout of parts that hold class folders"
     if not told: _refuse_twice(where, parts)
-    holding = {o: tops[o] for o in parts if _holds_classes(tops[o])}
+    holding = {o: tops[o] for o in parts if _names(tops[o])}
     inner, deep = _inside(holding)
     out = Layout(above, parts, inner=inner, notes=_renamed(parts))
     if inner: out.notes.append(f'the classes are the folders in {"/".join(inner)}, below the parts')
@@ -300,10 +300,10 @@ def _parts_above(where, above, tops, parts, learn, told=False):
     _check_classes(where, out, {o: _names(below) for o, below in deep.items()}, learn and not told)
     all_of_them = Counter()
     for below in deep.values(): all_of_them.update({path: n for path, n in below.items() if path})
-    if not told: _refuse_shared(where, _tops(all_of_them), True)
+    if not told: _refuse_shared(where, _tops(all_of_them), 'parts=True')
     return out
 
-# %% ../nbs/api/10_parts.ipynb #e9023b6b
+# %% ../nbs/api/10_parts.ipynb #589dfca2
 def _parts_held(below):
     "Folders in a class that are called as parts, if they hold most of its files"
     names = {path[0] for path in below if path and parts_of([path[0]])[path[0]]}
@@ -318,7 +318,7 @@ def _parts_below(where, above, tops, learn, partly=True):
     if len(set(parts.values())) < 2 or others and not partly: return
     hold = f'{where}: {_some(held)} hold the parts {_some(names)}'
     if others: raise TransferError(f'{hold}, not so {_some(others)}: put the parts above the classes')
-    _refuse_shared(where, {o: _tops_of(tops[o], held[o]) for o in held})
+    _refuse_shared(where, {o: _tops_of(tops[o], held[o]) for o in held}, f'parts={parts}')
     _refuse_twice(where, parts)
     if learn and 'train' not in parts.values():
         raise TransferError(f'{hold}, and none that is called train: say which is which, such as '
@@ -359,7 +359,7 @@ def _classes_alone(where, above, tops):
     notes += [f'class "{o}" is called as if its items had no label' for o in unlabelled]
     return Layout(above, notes=notes)
 
-# %% ../nbs/api/10_parts.ipynb #a24a59b8
+# %% ../nbs/api/10_parts.ipynb #355adb88
 def _guess(where, above, tops, named, learn):
     "The layout that fits the names of folders, and what lies below them"
     where = str(Path(where).joinpath(*above)) if above else where
@@ -374,7 +374,7 @@ def _guess(where, above, tops, named, learn):
     part_beside = kinds == {'train'} and len(named) == 1 and len(_names(tops[min(named)])) > 1
     if not deep or len(kinds) == 1 and not part_beside and (others or len(named) > 1):
         return _parts_below(where, above, tops, learn) or _classes_alone(where, above, tops)
-    if learn and not any(named[o] == 'train' for o in deep): _refuse_without_train(where, tops, named)
+    if learn and not any(named[o] == 'train' for o in deep): _refuse_without_train(where, named)
     alike = {c for o in deep for c in _names(tops[o])} & {c for o in others for c in _names(tops[o])}
     if many and (len(kinds) == 1 or alike and not alone): _refuse_one_part(where, named, others)
     return _parts_above(where, above, tops, named, learn)
@@ -398,7 +398,7 @@ def _as_told(where, folders, parts, learn):
     if known != set(tops): return Layout(above, parts, below=True)
     return _parts_above(where, above, tops, parts, learn, True)
 
-# %% ../nbs/api/10_parts.ipynb #d546c8b5
+# %% ../nbs/api/10_parts.ipynb #990be864
 def find_layout(
     folders, # those of each file, as tuples from the outermost; no kind of file is asked for
     parts=None, # `False`: the outermost are classes; `True`: parts; folder → part: these; default what fits
@@ -408,6 +408,8 @@ def find_layout(
     "Which folders are parts of a split, and which are classes"
     folders = Counter(dict(sorted(Counter(map(tuple, folders)).items()))) # the order of files decides nothing
     if parts is False: return Layout()
+    if parts not in (None, True) and not (isinstance(parts, dict) and parts):
+        raise TransferError(f'parts={parts!r}: use False, True, or a dict of folder and train, valid or test')
     if isinstance(parts, dict): return _as_told(name, folders, parts, learn)
     above, tops = _unwrapped(folders)
     named = {o: part for o, part in parts_of(tops).items() if part}
