@@ -337,7 +337,7 @@ def test_folders_that_do_not_hold_together_are_refused(tmp_path):
     with pytest.raises(TransferError, match='weights of ViTForImageClassification are not in it'): pretrained(tmp_path).body()
     (tmp_path/'model.safetensors').write_bytes(b'torn')
     with pytest.raises(TransferError, match='can\'t be used'): pretrained(tmp_path).body()
-    for said, words in (dict(model_type='bert'), 'no network of images'), (dict(model_type='xyz'), 'knows no model_type'), (dict(), 'neither an "architecture"'), ([], 'neither an "architecture"'):
+    for said, words in (dict(model_type='bert'), 'no network of images'), (dict(model_type='xyz'), 'transformers knows none'), (dict(), 'neither an "architecture"'), ([], 'neither an "architecture"'):
         (tmp_path/'config.json').write_text(json.dumps(said))
         with pytest.raises(TransferError, match=words): pretrained(tmp_path)
     with pytest.raises(TransferError, match='takes input_ids'): pretrained(BertModel(BertConfig(**{**texts, 'vocab_size': 99})))

@@ -21,99 +21,29 @@ from .settings import *
 from .samples import *
 from .bodies import *
 from .image_transformers import *
+from .wheels import *
 
 # %% ../nbs/api/03_zoo.ipynb #bcd523d9
 _all_ = ['Pooled', 'headless'] # of the rooms before
-
-# %% ../nbs/api/03_zoo.ipynb #11b2d517
-_repeats = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1), 2: (1, 3, 3, 4, 4, 5, 1)} # blocks per stage
-
-def _read_lite(name, path):
-    where = [(s, i) for s, n in enumerate(_repeats[int(name[-1])]) for i in range(n)]
-    first = {'_depthwise_conv': 'conv_dw', '_bn1': 'bn1', '_project_conv': 'conv_pw', '_bn2': 'bn2'}
-    later = {'_expand_conv': 'conv_pw', '_bn0': 'bn1', '_depthwise_conv': 'conv_dw', '_bn1': 'bn2', '_project_conv': 'conv_pwl', '_bn2': 'bn3'}
-    ends  = {'_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2', '_fc': 'classifier'}
-    def rename(k):
-        parts = k.split('.')
-        if parts[0] != '_blocks': return '.'.join([ends[parts[0]], *parts[1:]])
-        s, i = where[int(parts[1])]
-        return '.'.join(['blocks', str(s), str(i), (later if s else first)[parts[2]], *parts[3:]])
-    return {rename(k): v for k, v in torch.load(path, map_location='cpu', weights_only=True).items()}
-
-# %% ../nbs/api/03_zoo.ipynb #fdceb8bb
-def _read_mobilenet(name, path):
-    weights = torch.load(path, map_location='cpu', weights_only=True)
-    if name == 'mobilenetv2_100': # both list their layers in order
-        keys = [k for k in _new(name, 'timm').state_dict() if not k.startswith('classifier')]
-        return dict(zip(keys, weights.values(), strict=True))
-    first = {'0': '0.0', '1': '0.1', '3': '1', '4': '2'}
-    later = {'0': '0.0', '1': '0.1', '3': '1.0', '4': '1.1', '6': '2', '7': '3'}
-    def rename(k):
-        if not (m := re.match(r'features\.(\d+)\.conv\.(\d+)\.(.+)$', k)): return k
-        return f'features.{m[1]}.conv.{(first if m[1] == "1" else later)[m[2]]}.{m[3]}'
-    return {rename(k): v for k, v in weights.items()}
-
-# %% ../nbs/api/03_zoo.ipynb #029e0fcd
-def _read_squeezenet(name, path):
-    import h5py
-    out, fire = {}, {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12} # fire module → index in torchvision's features
-    with h5py.File(path) as f:
-        def get(layer):
-            found = {}
-            f[layer].visititems(lambda n, o: found.__setitem__(n.split('_')[-1], o[()]) if hasattr(o, 'shape') else None)
-            return torch.from_numpy(found['W:0']).permute(3, 2, 0, 1).contiguous(), torch.from_numpy(found['b:0'])
-        w, b = get('conv1')
-        mean, std, caffe = (torch.tensor(o) for o in ((.485, .456, .406), (.229, .224, .225), (123.68, 116.779, 103.939)))
-        w = w.flip(1)
-        out['features.0.bias'] = b + (w*(255*mean - caffe).view(1, 3, 1, 1)).sum((1, 2, 3))
-        out['features.0.weight'] = w*(255*std).view(1, 3, 1, 1)
-        pairs = [('squeeze1x1', 'squeeze'), ('expand1x1', 'expand1x1'), ('expand3x3', 'expand3x3')]
-        for layer, to in [(f'fire{i}/{k}', f'features.{n}.{t}') for i, n in fire.items() for k, t in pairs] + [('conv10', 'classifier.1')]:
-            out[f'{to}.weight'], out[f'{to}.bias'] = get(layer)
-    return out
-
-# %% ../nbs/api/03_zoo.ipynb #084e7edb
-def _read_vit(name, path):
-    import onnx
-    from onnx import numpy_helper
-    graph = onnx.load(path).graph
-    init = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    old = {k.removeprefix('backbone.'): v for k, v in init.items() if k.startswith('backbone.')}
-    for node in graph.node:
-        if node.op_type == 'MatMul' and node.name.startswith('/backbone/encoder/') and (w := [i for i in node.input if i in init]):
-            old[node.name.removeprefix('/backbone/').removesuffix('/MatMul').replace('/', '.') + '.weight'] = init[w[0]].t().contiguous()
-    position = [v for v in init.values() if tuple(v.shape) == (1, 1369, 384)]
-    first = [v for v in init.values() if tuple(v.shape) == (1, 1, 384) and not torch.equal(v, init['backbone.embeddings.cls_token'])]
-    out = {'cls_token': old['embeddings.cls_token'], 'pos_embed': torch.cat([*first, *position], 1)}
-    for s in ('weight', 'bias'):
-        out[f'patch_embed.proj.{s}'], out[f'norm.{s}'] = old[f'embeddings.patch_embeddings.projection.{s}'], old[f'layernorm.{s}']
-        for i in range(12):
-            p, q = f'encoder.layer.{i}.', f'blocks.{i}.'
-            for n in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2'): out[f'{q}{n}.{s}'] = old[f'{p}{n}.{s}']
-            out[f'{q}attn.qkv.{s}'] = torch.cat([old[f'{p}attention.attention.{x}.{s}'] for x in ('query', 'key', 'value')])
-            out[f'{q}attn.proj.{s}'] = old[f'{p}attention.output.dense.{s}']
-    for i in range(12):
-        for n in (1, 2): out[f'blocks.{i}.ls{n}.gamma'] = old[f'encoder.layer.{i}.layer_scale{n}.lambda1']
-    return out
 
 # %% ../nbs/api/03_zoo.ipynb #4f51f096
 @dataclass(frozen=True)
 class Pretrained:
     "A network to start from: what it is, where its weights come from, and how images must be prepared for it"
     name: str                        # as its library calls it
-    library: str                     # `timm`, `torchvision`, `transformers`, or `module` for a network of your own
-    source: str                      # `wheel`, `hub`, `folder`, `file`, `module`, or `random` (no pretrained weights)
+    library: str                     # `timm`, `torchvision`, `transformers`; or `module`, a network of your own
+    source: str                      # `wheel`, `hub`, `folder`, `file`, `module`, or `random` (no weights)
     licence: str                     # of the weights
     size: int = 224                  # images are made `size` x `size` pixels
     mean: tuple = (.485, .456, .406) # of the channels, images being scaled to 0–1
     std: tuple = (.229, .224, .225)
     interpolation: str = 'bilinear'  # how images are resized
-    params: int = None               # number of parameters with the original head; `None` where it isn't known yet
-    where: object = field(default=None, repr=False, compare=False) # sample, folder, file or module that holds the weights
-    channels: int = field(default=3, repr=False)       # of the images: 3, or 1 for grey
-    crop: float = field(default=1., repr=False)        # share of the shorter side that was kept, where the middle is cropped
-    head_name: str = field(default=None, repr=False)   # of the module that is its head, see `headless`
-    reading: object = field(default=None, repr=False)  # how a data set's deep or many-banded pictures are shown to it, see `Reading`
+    params: int = None               # number of parameters with the original head; `None` where not known yet
+    where: object = field(default=None, repr=False, compare=False) # sample, folder, file or module with the weights
+    channels: int = field(default=3, repr=False)     # of the images: 3, or 1 for grey
+    crop: float = field(default=1., repr=False)      # share of an image's shorter side, where its middle is cropped
+    head_name: str = field(default=None, repr=False) # of the module that is its head, see `headless`
+    reading: object = field(default=None, repr=False) # how deep or many-banded pictures are shown to it, see `Reading`
     notes: tuple = field(default=(), repr=False, compare=False) # what had to be assumed
     cuts = True # can training begin at the boundary of what is frozen?
     texts = False # or is it for texts?
@@ -130,79 +60,96 @@ def _knows(library, name):
 
 def _new(name, library, **kwargs):
     "A network with random weights, as its library makes it"
-    if not _knows(library, name): raise TransferError(f'"{name}" is no network of {library}: a folder must name one that timm or torchvision has, or be one of transformers')
+    if not _knows(library, name): raise TransferError(f'"{name}" is no network that {library} makes by name')
     try:
         if library == 'timm':
             import timm
             return timm.create_model(name, pretrained=False, **kwargs)
         import torchvision
         return torchvision.models.get_model(name, weights=None, **kwargs)
-    except (RuntimeError, TypeError, ValueError) as e: raise TransferError(f'{library} can\'t make "{name}" ({str(e).splitlines()[0][:100]})') from e
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise TransferError(f'{library} can\'t make "{name}" ({str(e).splitlines()[0][:100]})') from e
 
 # %% ../nbs/api/03_zoo.ipynb #5ab0fe8e
 def _wheel(name, library, licence, size, mean, std, interpolation, params, crop, sample=None, read=None):
-    return Pretrained(name, library, 'wheel', licence, size, mean, std, interpolation, params, (sample or name, read), crop=crop)
+    where = (sample or name, read)
+    return Pretrained(name, library, 'wheel', licence, size, mean, std, interpolation, params, where, crop=crop)
 
-_half, _mean, _std = (.5, .5, .5), (.485, .456, .406), (.229, .224, .225)
+_mean, _std, _half = (.485, .456, .406), (.229, .224, .225), (.5, .5, .5)
+_halves, _imagenet = (_half, _half, 'bicubic'), (_mean, _std, 'bilinear')
 _wheels = {p.name: p for p in [
-    _wheel('tf_efficientnet_lite0', 'timm', 'Apache-2.0', 224, _half, _half, 'bicubic', 4652008, .875, read=_read_lite),
-    _wheel('tf_efficientnet_lite1', 'timm', 'Apache-2.0', 240, _half, _half, 'bicubic', 5416680, .882, read=_read_lite),
-    _wheel('tf_efficientnet_lite2', 'timm', 'Apache-2.0', 260, _half, _half, 'bicubic', 6092072, .89, read=_read_lite),
-    _wheel('mobilenet_v2', 'torchvision', 'MIT', 224, _mean, _std, 'bilinear', 3504872, .875, read=_read_mobilenet),
-    _wheel('mobilenetv2_100', 'timm', 'MIT', 224, _mean, _std, 'bilinear', 3504872, .875, 'mobilenet_v2', _read_mobilenet),
-    _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, _mean, _std, 'bilinear', 1235496, .875, read=_read_squeezenet),
-    _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic', 22056192, 1., read=_read_vit)]}
+    _wheel('tf_efficientnet_lite0', 'timm', 'Apache-2.0', 224, *_halves, 4652008, .875, read=read_lite),
+    _wheel('tf_efficientnet_lite1', 'timm', 'Apache-2.0', 240, *_halves, 5416680, .882, read=read_lite),
+    _wheel('tf_efficientnet_lite2', 'timm', 'Apache-2.0', 260, *_halves, 6092072, .89, read=read_lite),
+    _wheel('mobilenet_v2', 'torchvision', 'MIT', 224, *_imagenet, 3504872, .875, read=read_mobilenet),
+    _wheel('mobilenetv2_100', 'timm', 'MIT', 224, *_imagenet, 3504872, .875, 'mobilenet_v2', read_mobilenet),
+    _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, *_imagenet, 1235496, .875, read=read_squeezenet),
+    _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic', 22056192, 1.,
+           read=read_vit)]}
 
 # top-1 on ImageNet, as the makers of EfficientNet-Lite and torchvision publish it
-source_accuracy = dict(tf_efficientnet_lite0=.751, tf_efficientnet_lite1=.767, tf_efficientnet_lite2=.776, mobilenet_v2=.71878,
-                       mobilenetv2_100=.71878, squeezenet1_1=.58178)
+source_accuracy = dict(tf_efficientnet_lite0=.751, tf_efficientnet_lite1=.767, tf_efficientnet_lite2=.776,
+                       mobilenet_v2=.71878, mobilenetv2_100=.71878, squeezenet1_1=.58178)
 
 # %% ../nbs/api/03_zoo.ipynb #99aa67af
 def _timm_says(cfg):
     "Preprocessing, as timm's configuration of a network states it"
     said = cfg if isinstance(cfg, dict) else cfg.to_dict()
     middle = said.get('crop_mode') in (None, 'center')
-    return dict(size=said.get('input_size', (3, 224, 224))[-1], mean=said.get('mean') or _mean, std=said.get('std') or _std,
-                interpolation=said.get('interpolation') or 'bicubic', crop=(said.get('crop_pct') or .875) if middle else 1.)
+    crop = (said.get('crop_pct') or .875) if middle else 1.
+    return dict(size=said.get('input_size', (3, 224, 224))[-1], mean=said.get('mean') or _mean,
+                std=said.get('std') or _std, interpolation=said.get('interpolation') or 'bicubic', crop=crop)
 
 def _timm_pretrained(name):
     import timm
     cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not cfg.has_weights: raise TransferError(f'timm has no pretrained weights for "{name}": take another, or pretrained("{name}", source="random")')
+    if cfg is None or not cfg.has_weights:
+        raise TransferError(f'timm has no pretrained weights for "{name}": take another, '
+                            f'or pretrained("{name}", source="random")')
     return Pretrained(name, 'timm', 'hub', cfg.license or 'not stated', **_timm_says(cfg))
 
 def _torchvision_pretrained(name):
     import torchvision
     weights = torchvision.models.get_model_weights(name).DEFAULT
     t = weights.transforms()
-    return Pretrained(name, 'torchvision', 'hub', 'BSD-3-Clause (torchvision); ImageNet terms', t.crop_size[0], t.mean, t.std,
-                      t.interpolation.value, weights.meta['num_params'], crop=min(1., t.crop_size[0]/t.resize_size[0]))
+    size, licence = t.crop_size[0], 'BSD-3-Clause (torchvision); ImageNet terms'
+    return Pretrained(name, 'torchvision', 'hub', licence, size, t.mean, t.std, t.interpolation.value,
+                      weights.meta['num_params'], crop=min(1., size/t.resize_size[0]))
 
-# %% ../nbs/api/03_zoo.ipynb #b5c962a5
+# %% ../nbs/api/03_zoo.ipynb #e863df29
 def _described(folder):
     "What a folder says of itself"
     names = ('transfer.json', 'config.json')
     if not any((folder/o).exists() for o in ('model.safetensors', 'model.safetensors.index.json')):
-        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the network as safetensors, or name a model')
+        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): '
+                            'save the network as safetensors, or name a model')
     if not (there := [o for o in names if (folder/o).exists()]):
-        raise TransferError(f'{folder}: neither config.json (timm\'s hub format, or transformers\') nor transfer.json (saved by this package) in it')
+        raise TransferError(f'{folder}: neither config.json (of timm\'s hub format, or of transformers) '
+                            'nor transfer.json (saved by this package) in it')
     said = json.loads((folder/there[0]).read_text(encoding='utf-8'))
     if there[0] == 'transfer.json': return _saved_pretrained(folder, said['pretrained'])
     if 'architecture' in said: return _timm_folder(folder, said)
-    if 'model_type' in said: return Pretrained(library='transformers', source='folder', where=folder, **describe(folder))
-    raise TransferError(f'{folder}/config.json names neither an "architecture" (timm\'s hub format) nor a "model_type" (transformers)')
+    if 'model_type' in said:
+        return Pretrained(library='transformers', source='folder', where=folder, **describe(folder))
+    raise TransferError(f'{folder}/config.json names neither an "architecture" (as timm\'s hub format does) '
+                        'nor a "model_type" (as transformers does)')
 
 def _folder_pretrained(folder):
     try: return _described(folder)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise TransferError(f'{folder}: its config.json or transfer.json can\'t be understood ({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
+        raise TransferError(f'{folder}: its config.json or transfer.json can\'t be understood '
+                            f'({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
 
-# %% ../nbs/api/03_zoo.ipynb #93741785
+# %% ../nbs/api/03_zoo.ipynb #de0d29d2
 def _saved_pretrained(folder, said):
     "Of a model that this package saved"
-    if 'pooling' in said: raise TransferError(f'{folder}: a model of texts ({said.get("name")}), and images are wanted')
-    if said['library'] == 'module':
-        raise TransferError(f'{folder}: its body is a module of your own ({said["name"]}), which is not in the folder: pass the module, or load_transfer(folder, body=the_module)')
+    name, library = said['name'], said['library']
+    if 'pooling' in said: raise TransferError(f'{folder}: a model of texts ({name}), and images are wanted')
+    if library == 'module':
+        raise TransferError(f'{folder}: its body is a module of your own ({name}), which is not in it: '
+                            'pass the module, or load_transfer(folder, body=the_module)')
+    if library != 'transformers' and not _knows(library, name):
+        raise TransferError(f'{folder}/transfer.json: "{name}" is no network that {library} makes by name')
     return Pretrained(**{**said, 'source': 'folder', 'where': folder})
 
 def _stem(folder, name):
@@ -217,64 +164,79 @@ def _timm_folder(folder, said):
     "Of a folder in timm's hub format"
     name, cfg = said['architecture'], said.get('pretrained_cfg') or said
     library = said.get('library') or ('timm' if _knows('timm', name) else 'torchvision')
-    if not _knows(library, name): raise TransferError(f'{folder}/config.json: "{name}" is no network that timm or torchvision has')
-    channels = _stem(folder, name) if library == 'timm' else 3
-    return _fitting(Pretrained(name, library, 'folder', cfg.get('license') or 'not stated', where=folder, **_timm_says(cfg)), channels)
+    if not _knows(library, name):
+        raise TransferError(f'{folder}/config.json: "{name}" is no network that {library} makes by name')
+    licence = cfg.get('license') or 'not stated'
+    found = Pretrained(name, library, 'folder', licence, where=folder, **_timm_says(cfg))
+    return _fitting(found, _stem(folder, name) if library == 'timm' else 3)
 
-# %% ../nbs/api/03_zoo.ipynb #cbc4999f
+# %% ../nbs/api/03_zoo.ipynb #36c7a01b
 def _spread(numbers, channels):
     "Mean or standard deviation of as many channels: of a grey image, that of the colours together"
     return tuple(numbers) if len(numbers) == channels else (sum(numbers)/len(numbers),)*channels
 
-def _fitting(p, channels): return replace(p, channels=channels, mean=_spread(p.mean, channels), std=_spread(p.std, channels))
+def _fitting(p, channels):
+    return replace(p, channels=channels, mean=_spread(p.mean, channels), std=_spread(p.std, channels))
 
-def _timm_cfg(m): return next((o for k in ('pretrained_cfg', 'default_cfg') if (o := getattr(m, k, None)) and hasattr(o, 'keys')), None)
+def _timm_cfg(m):
+    "What timm notes of a network, under its newer or its older name"
+    cfg = getattr(m, 'pretrained_cfg', None) or getattr(m, 'default_cfg', None)
+    return cfg if isinstance(cfg, dict) else None
 
 def _says(net):
     "What a module says of preprocessing, and its licence; two times `None` where it says nothing"
     for m in net.modules():
-        if from_transformers(m): return {k: v for k, v in describe(m).items() if k not in ('name', 'licence', 'channels')}, 'yours'
+        if from_transformers(m):
+            said = describe(m)
+            return {k: said[k] for k in ('size', 'mean', 'std', 'interpolation', 'crop', 'notes')}, 'yours'
         if not (cfg := _timm_cfg(m)): continue
-        made = getattr(getattr(m, 'patch_embed', None), 'img_size', None) # it may have been made for another size
+        made = getattr(getattr(m, 'patch_embed', None), 'img_size', None) # maybe not the size of the weights
         return {**_timm_says(cfg), **(dict(size=made[-1]) if made else {})}, cfg.get('license') or 'yours'
     return None, None
 
-# %% ../nbs/api/03_zoo.ipynb #519b90e9
-_assumed = ('{name} does not say how its images were prepared: {size} pixels and ImageNet\'s mean and std are assumed, which is right for most; '
-            'pretrained(net, size=…, mean=…, std=…) says otherwise')
+# %% ../nbs/api/03_zoo.ipynb #fcd1746a
+_assumed = ('{name} does not say how its images were prepared: {size} pixels and ImageNet\'s mean and std '
+            'are assumed, which is right for most; pretrained(net, size=…, mean=…, std=…) says otherwise')
 
 def _module_pretrained(net, size=None):
     "Of a network that somebody hands in"
     inside = unwrapped(net)
     check_images(inside)
-    if from_transformers(inside) and rebuilds(inside): return Pretrained(library='transformers', source='module', where=net, **describe(net))
+    if from_transformers(inside) and rebuilds(inside):
+        return Pretrained(library='transformers', source='module', where=net, **describe(net))
     name, (said, licence) = type(inside).__name__, _says(inside)
     sides = [getattr(inside, k, None) for k in ('image_size', 'img_size')]
     given = next((o for o in sides if isinstance(o, int)), 224)
     known = said or dict(size=given, notes=(_assumed.format(name=name, size=size or given),))
-    if any(type(m).__name__ == 'Normalize' and hasattr(m, 'mean') for m in inside.modules()): known |= dict(mean=(0.,)*3, std=(1.,)*3, notes=())
+    if any(type(m).__name__ == 'Normalize' and hasattr(m, 'mean') for m in inside.modules()):
+        known |= dict(mean=(0.,)*3, std=(1.,)*3, notes=())
     found = Pretrained(name, 'module', 'module', licence or 'yours', where=net, **known)
     return _fitting(found, channels_of(inside, size or found.size))
 
-# %% ../nbs/api/03_zoo.ipynb #777ba4a1
-_pickles, _weights = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.pickle', '.tar'), ('.safetensors', '.onnx', '.h5', '.keras', '.pb', '.tflite', '.gguf')
+# %% ../nbs/api/03_zoo.ipynb #3e531608
+_pickles = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.pickle', '.tar')
+_weights = ('.safetensors', '.onnx', '.h5', '.keras', '.pb', '.tflite', '.gguf')
 
 def _place(what):
     "The folder or file that is meant; `None` where it is a name"
     text, path = str(what), Path(what).expanduser()
-    looks = text.startswith(('.', '~', '/')) or '\\' in text or re.match('[A-Za-z]:', text) or text.count('/') > 1
-    return path if isinstance(what, Path) or looks or path.suffix.lower() in _pickles + _weights or path.exists() else None
+    looks = re.match(r'[.~/]|[A-Za-z]:', text) or '\\' in text or text.count('/') > 1
+    file = path.suffix.lower() in _pickles + _weights
+    return path if isinstance(what, Path) or looks or file or path.exists() else None
 
 def _from_place(path):
     if path.is_dir(): return _folder_pretrained(path)
     kind = path.suffix.lower()
     if kind in _pickles:
-        raise TransferError(f'{path}: a pickle, which can run code when opened, and is not opened: make the network, '
-                            'net.load_state_dict(torch.load(file, weights_only=True)), and pass net')
-    if kind == '.safetensors': raise TransferError(f'{path}: weights alone, without the network that they are of: pretrained("resnet18", weights="{path.name}") names both')
-    raise TransferError(f'{path}: ' + ('a file, and a folder or a name is wanted' if path.exists() else 'no such folder') + f'. Without a hub: {", ".join(_wheels)}')
+        raise TransferError(f'{path}: a pickle, which can run code when opened, and is not opened: make the '
+                            'network, net.load_state_dict(torch.load(file, weights_only=True)), and pass net')
+    if kind == '.safetensors':
+        raise TransferError(f'{path}: weights alone, without the network that they are of: '
+                            f'pretrained("resnet18", weights="{path.name}") names both')
+    why = 'a file, and a folder or a name is wanted' if path.exists() else 'no such folder'
+    raise TransferError(f'{path}: {why}. Without a hub: {", ".join(_wheels)}')
 
-# %% ../nbs/api/03_zoo.ipynb #5d134e56
+# %% ../nbs/api/03_zoo.ipynb #9d6f0c31
 def _from_name(what, source=None):
     "Of a name that a library knows"
     import timm, torchvision
@@ -282,15 +244,19 @@ def _from_name(what, source=None):
     library, _, name = what[hub.end() if hub else 0:].rpartition('/')
     if name in _wheels and library in ('', _wheels[name].library): return _wheels[name]
     if library in ('', 'timm') and _knows('timm', name):
-        return _timm_pretrained(name) if source != 'random' else Pretrained(name, 'timm', 'random', 'none: random weights')
+        if source == 'random': return Pretrained(name, 'timm', 'random', 'none: random weights')
+        return _timm_pretrained(name)
     if library in ('', 'torchvision') and _knows('torchvision', name): return _torchvision_pretrained(name)
     if hub or library not in ('', 'timm', 'torchvision'):
-        raise TransferError(f'"{what}": networks of images are not had from a hub by such a name: download its config.json, preprocessor_config.json and '
-                            'model.safetensors into a folder, and name that; timm\'s and torchvision\'s names need no such step')
-    near = difflib.get_close_matches(name, [*_wheels, *timm.list_models(), *torchvision.models.list_models(module=torchvision.models)], 4)
-    raise TransferError(f'no model "{what}"' + (f'; near it: {", ".join(near)}' if near else '') + f'. Without a hub: {", ".join(_wheels)}')
+        raise TransferError(f'"{what}": a hub is not asked for networks of images by such a name: download its '
+                            'config.json, preprocessor_config.json and model.safetensors into a folder, and name '
+                            'that; timm\'s and torchvision\'s own names need no such step')
+    known = {*_wheels, *timm.list_models(), *torchvision.models.list_models(module=torchvision.models)}
+    near = difflib.get_close_matches(name, sorted(known), 4)
+    said = f'; near it: {", ".join(near)}' if near else ''
+    raise TransferError(f'no model "{what}"{said}. Without a hub: {", ".join(_wheels)}')
 
-# %% ../nbs/api/03_zoo.ipynb #b796799d
+# %% ../nbs/api/03_zoo.ipynb #e0f25f44
 def _with_weights(what, file):
     "A network by name, its weights from a file"
     file = Path(file).expanduser()
@@ -304,17 +270,20 @@ def _with_weights(what, file):
 def _numbers(k, given, channels):
     "Mean or standard deviation as somebody wrote it"
     try: got = tuple(float(o) for o in given) if hasattr(given, '__len__') else (float(given),)*channels
-    except (TypeError, ValueError) as e: raise TransferError(f'{k}={given}: use a number for each channel') from e
-    if len(got) != channels: raise TransferError(f'{k}={got} has {len(got)} numbers, and the images have {channels} channels: give one for each')
+    except (TypeError, ValueError) as e:
+        raise TransferError(f'{k}={given}: use a number for each channel') from e
+    if len(got) != channels:
+        raise TransferError(f'{k}={got} has {len(got)} numbers, and the images have {channels} channels: one for each')
     if k == 'std' and min(got) <= 0: raise TransferError(f'std={got}: use numbers above 0')
     return got
 
 # %% ../nbs/api/03_zoo.ipynb #a3853e32
-_may_change = ('name', 'licence', 'size', 'mean', 'std', 'interpolation', 'params', 'channels', 'crop', 'head_name', 'reading', 'where')
+_may_change = ('size', 'mean', 'std', 'interpolation', 'channels', 'crop', 'head_name', 'reading', 'name', 'licence', 'params', 'where')
 
 def _changed(p, changes):
     "The same with some fields changed; raises `TransferError` for what can't be"
-    if other := [k for k in changes if k not in _may_change]: raise TransferError(f'{", ".join(other)}: no such field; one can change {", ".join(_may_change[:-1])}')
+    if other := [k for k in changes if k not in _may_change]:
+        raise TransferError(f'{", ".join(other)}: no such field; there are {", ".join(_may_change)}')
     p = _fitting(p, changes.get('channels', p.channels))
     stated = {k: _numbers(k, changes[k], p.channels) for k in ('mean', 'std') if k in changes}
     return replace(p, **{**changes, **stated}, notes=() if len(stated) == 2 else p.notes)
@@ -329,12 +298,13 @@ def pretrained(
     if weights is not None: found = _with_weights(what, weights)
     elif isinstance(what, Pretrained): found = what
     elif isinstance(what, nn.Module): found = _module_pretrained(what, changes.get('size'))
-    elif not isinstance(what, (str, Path)): raise TransferError(f'a {type(what).__name__} is no name, folder or nn.Module')
+    elif not isinstance(what, (str, Path)):
+        raise TransferError(f'a {type(what).__name__} is no name, folder or nn.Module')
     else: found = _from_place(path) if (path := _place(what)) else _from_name(what, source)
     if found.texts: raise TransferError(f'{found.name} is a network for texts')
     found = _changed(found, changes)
     if source != 'random': return found
-    if found.library == 'module': raise TransferError(f'{found.name} is a module of your own: pass one that has random weights')
+    if found.library == 'module': raise TransferError(f'{found.name} is a module: pass one with random weights')
     return replace(found, source='random', licence='none: random weights')
 
 # %% ../nbs/api/03_zoo.ipynb #4e6b825a
@@ -389,31 +359,34 @@ def _hub_net(p):
             return torchvision.models.get_model(p.name, weights='DEFAULT')
     except (OSError, RuntimeError) as e: raise _unreachable(p, type(e).__name__) from e
 
-# %% ../nbs/api/03_zoo.ipynb #6e888b95
+# %% ../nbs/api/03_zoo.ipynb #6cac86a9
 def _made_for(p):
-    "A timm transformer is told the size of its images, for its position embeddings; a convolutional network takes any"
+    "A timm transformer is told the size of its images, for its position embeddings; convolutions take any"
     import timm
-    if p.library == 'torchvision' and p.channels != 3: raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take timm\'s network of that kind')
+    if p.library == 'torchvision' and p.channels != 3:
+        raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take one of timm\'s')
     if p.library != 'timm' or not _knows('timm', p.name): return {}
     cfg = timm.get_pretrained_cfg(p.name)
     fixed = dict(img_size=p.size) if cfg is not None and cfg.fixed_input_size else {}
     return fixed if p.channels == 3 else {**fixed, 'in_chans': p.channels}
 
 def _fill(net, weights, name):
-    "Load `weights`, in which only a head may be missing; a first convolution of other channels is made from that of three, as timm does"
+    "Load `weights`, in which only a head may be missing; for other channels they are changed as timm does it"
     from timm.models import adapt_input_conv
     own = net.state_dict()
     for k, w in weights.items():
-        if k in own and w.dim() == 4 and w.shape[1] == 3 != own[k].shape[1]: weights[k] = adapt_input_conv(own[k].shape[1], w)
+        other = k in own and w.dim() == 4 and w.shape[1] == 3 != own[k].shape[1]
+        if other: weights[k] = adapt_input_conv(own[k].shape[1], w)
     lacks = net.load_state_dict(weights, strict=False)
     head = lambda k: k.startswith(('classifier.', 'head', 'fc.'))
     if lacks.unexpected_keys or [k for k in lacks.missing_keys if not head(k)]:
-        raise TransferError(f'{name}: the weights are of another network ({len(lacks.unexpected_keys)} unexpected and {len(lacks.missing_keys)} missing names)')
+        odd = f'{len(lacks.unexpected_keys)} unexpected and {len(lacks.missing_keys)} missing names'
+        raise TransferError(f'{name}: the weights are of another network ({odd})')
     return net
 
-# %% ../nbs/api/03_zoo.ipynb #aec345a2
+# %% ../nbs/api/03_zoo.ipynb #4cd59d18
 def _wheel_net(p):
-    "A network whose weights are in a wheel; position embeddings come as they are, and are made for another size then"
+    "A network whose weights are in a wheel; its position embeddings are made for another size afterwards"
     sample, read = p.where
     made_for = _made_for(p)
     size = made_for.pop('img_size', None)
@@ -433,7 +406,8 @@ def _copied(p):
     if from_transformers(net): net = for_images(net).base_model
     try: return copy.deepcopy(net).cpu().float()
     except (RuntimeError, TypeError, AttributeError) as e:
-        raise TransferError(f'{p.name} can\'t be copied ({str(e).splitlines()[0][:100]}): pass it as it is before training, its weights loaded by load_state_dict') from e
+        raise TransferError(f'{p.name} can\'t be copied ({str(e).splitlines()[0][:100]}): pass one that is newly '
+                            'made, its weights loaded by load_state_dict') from e
 
 def body(
     p:Pretrained, # from `pretrained`
@@ -448,7 +422,7 @@ def body(
     had = dict(wheel=_wheel_net, hub=_hub_net).get(p.source) if fill else None
     return _without_head(p, had(p) if had else _new(p.name, p.library, **_made_for(p))).eval()
 
-# %% ../nbs/api/03_zoo.ipynb #58c8b34b
+# %% ../nbs/api/03_zoo.ipynb #c065e6c3
 def with_head(
     p:Pretrained # from `pretrained`
 ) -> nn.Module: # gives `(N, source classes)`, in eval mode; raises `TransferError` where the head is not there
@@ -462,13 +436,14 @@ def with_head(
     else: raise TransferError(f'{p.name}: the head that it was trained with is not there ({p.source})')
     return net.eval()
 
-Pretrained.body = body
-Pretrained.files = lambda self: image_files(self) if self.library == 'transformers' else {} # texts that a saved model needs beside its weights
+def _files(p): return image_files(p) if p.library == 'transformers' else {} # what a saved model needs beside it
 
-# %% ../nbs/api/03_zoo.ipynb #2f342ab7
+Pretrained.body, Pretrained.files = body, _files
+
+# %% ../nbs/api/03_zoo.ipynb #c28f73eb
 def _saved_body(p, state):
     "Of a model that this package saved"
-    net = image_body(p, False) if p.library == 'transformers' else _without_head(p, _new(p.name, p.library, **_made_for(p)))
+    net = body(p, weights=False)
     net.load_state_dict({k.removeprefix('body.'): v for k, v in state.items() if k.startswith('body.')})
     return net
 
@@ -484,13 +459,16 @@ def _folder_body(p):
     saved = (p.where/'transfer.json').exists()
     if p.library == 'transformers' and not saved: return image_body(p)
     data = (p.where/'model.safetensors').read_bytes()
-    if saved and hashlib.sha256(data).hexdigest() != json.loads((p.where/'transfer.json').read_text(encoding='utf-8')).get('sha256'):
-        raise TransferError(f'{p.where}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again')
+    said = json.loads((p.where/'transfer.json').read_text(encoding='utf-8')) if saved else {}
+    if saved and hashlib.sha256(data).hexdigest() != said.get('sha256'):
+        raise TransferError(f'{p.where}/model.safetensors is not the file that was saved '
+                            '(its sha256 differs): copy the folder again')
     try: return (_saved_body if saved else _timm_body)(p, load(data))
     except (SafetensorError, RuntimeError, ValueError) as e:
-        raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({str(e).splitlines()[0][:120]}): copy the folder again') from e
+        why = str(e).splitlines()[0][:120]
+        raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({why}): copy the folder again') from e
 
-# %% ../nbs/api/03_zoo.ipynb #b9d76204
+# %% ../nbs/api/03_zoo.ipynb #a5a843ef
 def _bare(state, names):
     "Names without the words that wrappers put before all of them"
     while state and not state.keys() & names and len(first := {k.partition('.')[0] for k in state}) == 1:
@@ -500,14 +478,18 @@ def _bare(state, names):
 def _file_body(p):
     "A network by name, its weights from a file, in which only a head may be missing or another"
     try: state = load(p.where.read_bytes())
-    except (OSError, SafetensorError) as e: raise TransferError(f'{p.where} can\'t be read as safetensors ({e}): copy it again') from e
+    except (OSError, SafetensorError) as e:
+        raise TransferError(f'{p.where} can\'t be read as safetensors ({e}): copy it again') from e
     net = _new(p.name, p.library, **_made_for(p))
     everything = net.state_dict(keep_vars=True)
     made = _without_head(p, net)
     kept = {id(o) for o in made.state_dict(keep_vars=True).values()}
     state, own = _bare(state, everything.keys()), {k: o for k, o in everything.items() if id(o) in kept}
-    odd = sorted(state.keys() - everything.keys()) + sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
-    if odd: raise TransferError(f'{p.where}: the weights are of another network than {p.name} ({len(odd)} differ, such as {odd[0]})')
+    odd = sorted(state.keys() - everything.keys())
+    odd += sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
+    if odd:
+        raise TransferError(f'{p.where}: the weights are of another network than {p.name} '
+                            f'({len(odd)} differ, such as {odd[0]})')
     with torch.no_grad():
         for k, o in own.items(): o.copy_(state[k])
     return made
