@@ -218,14 +218,15 @@ def text_body(
     _transformers()
     _register()
     state = None
-    net = load_transformer(p) if weights and not saved_here(p) else from_config(p)
+    net = whole_transformer(p) if weights and not saved_here(p) and p.source != 'random' else from_config(p)
     if getattr(net, 'pooler', None) is not None: net.pooler = None # it would be trained for nothing
     if net.config.is_encoder_decoder: raise TransferError(f'{p.name} is an encoder with a decoder ({type(net).__name__}): use an encoder such as BERT, or a decoder such as GPT-2')
     if saved_here(p) and weights: state = _fill(net, p)
     tok = tokenizer(p)
     sep = tok.sep_token_id if getattr(net.config, 'type_vocab_size', 0) > 1 and 'token_type_ids' in tok.model_input_names else None
     dense = () if p.pooling == 'attention' else _dense_layers(p if weights else replace(p, source='random'), state)
-    return TextBody(net, p.pooling, sep, dense, p.normalize).eval()
+    try: return TextBody(net, p.pooling, sep, dense, p.normalize).eval()
+    except (AttributeError, TypeError, ValueError) as e: raise TransferError(f'{p.name}: its network ({type(net).__name__}) does not read texts alone ({_first_line(e)}): use one of texts') from e
 
 # %% ../nbs/api/12_encoders.ipynb #bbd270ab
 def _body(self, weights=True): return text_body(self, weights)
@@ -369,7 +370,7 @@ def _class_config(p, net, info):
     config.label2id = {c: i for i, c in config.id2label.items()}
     for part in _with_parts(config): part.dtype = torch.float32
     text = config.get_text_config()
-    if p.pooling == 'last' and (tok.pad_token_id or 0) < text.vocab_size: text.pad_token_id = tok.pad_token_id # by which the class finds where a text ends
+    if p.pooling == 'last' and (tok.pad_token_id or 0) < getattr(text, 'vocab_size', 10**9): text.pad_token_id = tok.pad_token_id # by which the class finds where a text ends
     return config
 
 # %% ../nbs/api/12_encoders.ipynb #6f66dce7

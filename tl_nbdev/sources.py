@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'TextPretrained', 'text_pretrained', 'tokenizer', 'configured',
-           'from_config', 'load_transformer']
+           'from_config', 'load_transformer', 'whole_transformer']
 
 # %% ../nbs/api/11_sources.ipynb #3e0a9225
 import json, re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from os.path import expanduser
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
@@ -76,11 +77,15 @@ def _asked(find, name):
     file = find(name)
     return None if file is None else _json_in(file)
 
+# %% ../nbs/api/11_sources.ipynb #1c4d78d2
 def _is_adapter(where, adapter):
-    base = adapter.get('base_model_name_or_path') or 'a network that it does not name'
+    "The error that a folder, or a repository, with an adapter and no network is"
+    said = adapter if isinstance(adapter, dict) else {}
+    kind, base = said.get('peft_type') or 'of peft', said.get('base_model_name_or_path') or 'a network that it does not name'
     merge = 'peft.PeftModel.from_pretrained(network, adapter).merge_and_unload()'
-    return TransferError(f'{where}: an adapter ({adapter.get("peft_type", "peft")}) of {base}, not a network: load that, '
-                         f'join the two with {merge}, save it with its tokenizer by save_pretrained, and name the new folder')
+    join = f'load that, join the two with {merge}, save it with its tokenizer by save_pretrained, and name the new folder'
+    if 'TUNING' in kind or 'PROMPT' in kind: join = 'name that: an adapter of this kind is put before texts, and can\'t be joined with its network' # it has no weights of layers
+    return TransferError(f'{where}: an adapter ({kind}) of {base}, not a network: {join}')
 
 def _beside_adapter(name):
     return (f'{name}: an adapter lies beside its network, which is loaded without it: where they belong together, '
@@ -214,7 +219,7 @@ def _saved_before(folder):
         if 'pooling' not in known: raise TransferError(f'{folder}: a model of images ({known.get("name")}), and the task is of texts')
         of = TextPretrained if known['library'] == 'transformers' else type(import_module(_elsewhere['awd-lstm']).start)
         plain = {k: tuple(tuple(o) if isinstance(o, list) else o for o in v) if isinstance(v, list) else v for k, v in known.items()}
-        inside = 'transformer' if (folder/'transformer'/'config.json').is_file() else ''
+        inside = '' if (folder/'config.json').is_file() or known['library'] != 'transformers' else 'transformer'
         return of(**{**plain, 'source': 'folder', 'where': folder, 'subfolder': inside, 'notes': (),
                      'trust_remote_code': False}) # what a folder says of itself is no reason to trust it
     except (KeyError, TypeError, AttributeError) as e:
@@ -248,7 +253,7 @@ def _found(what, changes):
     if isinstance(what, nn.Module): raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to a folder with save_pretrained, and name that')
     if not isinstance(what, (str, Path)) or not str(what).strip(): raise TransferError(f'{brief(what, 40)!r} is no model: give a name ({", ".join(_wheels)}, or one of a hub) or a folder')
     if what in _elsewhere: return import_module(_elsewhere[what]).start
-    folder = Path(what).expanduser()
+    folder = Path(what) if str(what)[:1] != '~' else Path(expanduser(what))
     if folder.is_dir(): return _in_folder(folder, changes)
     if what in _wheels: return _wheels[what]
     if folder.is_file(): raise TransferError(f'{what} is a file: name the folder that it is in')
@@ -259,13 +264,14 @@ def _found(what, changes):
 # %% ../nbs/api/11_sources.ipynb #236a6fd3
 def _check_changes(found, changes):
     "Raises `TransferError` for a value that a field can't have"
-    pooling, long, size = (changes.get(o) for o in ('pooling', 'long', 'size'))
+    pooling, long, size, prompt = (changes.get(o) for o in ('pooling', 'long', 'size', 'prompt'))
     several = [o in poolings[:-1] for o in str(pooling).split('+')]
     if found.library != 'transformers' and pooling not in (None, found.pooling): raise TransferError(f'pooling="{pooling}": {found.name} has {found.pooling}')
     if pooling is not None and pooling not in (*poolings, found.pooling) and not all(several):
         raise TransferError(f'pooling="{pooling}": use one of {", ".join(poolings)}, or several such as cls+mean')
     if long not in (None, *longs): raise TransferError(f'long="{long}": use one of {", ".join(longs)}')
     if size is not None and size < 3: raise TransferError(f'size={size} tokens: use 3 or more')
+    if 'prompt' in changes and not isinstance(prompt, str): raise TransferError(f'prompt={prompt!r}: use the text itself that is put before each text, or "" for none')
 
 # %% ../nbs/api/11_sources.ipynb #a397da23
 def text_pretrained(
@@ -312,7 +318,8 @@ def _load(p, what, cls, **kwargs):
                 with hub_offline(only=True): return made.from_pretrained(where, local_files_only=True, trust_remote_code=p.trust_remote_code, **kwargs)
             except _broken as e:
                 if 'trust_remote_code' in str(e): raise _untrusted(p, where) from e
-                raise TransferError(f'{where}: its {what} can\'t be used ({_first_line(e)}): copy the folder again') from e
+                next = '' if isinstance(e, ImportError) else ': copy the folder again' # it says itself what to install
+                raise TransferError(f'{where}: its {what} can\'t be used ({_first_line(e)}){next}') from e
         offline = settings().offline or not hub_reachable(constants.ENDPOINT)
         with hub_offline(only=offline): return _from_hub(p, what, lambda **o: made.from_pretrained(where, local_files_only=offline, **o, **kwargs))
 
@@ -406,13 +413,23 @@ def load_transformer(
     alone = dict(adapter_kwargs=dict(subfolder='no-adapter')) # transformers would put in an adapter that lies beside the network
     return _load(p, 'weights', cls, config=config, use_safetensors=True, dtype=torch.float32, **alone, **kwargs)
 
+# %% ../nbs/api/11_sources.ipynb #4691ca32
+def whole_transformer(
+    p:TextPretrained
+) -> nn.Module: # raises `TransferError` where weights are missing
+    "The network without a head, of which no weight is random"
+    net, info = load_transformer(p, output_loading_info=True)
+    lacks = sorted(k for k in info['missing_keys'] if not k.startswith('pooler.'))
+    if lacks: raise TransferError(f'{p.name}: {len(lacks)} of its {len(net.state_dict())} tensors are not among its weights (such as {lacks[0]}), which are of another network: copy or save it again')
+    return net
+
 # %% ../nbs/api/11_sources.ipynb #65f6a7ab
 @property
 def _reach(p):
     "Tokens that a network has positions for, if its configuration says so, and tokens that it has an embedding for"
     config = configured(p).get_text_config()
     before = 2 if any(o in config.model_type for o in ('roberta', 'camembert', 'mpnet', 'esm', 'data2vec')) else 0 # theirs begin at 2
-    return (getattr(config, 'max_position_embeddings', None) or 0) - before, config.vocab_size
+    return (getattr(config, 'max_position_embeddings', None) or 0) - before, getattr(config, 'vocab_size', None)
 TextPretrained.reach = _reach
 
 # %% ../nbs/api/11_sources.ipynb #0a63b97e
