@@ -10,6 +10,7 @@ __all__ = ['text_types', 'text_models', 'poolings', 'longs', 'TextPretrained', '
 import json, re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from os.path import expanduser
 from pathlib import Path
@@ -28,20 +29,24 @@ text_types = ('.txt', '.text', '.md')
 @dataclass(frozen=True)
 class TextPretrained(Pretrained):
     "A transformer to start from: where its weights come from, and how texts must be prepared for it"
-    size: int = 256           # tokens of a text that are read; the rest is cut off, or read in further windows
+    size: int = 256           # tokens of a text that are read; the rest is cut off, or read in more windows
     mean: tuple = ()
     std: tuple = ()
     interpolation: str = ''
-    pooling: str = 'mean'     # how a text's tokens are made one vector: `mean`, `cls` (the first), `last`, `max`; several side by side, such as `cls+mean`; or `attention` (learned with the head)
-    long: str = 'truncate'    # what is longer than `size`: `truncate`, or `windows`, which overlap by an eighth and whose vectors are averaged; where the body trains, each epoch takes four of a text's windows, by chance
+    # how a text's tokens are made one vector: `mean`, `cls` (the first), `last`, `max`; several side by side,
+    # such as `cls+mean`; or `attention` (learned with the head)
+    pooling: str = 'mean'
+    # what is longer than `size`: `truncate`, or `windows`, which overlap by an eighth and whose vectors are
+    # averaged; where the body trains, each epoch takes four of a text's windows, by chance
+    long: str = 'truncate'
     revision: str = None      # of a hub repository: a commit keeps it from changing
     trust_remote_code: bool = False # run code that comes with the model
-    subfolder: str = ''       # of the folder or repository, where configuration, tokenizer and weights are
+    subfolder: str = ''       # of the folder or repository: there are configuration, tokenizer and weights
     prompt: str = ''          # what the network expects before each text
     lower: bool = False       # does it expect texts in lower case?
     normalize: bool = False   # are vectors made of length 1?
-    dense: tuple = ()         # layers between pooling and vector: (folder, width before, width after, bias, activation, residual)
-    notes: tuple = field(default=(), repr=False, compare=False) # what its folder asks for and gets, or can't have
+    dense: tuple = ()         # what follows the pooling, layer by layer: see `Projection`, with its folder first
+    notes: tuple = field(default=(), repr=False, compare=False) # what its folder asks for, or can't have
     cuts = False # its frozen layers are run with the rest: what a cut would keep is large
     texts = True
 
@@ -49,14 +54,15 @@ class TextPretrained(Pretrained):
 _wheels = {p.name: p for p in [
     TextPretrained('all-MiniLM-L6-v2', 'transformers', 'wheel', 'Apache-2.0 (package: MIT)', params=22713216),
     TextPretrained('bert-tiny', 'transformers', 'wheel', 'Apache-2.0', params=4385920),
-    TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008, pooling='last')]}
-_elsewhere = {'awd-lstm': 'tl_nbdev.ulmfit'} # names, and libraries, of other kinds of networks: the room that knows them, imported when asked for
+    TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008,
+                   pooling='last')]}
+_elsewhere = {'awd-lstm': 'tl_nbdev.ulmfit'} # other kinds of networks, and the room that knows them
 text_models = tuple(_wheels)
 
 poolings, longs = ('mean', 'cls', 'last', 'max', 'attention'), ('truncate', 'windows')
 
 # %% ../nbs/api/11_sources.ipynb #4a609a61
-_endings = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.gguf', '.onnx', '.h5', '.msgpack', '.pkl', '.json')
+_endings = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.gguf', '.onnx', '.h5', '.msgpack', '.pkl')
 
 def _written_as_path(
     name # a string
@@ -81,161 +87,192 @@ def _asked(find, name):
 def _is_adapter(where, adapter):
     "The error that a folder, or a repository, with an adapter and no network is"
     said = adapter if isinstance(adapter, dict) else {}
-    kind, base = said.get('peft_type') or 'of peft', said.get('base_model_name_or_path') or 'a network that it does not name'
+    kind = said.get('peft_type') or 'of peft'
+    base = said.get('base_model_name_or_path') or 'a network that it does not name'
     merge = 'peft.PeftModel.from_pretrained(network, adapter).merge_and_unload()'
-    join = f'load that, join the two with {merge}, save it with its tokenizer by save_pretrained, and name the new folder'
-    if 'TUNING' in kind or 'PROMPT' in kind: join = 'name that: an adapter of this kind is put before texts, and can\'t be joined with its network' # it has no weights of layers
+    join = f'load that, join the two with {merge}, save it and its tokenizer by save_pretrained, and name that folder'
+    if 'TUNING' in kind or 'PROMPT' in kind: # it has no weights of layers
+        join = 'name that: an adapter of this kind is put before texts, and can\'t be joined with its network'
     return TransferError(f'{where}: an adapter ({kind}) of {base}, not a network: {join}')
 
 def _beside_adapter(name):
-    return (f'{name}: an adapter lies beside its network, which is loaded without it: where they belong together, '
-            'join them with peft (merge_and_unload) and save the whole')
+    return (f'{name}: an adapter lies beside its network, which is loaded without it: where they belong '
+            'together, join them with peft (merge_and_unload) and save the whole')
 
 # %% ../nbs/api/11_sources.ipynb #5a504db9
+_tokenizers = ('tokenizer.json', 'vocab.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
+               'vocab.json') # one of them is there
+
 def _said_in(folder):
     "What a folder says of its model; raises `TransferError` where something is missing"
     folder = Path(folder)
     has = lambda *names: any((folder/n).is_file() for n in names)
+    weights = has('model.safetensors', 'model.safetensors.index.json')
     adapter = _json_in(folder/'adapter_config.json')
-    if adapter is not None and not has('config.json'): raise _is_adapter(folder, adapter)
-    if not has('config.json'): raise TransferError(f'{folder}: no config.json in it: name a folder that save_pretrained or save_transfer wrote')
-    if not has('model.safetensors', 'model.safetensors.index.json'):
-        if adapter is not None: raise _is_adapter(folder, adapter)
-        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the model as safetensors')
-    if not has('tokenizer.json', 'vocab.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model', 'vocab.json'):
-        raise TransferError(f'{folder}: weights but no tokenizer (tokenizer.json): copy the tokenizer of the model into it, as AutoTokenizer.save_pretrained writes it')
+    if adapter is not None and not (has('config.json') and weights): raise _is_adapter(folder, adapter)
+    if not has('config.json'):
+        raise TransferError(f'{folder}: no config.json in it: name a folder that save_pretrained or '
+                            'save_transfer wrote')
+    if not weights:
+        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): '
+                            'save the model as safetensors')
+    if not has(*_tokenizers):
+        raise TransferError(f'{folder}: weights but no tokenizer (tokenizer.json): copy the tokenizer of the '
+                            'model into it, as AutoTokenizer.save_pretrained writes it')
     said = _json_in(folder/'config.json')
-    if 'model_type' not in said: raise TransferError(f'{folder}/config.json names no "model_type": it isn\'t a transformers folder')
-    return said
+    if 'model_type' in said: return said
+    raise TransferError(f'{folder}/config.json names no "model_type": it isn\'t a transformers folder')
 
 # %% ../nbs/api/11_sources.ipynb #9f14fed0
 def _finder(where, revision=None):
-    "How files beside a model are found, in a folder or on the hub: `find('modules.json')` is a path, or `None`"
+    "How files beside a model are found, in a folder or on the hub: `find('modules.json')`, a path or `None`"
     if isinstance(where, Path): return lambda name: where/name if (where/name).is_file() else None
     from transformers.utils import cached_file
     from huggingface_hub import constants
     offline = settings().offline or constants.HF_HUB_OFFLINE or not hub_reachable(constants.ENDPOINT)
+    causes = 'gated_repo', 'missing_entries', 'connection_errors'
+    patient = {f'_raise_exceptions_for_{o}': False for o in causes}
     def find(name):
         try:
             with hub_offline(only=offline):
-                found = cached_file(where, name, revision=revision, local_files_only=offline, _raise_exceptions_for_gated_repo=False,
-                                    _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+                found = cached_file(where, name, revision=revision, local_files_only=offline, **patient)
         except (OSError, ValueError): return None # no such name: what loads it says so
         return Path(found) if found else None
     return find
 
 # %% ../nbs/api/11_sources.ipynb #ff954e54
-_modes = dict(cls_token='cls', max_tokens='max', mean_tokens='mean', mean_sqrt_len_tokens='mean_sqrt_len_tokens', weightedmean_tokens='weightedmean', lasttoken='lasttoken')
+_modes = dict(cls_token='cls', max_tokens='max', mean_tokens='mean', # older flags, in the order of their vectors
+              mean_sqrt_len_tokens='mean_sqrt_len_tokens', weightedmean_tokens='weightedmean', lasttoken='lasttoken')
 
 def _pooling_of(said):
-    "Our word for the pooling of a `1_Pooling/config.json`, in its older and its newer form; and what can't be had"
-    asked = said.get('pooling_mode') or [mode for key, mode in _modes.items() if said.get(f'pooling_mode_{key}')] or 'mean'
+    "Our word for the pooling of a `1_Pooling/config.json`, older or newer, and a line where it can't be had"
+    flags = [mode for key, mode in _modes.items() if said.get(f'pooling_mode_{key}')]
+    asked = said.get('pooling_mode') or flags or 'mean'
     asked = [asked] if isinstance(asked, str) else list(asked)
     ours = [dict(lasttoken='last').get(o, o) for o in asked]
-    lacking = [o for o in ours if o not in poolings[:-1]]
-    if lacking: return 'mean', f'its pooling is {" and ".join(asked)}, which is not there: mean is taken in its place'
-    return '+'.join(ours), ''
+    if all(o in poolings[:-1] for o in ours): return '+'.join(ours), ''
+    return 'mean', f'its pooling is {" and ".join(asked)}, which is not there: mean is taken in its place'
 
 # %% ../nbs/api/11_sources.ipynb #99602161
 def _dense_of(find, path, said):
     "A layer that follows the pooling, as `TextPretrained.dense` has it; or why it can't be had"
     activation = said.get('activation_function', 'torch.nn.modules.activation.Tanh')
-    name = activation.rpartition('.')[2]
-    if said.get('module_input_name', 'sentence_embedding') != 'sentence_embedding': return None, f'its layer {path} is of tokens, not of a text: it is not applied'
-    if not activation.startswith('torch.nn.') or not hasattr(nn, name): return None, f'its layer {path} has an activation of its own ({activation}): it is not applied'
-    if find(f'{path}/model.safetensors') is None: return None, f'its layer {path} has no model.safetensors (pickled weights are never opened): it is not applied'
-    return (path, said['in_features'], said['out_features'], said.get('bias', True), name, bool(said.get('use_residual'))), ''
+    name, why = activation.rpartition('.')[2], ''
+    of_text = said.get('module_input_name', 'sentence_embedding') == 'sentence_embedding'
+    known = activation.startswith('torch.nn.') and hasattr(nn, name)
+    if not of_text: why = 'is of tokens, not of a text'
+    elif not known: why = f'has an activation of its own ({activation})'
+    elif not find(f'{path}/model.safetensors'): why = 'has no model.safetensors (pickled weights are never opened)'
+    if why: return None, f'its layer {path} {why}: it is not applied'
+    widths = said['in_features'], said['out_features']
+    return (path, *widths, said.get('bias', True), name, bool(said.get('use_residual'))), ''
 
 # %% ../nbs/api/11_sources.ipynb #c4cc35a5
 def _prompt_of(said):
-    "What is put before each text, as `config_sentence_transformers.json` says, and a remark where that isn't plain"
+    "What is put before each text, as `config_sentence_transformers.json` says; a remark where it isn't plain"
     prompts = {k: v for k, v in (said.get('prompts') or {}).items() if v}
     default = said.get('default_prompt_name')
-    if default in prompts: return prompts[default], ''
-    if not prompts: return '', ''
-    return '', f'it has prompts ({", ".join(prompts)}) but none that is put before every text: text_pretrained(…, prompt=…) does'
+    if default in prompts or not prompts: return prompts.get(default, ''), ''
+    names = ', '.join(prompts)
+    return '', f'it has prompts ({names}) but puts none before every text: text_pretrained(…, prompt=…) does'
 
 # %% ../nbs/api/11_sources.ipynb #92d30b4e
 _most_tokens = 512 # that are read where a folder allows more: a text of thousands must be asked for
+_kinds = ('bert', 'roberta', 'distilbert', 'camembert', 'albert', 'xlm-roberta', 'xlnet') # of one file's name
 
 def _read_length(find, at):
     "Tokens that are read, whether texts are made lower case, and a remark"
-    kinds = ('bert', 'roberta', 'distilbert', 'camembert', 'albert', 'xlm-roberta', 'xlnet') # of the name of one and the same file
-    said = next((d for kind in kinds if (d := _asked(find, f'{at}sentence_{kind}_config.json'))), {})
+    said = next((d for kind in _kinds if (d := _asked(find, f'{at}sentence_{kind}_config.json'))), {})
     most = said.get('max_seq_length')
     fields = dict(lower=True) if said.get('do_lower_case') else {}
     if not isinstance(most, int) or most < 3: return fields, ''
-    more = f'it reads up to {most} tokens of a text, here {_most_tokens}: size={most} reads all' if most > _most_tokens else ''
-    return fields | dict(size=min(most, _most_tokens)), more
+    more = f'it reads up to {most} tokens of a text, here {_most_tokens}: size={most} reads all'
+    return fields | dict(size=min(most, _most_tokens)), more if most > _most_tokens else ''
 
 # %% ../nbs/api/11_sources.ipynb #e3f90cad
-def _parts_of_vectors(find, name):
-    "Fields of a `TextPretrained` that a model of sentence-transformers asks for, and remarks: pairs of a field and a line"
-    modules = _asked(find, 'modules.json')
-    if not modules: return {}, []
-    (kind, path), *others = [(o['type'].rpartition('.')[2], o.get('path', '').strip('/')) for o in modules]
-    if not kind.endswith('Transformer'): raise TransferError(f'{name}: its first part is a {kind} (modules.json), not a transformer: it can\'t be adapted here')
-    fields, remarks = dict(subfolder=path), []
-    lengths, more = _read_length(find, f'{path}/' if path else '')
-    prompt, without = _prompt_of(_asked(find, 'config_sentence_transformers.json') or {})
-    fields |= lengths
-    remarks += [('size', more), ('prompt', without)]
-    for kind, path in others:
-        said = _asked(find, f'{path}/config.json') or {}
-        if kind == 'Pooling':
-            fields['pooling'], odd = _pooling_of(said)
-            remarks.append(('pooling', odd))
-            if prompt and said.get('include_prompt') is False: prompt, odd = '', 'its prompt is read, and then left out of the mean, which can\'t be done here: it goes without'
-            remarks.append(('prompt', odd))
+def _after_pooling(find, modules, fields):
+    "What follows a transformer, added to `fields`, and remarks: pairs of a field and a line"
+    remarks = []
+    for kind, path in modules:
+        said, odd = _asked(find, f'{path}/config.json') or {}, ''
+        if kind == 'Pooling': fields['pooling'], odd = _pooling_of(said)
         elif kind == 'Normalize': fields['normalize'] = True
         elif kind == 'Dense' and 'normalize' not in fields:
             layer, odd = _dense_of(find, path, said)
-            if layer: fields['dense'] = (*fields.get('dense', ()), layer)
-            remarks.append(('dense', odd))
-        elif kind != 'Dropout': remarks.append(('dense', f'its part {path} ({kind}) is not applied'))
-    return fields | (dict(prompt=prompt) if prompt else {}), [(k, v) for k, v in remarks if v]
+            fields['dense'] = (*fields.get('dense', ()), *([layer] if layer else []))
+        elif kind != 'Dropout': odd = f'its part {path} ({kind}) is not applied'
+        remarks.append(('pooling' if kind == 'Pooling' else 'dense', odd))
+        if kind == 'Pooling' and said.get('include_prompt') is False and fields.pop('prompt', ''):
+            remarks.append(('prompt', 'its prompt is read and then left out of the mean, which can\'t be done here: '
+                                      'it goes without'))
+    return remarks
+
+# %% ../nbs/api/11_sources.ipynb #2f7f05dd
+def _parts_of_vectors(find, name):
+    "Fields of a `TextPretrained` that a model of sentence-transformers asks for, and remarks"
+    modules = _asked(find, 'modules.json')
+    if not modules: return {}, []
+    (kind, path), *others = [(o['type'].rpartition('.')[2], o.get('path', '').strip('/')) for o in modules]
+    if not kind.endswith('Transformer'):
+        raise TransferError(f'{name}: its first part is a {kind} (modules.json), not a transformer: it can\'t be '
+                            'adapted here')
+    lengths, more = _read_length(find, f'{path}/' if path else '')
+    prompt, without = _prompt_of(_asked(find, 'config_sentence_transformers.json') or {})
+    fields = dict(subfolder=path, **lengths, **(dict(prompt=prompt) if prompt else {}))
+    remarks = [('size', more), ('prompt', without), *_after_pooling(find, others, fields)]
+    return fields, [(k, line) for k, line in remarks if line]
 
 # %% ../nbs/api/11_sources.ipynb #8d4c7367
 def _sentence_vectors(find, name):
     "The same, and one line where the files can't be understood"
     try: return _parts_of_vectors(find, name)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise TransferError(f'{name}: its modules.json, or a file that it names, can\'t be understood ({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
+        raise TransferError(f'{name}: its modules.json, or a file that it names, can\'t be understood '
+                            f'({type(e).__name__}: {str(e)[:100]}): copy the folder again') from e
 
 # %% ../nbs/api/11_sources.ipynb #2d818e99
 def _remarked(name, fields, remarks, changes):
-    "What is taken from a folder of sentence-transformers, in a line, and what can't be; not what the user has decided"
-    words = dict(pooling=f'pooling {fields.get("pooling")}', size=f'{fields.get("size")} tokens', prompt=f'"{fields.get("prompt")}" before each text',
-                 lower='texts in lower case', normalize='vectors of length 1', dense=f'{len(fields.get("dense", ()))} dense layer')
-    taken = [v for k, v in words.items() if k in fields and k not in changes]
+    "In lines, what is taken from a folder of sentence-transformers, and what isn't; but what a user decides"
+    said = dict(pooling='pooling {}', size='{} tokens', prompt='"{}" before each text',
+                lower='texts in lower case', normalize='vectors of length 1', dense='a dense layer')
+    taken = [line.format(fields[k]) for k, line in said.items() if fields.get(k) and k not in changes]
     first = [f'as its modules.json asks: {", ".join(taken)}'] if taken else []
     return tuple(f'{name}: {line}' for line in first + [line for k, line in remarks if k not in changes])
 
 # %% ../nbs/api/11_sources.ipynb #39aadab6
+def _as_tuples(o): return tuple(map(_as_tuples, o)) if isinstance(o, list) else o
+
 def _saved_before(folder):
     "A model that `save_transfer` wrote, as a start"
     try:
         known = _json_in(folder/'transfer.json')['pretrained']
-        if 'pooling' not in known: raise TransferError(f'{folder}: a model of images ({known.get("name")}), and the task is of texts')
-        of = TextPretrained if known['library'] == 'transformers' else type(import_module(_elsewhere['awd-lstm']).start)
-        plain = {k: tuple(tuple(o) if isinstance(o, list) else o for o in v) if isinstance(v, list) else v for k, v in known.items()}
-        inside = '' if (folder/'config.json').is_file() or known['library'] != 'transformers' else 'transformer'
-        return of(**{**plain, 'source': 'folder', 'where': folder, 'subfolder': inside, 'notes': (),
-                     'trust_remote_code': False}) # what a folder says of itself is no reason to trust it
+        if 'pooling' not in known:
+            raise TransferError(f'{folder}: a model of images ({known.get("name")}), the task is of texts')
+        ours = known['library'] == 'transformers'
+        of = TextPretrained if ours else type(import_module(_elsewhere['awd-lstm']).start)
+        inside = 'transformer' if ours and not (folder/'config.json').is_file() else ''
+        here = dict(source='folder', where=folder, subfolder=inside, notes=(),
+                    trust_remote_code=False) # what a folder says of itself is no reason to trust it
+        return of(**{**{k: _as_tuples(v) for k, v in known.items()}, **here})
     except (KeyError, TypeError, AttributeError) as e:
-        raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: {str(e)[:100]}): copy the folder again, or train again') from e
+        raise TransferError(f'{folder}/transfer.json is not as it was saved ({type(e).__name__}: '
+                            f'{str(e)[:100]}): copy the folder again, or train again') from e
 
 # %% ../nbs/api/11_sources.ipynb #6e727cd3
 def _in_folder(folder, changes):
     "What to start from in a folder"
     if (folder/'transfer.json').is_file(): return _saved_before(folder)
-    if any(folder.glob('itos*.pkl')) and not (folder/'config.json').is_file(): return replace(import_module(_elsewhere['awd-lstm']).start, source='folder', where=folder)
+    if any(folder.glob('itos*.pkl')) and not (folder/'config.json').is_file():
+        return replace(import_module(_elsewhere['awd-lstm']).start, source='folder', where=folder)
     fields, remarks = _sentence_vectors(_finder(folder), folder)
-    _said_in(folder/fields.get('subfolder', ''))
+    inside = folder/fields.get('subfolder', '')
+    _said_in(inside)
     notes = _remarked(folder.name, fields, remarks, changes)
-    if (folder/fields.get('subfolder', '')/'adapter_config.json').is_file(): notes += (_beside_adapter(folder.name),)
-    return TextPretrained(folder.name, 'transformers', 'folder', 'not stated', where=folder, **fields, notes=notes)
+    if (inside/'adapter_config.json').is_file(): notes += (_beside_adapter(folder.name),)
+    fields |= dict(where=folder, notes=notes)
+    return TextPretrained(folder.name, 'transformers', 'folder', 'not stated', **fields)
 
+# %% ../nbs/api/11_sources.ipynb #b667d53c
 def _on_hub(name, changes):
     "What to start from on a hub, by name"
     find = _finder(name, changes.get('revision'))
@@ -247,42 +284,53 @@ def _on_hub(name, changes):
     return TextPretrained(name, 'transformers', 'hub', 'see its page on the hub', **fields, notes=notes)
 
 # %% ../nbs/api/11_sources.ipynb #ad6dca19
+def _check_kind(what):
+    "Raises `TransferError` for what can be no name and no folder"
+    if isinstance(what, nn.Module):
+        raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to a '
+                            'folder with save_pretrained, and name that')
+    if isinstance(what, Path) or isinstance(what, str) and what.strip(): return
+    raise TransferError(f'{brief(what, 40)!r} is no model: give a name ({", ".join(_wheels)}, or one of a hub) '
+                        'or a folder')
+
 def _found(what, changes):
     "What to start from, by name or folder"
     if isinstance(what, TextPretrained): return what
-    if isinstance(what, nn.Module): raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to a folder with save_pretrained, and name that')
-    if not isinstance(what, (str, Path)) or not str(what).strip(): raise TransferError(f'{brief(what, 40)!r} is no model: give a name ({", ".join(_wheels)}, or one of a hub) or a folder')
+    _check_kind(what)
     if what in _elsewhere: return import_module(_elsewhere[what]).start
-    folder = Path(what) if str(what)[:1] != '~' else Path(expanduser(what))
+    folder = Path(expanduser(what))
     if folder.is_dir(): return _in_folder(folder, changes)
     if what in _wheels: return _wheels[what]
     if folder.is_file(): raise TransferError(f'{what} is a file: name the folder that it is in')
-    if isinstance(what, Path) or _written_as_path(what):
-        raise TransferError(f'no folder "{what}", and no name of a model on a hub is written so (that is "model" or "owner/model"); without a hub: {", ".join(_wheels)}')
-    return _on_hub(what, changes)
+    if isinstance(what, str) and not _written_as_path(what): return _on_hub(what, changes)
+    raise TransferError(f'no folder "{what}", and no name of a model on a hub is written so (that is "model" '
+                        f'or "owner/model"); without a hub: {", ".join(_wheels)}')
 
 # %% ../nbs/api/11_sources.ipynb #236a6fd3
 def _check_changes(found, changes):
     "Raises `TransferError` for a value that a field can't have"
-    pooling, long, size, prompt = (changes.get(o) for o in ('pooling', 'long', 'size', 'prompt'))
-    several = [o in poolings[:-1] for o in str(pooling).split('+')]
-    if found.library != 'transformers' and pooling not in (None, found.pooling): raise TransferError(f'pooling="{pooling}": {found.name} has {found.pooling}')
-    if pooling is not None and pooling not in (*poolings, found.pooling) and not all(several):
-        raise TransferError(f'pooling="{pooling}": use one of {", ".join(poolings)}, or several such as cls+mean')
+    pooling, long, size = (changes.get(o) for o in ('pooling', 'long', 'size'))
+    allowed = poolings if found.library == 'transformers' else (found.pooling,)
+    several = found.library == 'transformers' and all(o in poolings[:-1] for o in str(pooling).split('+'))
+    if pooling not in (None, *allowed) and not several:
+        also = ', or several such as cls+mean' if len(allowed) > 1 else ''
+        raise TransferError(f'pooling="{pooling}": use one of {", ".join(allowed)}{also}')
     if long not in (None, *longs): raise TransferError(f'long="{long}": use one of {", ".join(longs)}')
     if size is not None and size < 3: raise TransferError(f'size={size} tokens: use 3 or more')
-    if 'prompt' in changes and not isinstance(prompt, str): raise TransferError(f'prompt={prompt!r}: use the text itself that is put before each text, or "" for none')
+    if not isinstance(changes.get('prompt', ''), str):
+        raise TransferError(f'prompt={changes["prompt"]!r}: use the words before each text, or "" for none')
 
 # %% ../nbs/api/11_sources.ipynb #a397da23
 def text_pretrained(
     what='all-MiniLM-L6-v2', # a name, a folder, or a `TextPretrained`
     source=None, # `random` for the same network without its pretrained weights
     **changes # fields to change, such as `size=128`, `pooling='cls'`, `prompt='query: '`, `revision='…'`
-) -> TextPretrained: # raises `TransferError` for a folder that lacks something, and for what is neither a folder nor a name
+) -> TextPretrained: # raises `TransferError` for a folder that lacks something, for no folder and no name
     "What to start from, by name or folder"
     found = _found(what, changes)
     _check_changes(found, changes)
-    if source == 'random': changes |= dict(source='random', licence='none: random weights', where=found.where or found.name)
+    if source == 'random':
+        changes |= dict(source='random', licence='none: random weights', where=found.where or found.name)
     return replace(found, **changes)
 
 # %% ../nbs/api/11_sources.ipynb #e3805bda
@@ -294,39 +342,51 @@ def _folder_of(p):
 
 def _first_line(e): return str(e).strip().splitlines()[0][:140] if str(e).strip() else type(e).__name__
 
-def _untrusted(p, where): return TransferError(f'"{p.name}" needs code of its own, which was not run: if you trust it, say trust_remote_code=True to transfer_learner, load_transfer or text_pretrained("{where}")')
+def _untrusted(p, where):
+    return TransferError(f'"{p.name}" needs code of its own, which was not run: if you trust it, say '
+                         'trust_remote_code=True to transfer_learner, load_transfer or '
+                         f'text_pretrained("{where}")')
 
+# %% ../nbs/api/11_sources.ipynb #238a9c2e
 def _from_hub(p, what, get):
     "Ask the hub, or its cache"
-    try: return get(revision=p.revision, trust_remote_code=p.trust_remote_code, **(dict(subfolder=p.subfolder) if p.subfolder else {}))
+    inside = dict(subfolder=p.subfolder) if p.subfolder else {}
+    try: return get(revision=p.revision, trust_remote_code=p.trust_remote_code, **inside)
     except (OSError, ValueError, ImportError) as e:
         if 'trust_remote_code' in str(e): raise _untrusted(p, p.name) from e
-        raise TransferError(f'"{p.name}": there is no folder of this name, and its {what} could not be had from the model hub ({_first_line(e)}). '
-                            f'These need none: {", ".join(_wheels)}; or pass a folder with config.json, model.safetensors and tokenizer.json') from e
+        raise TransferError(f'"{p.name}": there is no folder of this name, and its {what} could not be had from '
+                            f'the model hub ({_first_line(e)}). These need none: {", ".join(_wheels)}; or pass '
+                            'a folder with config.json, model.safetensors and tokenizer.json') from e
 
 # %% ../nbs/api/11_sources.ipynb #2cd7af97
-_broken = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, AssertionError, ImportError, SafetensorError) # what transformers raises for files that it can't use
+_broken = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, AssertionError,
+           ImportError, SafetensorError) # what transformers raises for files that it can't use
+
+def _from_disk(p, what, get):
+    "Ask a folder"
+    try: return get(local_files_only=True, trust_remote_code=p.trust_remote_code)
+    except _broken as e:
+        if 'trust_remote_code' in str(e): raise _untrusted(p, _folder_of(p)) from e
+        next = '' if isinstance(e, ImportError) else ': copy the folder again' # it says what to install
+        raise TransferError(f'{_folder_of(p)}: its {what} can\'t be used ({_first_line(e)}){next}') from e
 
 def _load(p, what, cls, **kwargs):
     "What a class of transformers makes of a folder, a name, or its place in the hub's cache"
     from huggingface_hub import constants
     where, made = _folder_of(p), getattr(_transformers(), cls)
-    if p.trust_remote_code: print(f'running code that comes with "{p.name}", as asked for by trust_remote_code')
+    if p.trust_remote_code: print(f'running code that comes with "{p.name}", as trust_remote_code asks for')
+    get = lambda **more: made.from_pretrained(where, **more, **kwargs)
     with _quiet():
         if isinstance(where, Path):
-            try:
-                with hub_offline(only=True): return made.from_pretrained(where, local_files_only=True, trust_remote_code=p.trust_remote_code, **kwargs)
-            except _broken as e:
-                if 'trust_remote_code' in str(e): raise _untrusted(p, where) from e
-                next = '' if isinstance(e, ImportError) else ': copy the folder again' # it says itself what to install
-                raise TransferError(f'{where}: its {what} can\'t be used ({_first_line(e)}){next}') from e
+            with hub_offline(only=True): return _from_disk(p, what, get)
         offline = settings().offline or not hub_reachable(constants.ENDPOINT)
-        with hub_offline(only=offline): return _from_hub(p, what, lambda **o: made.from_pretrained(where, local_files_only=offline, **o, **kwargs))
+        with hub_offline(only=offline): return _from_hub(p, what, partial(get, local_files_only=offline))
 
 # %% ../nbs/api/11_sources.ipynb #fac921dc
 def _transformers():
     try: import transformers
-    except ImportError as e: raise TransferError('texts need transformers: pip install "tl_nbdev[text]"') from e
+    except ImportError as e:
+        raise TransferError('texts need transformers: pip install "tl_nbdev[text]"') from e
     return transformers
 
 @contextmanager
@@ -347,13 +407,16 @@ def tokenizer(
 ): # a fast tokenizer of transformers
     "The tokenizer that a network was trained with"
     tok = _load(p, 'tokenizer', 'AutoTokenizer')
-    if not getattr(tok, 'is_fast', False): raise TransferError(f'{p.name}: its tokenizer ({type(tok).__name__}) has no fast version (tokenizer.json), which is needed: use another model')
-    if tok.pad_token is None: tok.pad_token, tok.padless = tok.eos_token or tok.unk_token, True # GPT-like: padding is masked here, so any token will do
+    if not getattr(tok, 'is_fast', False):
+        raise TransferError(f'{p.name}: its tokenizer ({type(tok).__name__}) has no fast version '
+                            '(tokenizer.json), which is needed: use another model')
+    if tok.pad_token is None: # GPT-like: padding is masked here, so any token will do
+        tok.pad_token, tok.padless = tok.eos_token or tok.unk_token, True
     return tok
 
 # %% ../nbs/api/11_sources.ipynb #b80322c1
 def _with_parts(config):
-    "A configuration, and those of which it is made, such as that of the texts in a network of images and texts"
+    "A configuration, and those of which it is made, as where a network takes images and texts"
     parts = [o for o in vars(config).values() if hasattr(o, 'model_type') and hasattr(o, 'to_dict')]
     return [config, *(inner for o in parts for inner in _with_parts(o))]
 
@@ -365,7 +428,8 @@ def configured(
     config = _load(p, 'configuration', 'AutoConfig', **changes)
     for part in _with_parts(config): part.dtype = torch.float32
     text = config.get_text_config()
-    if (getattr(text, 'pad_token_id', None) or 0) >= getattr(text, 'vocab_size', 10**9): text.pad_token_id = None # it has no embedding, and needs none: padding is masked here
+    without = (getattr(text, 'pad_token_id', None) or 0) >= getattr(text, 'vocab_size', 10**9)
+    if without: text.pad_token_id = None # it has no embedding, and needs none: padding is masked here
     return config
 
 # %% ../nbs/api/11_sources.ipynb #4d776539
@@ -373,14 +437,14 @@ def from_config(
     p:TextPretrained,
     cls='AutoModel', # a class of transformers
     config=None # from `configured`; default that of `p`
-) -> nn.Module: # in 32 bits, with random weights
+) -> nn.Module: # in 32 bits, with random weights; raises `TransferError` if there is no such network
     "A network of transformers as its configuration describes it"
-    config = configured(p) if config is None else config
-    with _quiet():
-        try: return getattr(_transformers(), cls).from_config(config, trust_remote_code=p.trust_remote_code).float()
-        except _broken as e:
-            if 'trust_remote_code' in str(e): raise _untrusted(p, _folder_of(p)) from e
-            raise TransferError(f'{p.name}: no {cls} can be made of its config.json ({_first_line(e)})') from e
+    config, made = configured(p) if config is None else config, getattr(_transformers(), cls)
+    try:
+        with _quiet(): return made.from_config(config, trust_remote_code=p.trust_remote_code).float()
+    except _broken as e:
+        if 'trust_remote_code' in str(e): raise _untrusted(p, _folder_of(p)) from e
+        raise TransferError(f'{p.name}: no {cls} can be made of its config.json ({_first_line(e)})') from e
 
 # %% ../nbs/api/11_sources.ipynb #8d4db833
 def _fill(net, p):
@@ -388,30 +452,38 @@ def _fill(net, p):
     state, _ = load_folder(p.where)
     mine = {k.removeprefix('body.net.'): v for k, v in state.items() if k.startswith('body.net.')}
     try: net.load_state_dict(mine)
-    except RuntimeError as e: raise TransferError(f'{p.where}: its weights are of another network than its config.json says ({_first_line(e)})') from e
+    except RuntimeError as e:
+        raise TransferError(f'{p.where}: its weights are of another network than its config.json says '
+                            f'({_first_line(e)})') from e
     return state
 
-# %% ../nbs/api/11_sources.ipynb #289080c5
 def _around_saved(p, cls):
-    "A class of transformers around the network that `save_transfer` wrote, and the names of what was not there"
+    "A class of transformers around a network that `save_transfer` wrote, and the names of what was not there"
     net = from_config(p, cls)
     _fill(net.base_model, p)
-    return net, dict(missing_keys=[k for k in net.state_dict() if not k.startswith(f'{net.base_model_prefix}.')])
+    start = f'{net.base_model_prefix}.'
+    return net, dict(missing_keys=[k for k in net.state_dict() if not k.startswith(start)])
 
 # %% ../nbs/api/11_sources.ipynb #43b370cf
 def load_transformer(
     p:TextPretrained,
     cls='AutoModel', # a class of transformers, such as `AutoModelForCausalLM`
+    config=None, # from `configured`; default that of `p`
+    output_loading_info=False, # give also the names of what was not among the weights?
     **kwargs # for its `from_pretrained`
-): # raises `TransferError` if the weights can't be had
+): # the network, or it and `dict(missing_keys=…)`; raises `TransferError` if the weights can't be had
     "A network of transformers as one of its classes has it, from safetensors, in 32 bits"
-    config, told = kwargs.pop('config', None) or configured(p), kwargs.get('output_loading_info')
-    if p.source == 'random' or saved_here(p):
-        net, info = (from_config(p, cls, config), dict(missing_keys=[])) if p.source == 'random' else _around_saved(p, cls)
-        return (net, info) if told else net
-    if getattr(config, 'quantization_config', None): raise TransferError(f'{p.name}: its weights are quantised, and can\'t be trained on: name the network that they were made from')
-    alone = dict(adapter_kwargs=dict(subfolder='no-adapter')) # transformers would put in an adapter that lies beside the network
-    return _load(p, 'weights', cls, config=config, use_safetensors=True, dtype=torch.float32, **alone, **kwargs)
+    config = configured(p) if config is None else config
+    if p.source == 'random': net, info = from_config(p, cls, config), dict(missing_keys=[])
+    elif saved_here(p): net, info = _around_saved(p, cls)
+    elif getattr(config, 'quantization_config', None):
+        raise TransferError(f'{p.name}: its weights are quantised, and can\'t be trained on: name the network '
+                            'that they were made from')
+    else:
+        kwargs |= dict(adapter_kwargs=dict(subfolder='no-adapter')) # one that lies beside it would be put in
+        net, info = _load(p, 'weights', cls, config=config, use_safetensors=True, dtype=torch.float32,
+                          output_loading_info=True, **kwargs)
+    return (net, info) if output_loading_info else net
 
 # %% ../nbs/api/11_sources.ipynb #4691ca32
 def whole_transformer(
@@ -420,21 +492,26 @@ def whole_transformer(
     "The network without a head, of which no weight is random"
     net, info = load_transformer(p, output_loading_info=True)
     lacks = sorted(k for k in info['missing_keys'] if not k.startswith('pooler.'))
-    if lacks: raise TransferError(f'{p.name}: {len(lacks)} of its {len(net.state_dict())} tensors are not among its weights (such as {lacks[0]}), which are of another network: copy or save it again')
-    return net
+    if not lacks: return net
+    raise TransferError(f'{p.name}: {len(lacks)} of its {len(net.state_dict())} tensors are not among its weights '
+                        f'(such as {lacks[0]}), which are of another network: copy or save it again')
 
 # %% ../nbs/api/11_sources.ipynb #65f6a7ab
+_late = ('roberta', 'camembert', 'mpnet', 'esm', 'data2vec') # whose positions begin at 2
+
 @property
 def _reach(p):
-    "Tokens that a network has positions for, if its configuration says so, and tokens that it has an embedding for"
+    "Tokens that a network has positions for, if its configuration says so, and that it has an embedding for"
     config = configured(p).get_text_config()
-    before = 2 if any(o in config.model_type for o in ('roberta', 'camembert', 'mpnet', 'esm', 'data2vec')) else 0 # theirs begin at 2
-    return (getattr(config, 'max_position_embeddings', None) or 0) - before, getattr(config, 'vocab_size', None)
+    before = 2 if any(o in config.model_type for o in _late) else 0
+    positions = (getattr(config, 'max_position_embeddings', None) or 0) - before
+    return positions, getattr(config, 'vocab_size', None)
 TextPretrained.reach = _reach
 
 # %% ../nbs/api/11_sources.ipynb #0a63b97e
 def _text_models(query):
     "What needs no hub; any other name of a hub will do too"
-    return Table(dict(name=p.name, library=p.library, parameters=f'{p.params:,}', input=f'{p.size} tokens', licence=p.licence, source=f'wheel {sample_info(p.name).wheel}', available='yes')
+    return Table(dict(name=p.name, library=p.library, parameters=f'{p.params:,}', input=f'{p.size} tokens',
+                      licence=p.licence, source=f'wheel {sample_info(p.name).wheel}', available='yes')
                  for p in _wheels.values() if not query or query in p.name)
 listings['text'] = _text_models
