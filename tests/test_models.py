@@ -154,7 +154,7 @@ spoilt = { # what happens to the folder, words of the line
     'torn json':         (lambda d: tear(d, 'transfer.json'), 'is not JSON'),
     'binary json':       (lambda d: (d/'transfer.json').write_bytes(bytes(range(256))), 'is not JSON'),
     'a list':            (lambda d: edit(d, lambda o: [o]), 'transfer.json'),
-    'another format':    (lambda d: edit(d, lambda o: {**o, 'format': 2}), 'has format 2'),
+    'another format':    (lambda d: edit(d, lambda o: {**o, 'format': 9}), 'has format 9'),
     'nothing in json':   (lambda d: edit(d, lambda o: {'format': 1}), 'transfer.json'),
     'no classes':        (lambda d: edit(d, lambda o: {k: v for k, v in o.items() if k != 'classes'}), 'transfer.json'),
     'a class more':      (lambda d: edit(d, lambda o: {**o, 'classes': [*o['classes'], 'line']}), 'weights are of another network'),

@@ -106,6 +106,14 @@ def test_weights_are_kept_bit_by_bit(make, task, tmp_path, family, dtype):
         assert torch.equal(v, there.frozen.net.state_dict()[k]) and torch.equal(v, again.model.body.state_dict()[k]), k
     assert json.loads((folder/'transformer'/'config.json').read_text())['dtype'] == 'float32'
 
+@pytest.mark.parametrize('how', ['lora:4', 'contrastive'])
+def test_a_decoder_of_16_bits_is_trained_and_kept(make, task, tmp_path, how):
+    learn = learner(task, make('llama', dtype=torch.float16))
+    with learn.no_bar(), learn.no_logging(): learn.transfer(how, 1)
+    folder = learn.save_transfer(tmp_path/'saved', check=False)
+    check_saved(folder)
+    assert all(torch.equal(v, load_folder(folder)[0][k]) for k, v in learn.model.state_dict().items())
+
 @pytest.mark.parametrize('family', configs)
 def test_every_way_to_a_network_is_in_32_bits(make, task, tmp_path, family):
     cls = tf.AutoModelForMaskedLM if family == 'bert' else tf.AutoModelForCausalLM
@@ -263,7 +271,7 @@ def test_what_follows_the_pooling_and_what_precedes_a_text(make, task, tmp_path,
     folder = sentence_transformer(make, tmp_path/'st', '0_Transformer', dict(pooling_mode='mean'), 32, dict(query='judge: ', document=''), 'query', True, True, do_lower_case=True)
     learn = learner(task, folder)
     said = capsys.readouterr().out
-    assert '"judge: " before each text' in said and 'vectors of length 1' in said and '1 dense layer' in said and 'texts in lower case' in said
+    assert '"judge: " before each text' in said and 'vectors of length 1' in said and 'a dense layer' in said and 'texts in lower case' in said
     tokens, plain = learn.frozen_now.tokens, tf.AutoTokenizer.from_pretrained(folder/'0_Transformer')
     assert tokens(['The OVEN'])[0][0].tolist() == plain('judge: the oven')['input_ids']
     layer = load_file(folder/'2_Dense'/'model.safetensors')

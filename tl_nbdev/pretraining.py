@@ -210,14 +210,15 @@ def continue_pretraining(
 ) -> Pretraining: # raises `TransferError` before anything is trained
     "Continue the pretraining of a language model on texts of a domain"
     if steps is None and budget <= 0 or steps is not None and steps < 1: raise TransferError(f'{f"budget={budget:g}" if steps is None else f"steps={steps}"}: nothing could be trained; use more')
-    p, notes = text_pretrained(model), []
+    p = text_pretrained(model)
+    notes = [*p.notes]
     net, tok, causal, fresh = _with_head(p, new_head)
     texts = list(dict.fromkeys(o for o in map(as_text, texts) if o and o.strip()))
     if test is not None:
         held = {as_text(o) for o in test}
         texts, all_of = [o for o in texts if o not in held], len(texts)
         if all_of > len(texts): notes.append(f'{all_of - len(texts)} texts are in the test part of the task: left out')
-    if len(texts) < 2: raise TransferError(f'{len(texts)} different texts{", after " + notes[0] if notes else ""}: at least two are needed, one of them to be held out')
+    if len(texts) < 2: raise TransferError(f'{len(texts)} different texts{", after " + notes[-1] if notes else ""}: at least two are needed, one of them to be held out')
     embedded = net.get_input_embeddings().num_embeddings
     if not causal: without_embedding([np.array([tok.mask_token_id])], tok, embedded, p.name)
     rng = np.random.default_rng(seed)

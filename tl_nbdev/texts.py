@@ -307,11 +307,11 @@ def _is_here(p):
 
 def _measured(task, items, model):
     "Lengths, how many tokens are read, of what, what is unknown, and a finding where words had to do"
-    p = None
-    try: p = text_pretrained(task.usual_model if model is None else model)
+    try:
+        p = text_pretrained(task.usual_model if model is None else model)
+        if model is not None or _is_here(p): return *_look(items, p), []
     except TransferError:
         if model is not None: raise
-    if model is not None or p is not None and _is_here(p): return *_look(items, p), []
     n = np.array([round(len(_word.findall(str(o)))*times) for o, times in map(_shortened, items)])
     words = f'lengths are in words: the tokenizer of {task.usual_model} is not here, and nothing is fetched for an audit'
     return n, 200, 'words', Unknown(), [dict(found=words, count=0, examples='', next=f'audit("{task.usual_model}"), or --model in a shell, fetches it, and looks for what it does not know')]
