@@ -105,7 +105,7 @@ class Pretrained:
     interpolation: str = 'bilinear'  # how images are resized
     params: int = None               # number of parameters with the original head; `None` where it isn't known yet
     where: object = field(default=None, repr=False, compare=False) # sample, folder or module that holds the weights
-    reading: object = field(default=None, repr=False) # how a data set's deep or many-banded pictures are shown to it, see `Reading`
+    reading: object = field(default=None, repr=False) # of the data it is adapted to, see `Reading`
     cuts = True # can training begin at the boundary of what is frozen?
     texts = False # or is it for texts?
 
