@@ -7,8 +7,8 @@ __all__ = ['formats', 'image_types', 'held', 'upright', 'on_white', 'Values', 'a
            'of_pillow', 'of_npy', 'of_dicom', 'of_heic', 'Format', 'pillow_formats', 'check_size', 'reasons',
            'read_picture', 'has_more_bits']
 
-# %% ../nbs/api/04_formats.ipynb #e8c39f5b
-import io, os, re, warnings
+# %% ../nbs/api/04_formats.ipynb #5d13675b
+import io, logging, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .settings import *
 
-# %% ../nbs/api/04_formats.ipynb #837ca8e0
+# %% ../nbs/api/04_formats.ipynb #1693003b
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings('ignore', module='PIL')
+logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL) # what it can't read is read another way
 
 # %% ../nbs/api/04_formats.ipynb #83e9366f
 def _path(path):
@@ -77,14 +78,15 @@ def upright(
     try: return ImageOps.exif_transpose(im)
     except Exception: return im # the pixels are fine, only the note about them isn't
 
-# %% ../nbs/api/04_formats.ipynb #d525142c
+# %% ../nbs/api/04_formats.ipynb #901d79ad
 def on_white(
     im:Image.Image, # of 8 bits or fewer, of any mode
     facts=None # a dict, to be told the share of pixels that are more transparent than not
 ) -> Image.Image: # mode `L` or `RGB`
     "Grey or in colour, and on white where it is transparent"
     if im.mode in ('1', 'L', 'P', 'RGB') and 'transparency' in im.info: im = im.convert('RGBA')
-    if im.mode in ('LA', 'PA', 'La', 'RGBa'): im = im.convert('RGBA')
+    if im.mode == 'La': im = im.convert('LA')
+    if im.mode in ('LA', 'PA', 'RGBa'): im = im.convert('RGBA')
     if im.mode == 'RGBA':
         if facts is not None: facts.update(_clear(im))
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
@@ -312,7 +314,7 @@ def _of_netpbm(im, data, bands):
     a = np.frombuffer(data, '>u2', im.width*im.height*n, im.tile[0][2])
     return as_picture(a.reshape(im.height, im.width, n), bands)
 
-# %% ../nbs/api/04_formats.ipynb #ecd122fd
+# %% ../nbs/api/04_formats.ipynb #8a54158d
 def _bytes(source): return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 def _has_more(im):
@@ -325,11 +327,13 @@ def _has_more(im):
 
 def _in_full(im, source, bands, facts):
     "What stands in a file of which Pillow would show less; `None` where it shows all"
-    form, colour, many = im.format, im.mode in ('RGB', 'RGBA'), bands and getattr(im, 'tag_v2', {}).get(277, 1) > 1
+    form, colour = im.format, im.mode in ('RGB', 'RGBA')
+    many = bands and getattr(im, 'tag_v2', {}).get(277, 1) > 1
     if form == 'TIFF' and (many or colour and _has_more(im)): return of_tiff(_bytes(source), bands, facts)
     if not _has_more(im): return None
     if form == 'PNG' and colour: return _of_png(_bytes(source), bands, facts, im.getexif().get(0x112, 1))
-    if form == 'PPM' and im.mode != 'F' and im.tile[0][0] != 'ppm_plain': return _of_netpbm(im, _bytes(source), bands)
+    plain = form != 'PPM' or im.mode == 'F' or im.tile[0][0] == 'ppm_plain'
+    return None if plain else _of_netpbm(im, _bytes(source), bands)
 
 # %% ../nbs/api/04_formats.ipynb #9a02f492
 def _check_whole(im):

@@ -233,7 +233,7 @@ def from_dataset(
 
 ImageTask.from_dataset = staticmethod(from_dataset)
 
-# %% ../nbs/api/11_images.ipynb #0b4f7bba
+# %% ../nbs/api/11_images.ipynb #4662055d
 def _deep_findings(task, looked):
     "Of pictures of more than 8 bits: words, which of `looked` they are, and what next"
     reading = task.reading or Reading()
@@ -254,10 +254,11 @@ def _is_blank(record, reading):
     "Is a picture of one colour, as it is shown?"
     deep = record.get('deep')
     if not deep or not deep['values']: return bool(record.get('flat') or deep)
-    low, high = deep.get('window') or getattr(reading, deep['kind']) or (-np.inf, np.inf)
+    ends = getattr(reading, deep['kind'])
+    low, high = ends if reading.asked else deep.get('window') or ends or (-np.inf, np.inf)
     return deep['values'][0] == deep['values'][-1] or deep['values'][-1] <= low or deep['values'][0] >= high
 
-# %% ../nbs/api/11_images.ipynb #05a9b5cc
+# %% ../nbs/api/11_images.ipynb #3cb9a5b0
 def picture_findings(
     task:ImageTask
 ) -> list: # dicts with `found`, `count`, `examples`, `next`

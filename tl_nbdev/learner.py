@@ -407,7 +407,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     rows = rows.sample(min(max_n, len(rows)), random_state=np.random.randint(2**31)) if shuffle else rows.iloc[:max_n]
     return Explained((o.label if isinstance(o.label, str) else f'{o.label:g}' if self.task.scale else ', '.join(o.label) or 'none', self.explain(o.item)) for o in rows.itertuples())
 
-# %% ../nbs/api/20_learner.ipynb #ab833187
+# %% ../nbs/api/20_learner.ipynb #a8014eb5
 _predict = Learner.predict
 
 def _as_predictor(learn): # puts the head on the CPU for a while

@@ -37,7 +37,7 @@ class Reading:
         "The same again"
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
 
-# %% ../nbs/api/04_pixels.ipynb #0ad34ca2
+# %% ../nbs/api/04_pixels.ipynb #ad8788ec
 def _holding(value): # the largest number of as few bits as cameras have
     bits = math.ceil(value).bit_length()
     return 2**next((o for o in (8, 10, 12, 14, 16) if o >= bits), bits) - 1
@@ -49,7 +49,7 @@ def usual_range(
     "The range of the numbers that values were probably meant to use"
     if integers: return -1 - _holding(-low - 1) if low < 0 else 0, _holding(max(high, 0))
     if low >= -.05 and high <= 1.05: return 0, 1 # a filter may have gone a little beyond
-    if low >= -1 and high <= 256: return 0, 255
+    if low >= -1 and 32 <= high <= 256: return 0, 255
     return low, high if high > low else low + 1
 
 # %% ../nbs/api/04_pixels.ipynb #cc506068
@@ -102,7 +102,7 @@ def window_range(
                             'such as (40, 400) for soft tissue in a CT')
     return level - width/2, level + width/2
 
-# %% ../nbs/api/04_pixels.ipynb #974ba21e
+# %% ../nbs/api/04_pixels.ipynb #26de89b2
 @lru_cache(8)
 def _table(low, high): return _scaled(np.arange(65536), low, high) # of every number of 16 bits
 
@@ -120,9 +120,9 @@ def _range_of(values, reading):
     ends = usual_range(low, high, values.integers)
     if values.integers or ends == (0, 1): return ends
     if reading and reading.integers: return reading.integers # the same numbers, in another type
-    if values.strict and ends != (0, 255):
-        raise TransferError(f'floating point numbers from {low:.3g} to {high:.3g}: give 0 to 1, or uint8; '
-                            'what is normalised already must be as it was before')
+    if values.strict and low >= 0 and high <= 256: return 0, 255
+    if values.strict: raise TransferError(f'floating point numbers from {low:.3g} to {high:.3g}: give 0 to 1, or uint8, '
+                                          'before anything is normalised')
     return ends
 
 # %% ../nbs/api/04_pixels.ipynb #8cbc10b6

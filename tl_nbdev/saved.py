@@ -63,7 +63,7 @@ class Predictor:
         from tl_nbdev.tokens import token_weights
         return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
 
-# %% ../nbs/api/19_saved.ipynb #b50b1a2c
+# %% ../nbs/api/19_saved.ipynb #5b7a41d4
 def is_one(
     items, # what a model is asked about
     texts=False, # is it a model of texts,
@@ -91,7 +91,7 @@ def called(
         kind = f'{"tensor" if hasattr(item, "detach") else "array"} of {"x".join(map(str, item.shape))}'
     return kind if at is None else f'no. {at + 1}, {kind}'
 
-# %% ../nbs/api/19_saved.ipynb #d58e7791
+# %% ../nbs/api/19_saved.ipynb #05974f92
 @patch
 def answers(self:Predictor,
     items # a list
@@ -115,7 +115,7 @@ def _ready(self:Predictor, item):
         with reasons(item): return held(item), ''
     except TransferError as e: return item, str(e)
 
-# %% ../nbs/api/19_saved.ipynb #32b5307c
+# %% ../nbs/api/19_saved.ipynb #f7b2a003
 def _best(classes, p, top=None): # class → probability, the likeliest first
     return {classes[i]: round(float(p[i]), 6) for i in np.argsort(-p, kind='stable')[:top]}
 
@@ -133,7 +133,7 @@ def _rows(self:Predictor, name, p, why, proba, top):
     yes = [i for i, v in enumerate(p) if v > .5]
     return [row([self.classes[i] for i in yes], [round(float(p[i]), 6) for i in yes])]
 
-# %% ../nbs/api/19_saved.ipynb #dc0f1459
+# %% ../nbs/api/19_saved.ipynb #de2e647e
 @patch
 def guesses(self:Predictor, items) -> int: # of which, from `answers`
     "In how many pictures is it a guess what is black and what is white?"
@@ -150,7 +150,7 @@ def remark(
     which = f'{deep} of {of} pictures have' if of > 1 else 'the picture has'
     return f'{which} more than 8 bits, of which the model has seen none: shown by the bits that it uses'
 
-# %% ../nbs/api/19_saved.ipynb #6009d075
+# %% ../nbs/api/19_saved.ipynb #59b9c93d
 @patch
 def predict(self:Predictor,
     items, # one thing, see `is_one`, or many: a list, a generator, a column
