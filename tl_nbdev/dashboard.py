@@ -564,7 +564,8 @@ class StrategyDashboard(w.VBox):
                 f.write_bytes(data)
                 row = self._predictors[self.run.value].predict([f])[0]
                 reading = self._predictors[self.run.value].frozen.prep.reading
-                shown = '' if 'error' in row else f'<img alt="{html.escape(name)}" src="{_shown(open_image(f, reading=reading))}">'
+                seen = '' if 'error' in row else _shown(open_image(f, reading=reading))
+                shown = seen and f'<img alt="{html.escape(name)}" src="{seen}">'
         if 'error' in row: self.say(f'{brief(name, 60)}: {row["error"]}', True); return
         said = f'{row["value"]:.4g}' if 'value' in row else f'{row["label"]} ({100*row["probability"]:.1f} %)' if isinstance(row['label'], str) else ', '.join(row['label']) or 'no label'
         self.say('')

@@ -7,8 +7,8 @@ __all__ = ['formats', 'image_types', 'held', 'upright', 'on_white', 'Values', 'a
            'of_pillow', 'of_npy', 'of_dicom', 'of_heic', 'Format', 'pillow_formats', 'check_size', 'reasons',
            'read_picture', 'has_more_bits']
 
-# %% ../nbs/api/04_formats.ipynb #e8c39f5b
-import io, os, re, warnings
+# %% ../nbs/api/04_formats.ipynb #5d13675b
+import io, logging, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .settings import *
 
-# %% ../nbs/api/04_formats.ipynb #837ca8e0
+# %% ../nbs/api/04_formats.ipynb #1693003b
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings('ignore', module='PIL')
+logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL) # what it can't read is read another way
 
 # %% ../nbs/api/04_formats.ipynb #83e9366f
 def _path(path):
@@ -51,12 +52,12 @@ def _of_tensor(tensor):
 
 def _by(shape): return 'x'.join(map(str, shape)) or 'no dimensions' 
 
-# %% ../nbs/api/04_formats.ipynb #a374dd4b
+# %% ../nbs/api/04_formats.ipynb #537370e2
 def held(
     picture # path, bytes, open binary file, Pillow's or fastai's image, array, or tensor (its channels first)
 ): # a path, bytes, an image of Pillow's, or an array with its channels last; raises `TransferError`
     "What a picture is to be read from"
-    if isinstance(picture, dict) and picture and picture.keys() <= {'bytes', 'path'}: # as `datasets` keeps one
+    if isinstance(picture, dict) and set(picture) == {'bytes', 'path'}: # as `datasets` keeps one
         return held(picture['path'] if picture.get('bytes') is None else picture['bytes'])
     if isinstance(picture, (str, os.PathLike)): return _path(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)): return bytes(picture)
@@ -66,7 +67,7 @@ def held(
     if hasattr(picture, 'read'): return _all_of(picture)
     if hasattr(picture, 'detach'): return _of_tensor(picture)
     if hasattr(picture, '__array__') or hasattr(picture, '__array_interface__'): return np.asarray(picture)
-    raise TransferError(f'of type {type(picture).__name__}, which is no picture: '
+    raise TransferError(f'{type(picture).__name__} is no picture: '
                         'give a path, bytes, an image of Pillow\'s, an array or a tensor')
 
 # %% ../nbs/api/04_formats.ipynb #fc448d6a
@@ -77,14 +78,15 @@ def upright(
     try: return ImageOps.exif_transpose(im)
     except Exception: return im # the pixels are fine, only the note about them isn't
 
-# %% ../nbs/api/04_formats.ipynb #d525142c
+# %% ../nbs/api/04_formats.ipynb #901d79ad
 def on_white(
     im:Image.Image, # of 8 bits or fewer, of any mode
     facts=None # a dict, to be told the share of pixels that are more transparent than not
 ) -> Image.Image: # mode `L` or `RGB`
     "Grey or in colour, and on white where it is transparent"
     if im.mode in ('1', 'L', 'P', 'RGB') and 'transparency' in im.info: im = im.convert('RGBA')
-    if im.mode in ('LA', 'PA', 'La', 'RGBa'): im = im.convert('RGBA')
+    if im.mode == 'La': im = im.convert('LA')
+    if im.mode in ('LA', 'PA', 'RGBa'): im = im.convert('RGBA')
     if im.mode == 'RGBA':
         if facts is not None: facts.update(_clear(im))
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
@@ -290,13 +292,19 @@ def of_tiff(
     known = dict(integers=a.dtype.kind != 'f', bits=8*a.itemsize, inverted=inverted)
     return as_picture(_without_nothing(a, tags), bands, facts, **known)
 
-# %% ../nbs/api/04_formats.ipynb #3f2314b9
+# %% ../nbs/api/04_formats.ipynb #a904a4f8
 def _of_png(data, bands, facts, orientation):
-    "A PNG of 16 bits a colour"
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
-    packed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    a = decode_png(packed, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    "A PNG of 16 bits a colour, decoded for its upper bytes, and for its lower bytes"
+    def as_if(rawmode):
+        with Image.open(io.BytesIO(data), formats=['PNG']) as im:
+            im.tile = [im.tile[0]._replace(args=rawmode)]
+            im.load()
+            return np.asarray(im).astype(np.uint16)
+    with Image.open(io.BytesIO(data), formats=['PNG']) as im: rawmode = im.tile[0].args
+    if rawmode == 'LA;16B': # two channels of two bytes are as long as four
+        four = as_if('RGBA')
+        a = four[..., ::2]*256 + four[..., 1::2]
+    else: a = as_if(rawmode)*256 + as_if(rawmode[:-1] + 'L')
     if a.shape[2] == 2 and not bands: a = _with_alpha(a[..., :1], a[..., 1:])
     return as_picture(_turned(a, orientation), bands, facts)
 
@@ -306,7 +314,7 @@ def _of_netpbm(im, data, bands):
     a = np.frombuffer(data, '>u2', im.width*im.height*n, im.tile[0][2])
     return as_picture(a.reshape(im.height, im.width, n), bands)
 
-# %% ../nbs/api/04_formats.ipynb #0a9c62f0
+# %% ../nbs/api/04_formats.ipynb #8a54158d
 def _bytes(source): return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 def _has_more(im):
@@ -314,15 +322,18 @@ def _has_more(im):
     if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return True
     if im.format == 'TIFF': return im.mode in ('RGB', 'RGBA') and max(_all(im.tag_v2.get(258, 8))) > 8
     tile = im.tile[0] if im.tile else ('', (), 0, '')
-    return im.format == 'PNG' and ';16' in str(tile[3]) or im.format == 'PPM' and tile[0] == 'ppm' and tile[3][1] > 255
+    if im.format == 'PNG': return ';16' in str(tile[3])
+    return im.format == 'PPM' and tile[0] == 'ppm' and tile[3][1] > 255
 
 def _in_full(im, source, bands, facts):
     "What stands in a file of which Pillow would show less; `None` where it shows all"
-    if im.format == 'TIFF' and bands and im.tag_v2.get(277, 1) > 1: return of_tiff(_bytes(source), bands, facts)
+    form, colour = im.format, im.mode in ('RGB', 'RGBA')
+    many = bands and getattr(im, 'tag_v2', {}).get(277, 1) > 1
+    if form == 'TIFF' and (many or colour and _has_more(im)): return of_tiff(_bytes(source), bands, facts)
     if not _has_more(im): return None
-    if im.format == 'TIFF' and im.mode in ('RGB', 'RGBA'): return of_tiff(_bytes(source), bands, facts)
-    if im.format == 'PNG' and im.mode[0] != 'I': return _of_png(_bytes(source), bands, facts, im.getexif().get(0x112, 1))
-    if im.format == 'PPM' and im.mode != 'F' and im.tile[0][0] != 'ppm_plain': return _of_netpbm(im, _bytes(source), bands)
+    if form == 'PNG' and colour: return _of_png(_bytes(source), bands, facts, im.getexif().get(0x112, 1))
+    plain = form != 'PPM' or im.mode == 'F' or im.tile[0][0] == 'ppm_plain'
+    return None if plain else _of_netpbm(im, _bytes(source), bands)
 
 # %% ../nbs/api/04_formats.ipynb #9a02f492
 def _check_whole(im):
@@ -540,11 +551,11 @@ def read_picture(
             if least: im.draft(None, (least, least))
             return of_pillow(im, source, bands, facts)
 
-# %% ../nbs/api/04_formats.ipynb #2256abc5
+# %% ../nbs/api/04_formats.ipynb #9c52593c
 def has_more_bits(
     source # from `held`
 ) -> bool:
-    "Has a picture whole numbers of more than 8 bits, or floating point in a file? What can't be opened has not"
+    "Has a picture numbers of more than 8 bits, or floating point ones in a file?"
     if isinstance(source, np.ndarray): return source.dtype.kind in 'ui' and source.max(initial=0) > 255
     if isinstance(source, Image.Image): return source.mode in ('I', 'F') or source.mode.startswith('I;16')
     if not isinstance(source, bytes) and Path(source).suffix.lower() in _always_eight: return False

@@ -73,7 +73,7 @@ class ImageTask(Task):
         learn=True, # `False` for data that are only to be judged on: all of it is test
         regression=False, # is the label a number that is to be predicted?
         skipped=(), # `[(file, reason)]` known before
-        window=None, # `(level, width)` of values that are shown, of more than 8 bits; default what train's values fill
+        window=None, # `(level, width)` of what is shown of more than 8 bits; default what train's values fill
         bands=None # of files of many: three for red, green and blue, such as `(3, 2, 1)`, or one; from 1
     ) -> 'ImageTask': # raises `TransferError` for a missing column, no image, or one class
         "A task from a table of files and labels"
@@ -274,12 +274,13 @@ def _spoiled_rows(task):
         rows.append(dict(found=str(o), count=o.lost, examples=', '.join(o.pair), next=f'leave out augment={" and ".join(map(repr, does))}' + ('; without it, none are mirrored' if o.turn == 'flip' else '')))
     return rows
 
-# %% ../nbs/api/11_images.ipynb #98e62b7f
+# %% ../nbs/api/11_images.ipynb #4662055d
 def _deep_findings(task, looked):
     "Of pictures of more than 8 bits: words, which of `looked` they are, and what next"
     reading = task.reading or Reading()
     for name in ('integers', 'floats'):
-        mine = [o for o in looked if o.get('deep', {}).get('kind') == name and (reading.asked or 'window' not in o['deep'])]
+        mine = [o for o in looked if o.get('deep', {}).get('kind') == name]
+        mine = [o for o in mine if reading.asked or 'window' not in o['deep']]
         values, ends = [o['deep']['values'] for o in mine if o['deep']['values']], getattr(reading, name)
         if not values: continue
         how = 'each is shown by the bits that it uses'
@@ -294,10 +295,11 @@ def _is_blank(record, reading):
     "Is a picture of one colour, as it is shown?"
     deep = record.get('deep')
     if not deep or not deep['values']: return bool(record.get('flat') or deep)
-    low, high = deep.get('window') or getattr(reading, deep['kind']) or (-np.inf, np.inf)
+    ends = getattr(reading, deep['kind'])
+    low, high = ends if reading.asked else deep.get('window') or ends or (-np.inf, np.inf)
     return deep['values'][0] == deep['values'][-1] or deep['values'][-1] <= low or deep['values'][0] >= high
 
-# %% ../nbs/api/11_images.ipynb #bfa2ac88
+# %% ../nbs/api/11_images.ipynb #3cb9a5b0
 def picture_findings(
     task:ImageTask
 ) -> list: # dicts with `found`, `count`, `examples`, `next`
@@ -311,10 +313,10 @@ def picture_findings(
     kinds = [
         *_deep_findings(task, looked),
         ('pictures of 8 bits beside deeper ones', plain, 'taken as they are: check that both look alike'),
-        ('pictures with bands that are not shown', having('bands'), 'the first are shown; bands=(3, 2, 1) chooses'),
-        ('files of several frames or pages', having('frames'), 'the first is read; the others need files of their own'),
+        ('pictures with bands that are not shown', having('bands'), 'bands=(3, 2, 1) chooses others'),
+        ('files of several frames or pages', having('frames'), 'the first is read, the others need own files'),
         ('pictures with transparent parts', clear, 'they are put on white'),
-        ('pictures of one colour', blank, 'there is nothing to see in them: remove them, or look at how they were made')]
+        ('pictures of one colour', blank, 'there is nothing to see in them: remove them')]
     files = {id(o): Path(f).name for f, o in zip(task.df.item, looked)}
     return [dict(found=found, count=len(some), examples=', '.join(files[id(o)] for o in some[:3]), next=next)
             for found, some, next in kinds if some]
@@ -323,10 +325,11 @@ def picture_findings(
 def audit(
     task:ImageTask
 ) -> Audit:
-    "Look before training: unreadable files, duplicates, leaks, tiny classes, tiny images, what is not shown of them"
+    "Look before training: unreadable files, duplicates, leaks, tiny classes, and what is not seen of pictures"
     rows, df = findings(task), task.df
     if 'px' in df and (tiny := df[df.px < 16]).size:
-        rows.append(dict(found='images smaller than 16 pixels', count=len(tiny), examples=', '.join(o.name for o in tiny.item[:3]),
+        first = ', '.join(o.name for o in tiny.item[:3])
+        rows.append(dict(found='images smaller than 16 pixels', count=len(tiny), examples=first,
                          next='they are enlarged; check that they are what they should be'))
     rows += picture_findings(task)
     rows += _spoiled_rows(task)
@@ -357,7 +360,9 @@ _decoded = Decoded(1e9)
 class OpenImage(Transform):
     "Path → image, as all of the package reads it; decoded once, as long as there is room"
     def __init__(self, prep, keep=True): self.least, self.reading, self.keep = 2*prep.size, prep.reading, keep
-    def encodes(self, o:Path): return PILImage.create((_decoded if self.keep else open_image)(o, self.least, self.reading))
+    def encodes(self, o:Path):
+        opened = _decoded if self.keep else open_image
+        return PILImage.create(opened(o, self.least, self.reading))
 
 class AugmentImage(Transform):
     "A random view of an image, in training only"
@@ -381,7 +386,8 @@ def dls(
 ) -> DataLoaders: # fastai's, of train and valid
     "fastai DataLoaders of a task, prepared for a network"
     if augment not in augmentations: raise TransferError(f'augmentation "{augment}": use one of {", ".join(augmentations)}')
-    prep, df, d = p.prep(fit), task.df[task.df.part != 'test'].reset_index(drop=True), device()
+    prep, d = p.prep(fit), device()
+    df = task.df[task.df.part != 'test'].reset_index(drop=True)
     files = df.item.to_list()
     splits = [np.flatnonzero(df.part == o).tolist() for o in ('train', 'valid')]
     if num_workers is None: num_workers = 0 if d.type == 'cpu' else min(8, os.cpu_count())

@@ -18,14 +18,15 @@ from PIL import Image, ImageOps
 from .settings import *
 from .formats import *
 
-# %% ../nbs/api/04_pixels.ipynb #e00c84bb
-_all_ = ['image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'has_more_bits', 'pillow_formats'] # of the room before, which go with pixels
+# %% ../nbs/api/04_pixels.ipynb #aa5ed122
+# of the room before, which go with pixels
+_all_ = ['image_types', 'held', 'reasons', 'as_bands', 'read_picture', 'Values', 'has_more_bits', 'pillow_formats']
 
-# %% ../nbs/api/04_pixels.ipynb #51ca489d
+# %% ../nbs/api/04_pixels.ipynb #6ea73ab1
 @dataclass(frozen=True)
 class Reading:
     "How pictures of more than 8 bits, or of many bands, become pictures that a network can be shown"
-    integers: tuple = None # `(low, high)`: what is black and white in whole numbers; default by each picture's bits
+    integers: tuple = None # `(low, high)`, black and white in whole numbers; default by each picture's bits
     floats: tuple = None   # the same in floating point numbers
     bands: tuple = None    # of each file, see `as_bands`
     asked: bool = False    # was the range chosen by somebody? Then it goes before what a file itself says
@@ -36,7 +37,7 @@ class Reading:
         "The same again"
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
 
-# %% ../nbs/api/04_pixels.ipynb #0ad34ca2
+# %% ../nbs/api/04_pixels.ipynb #ad8788ec
 def _holding(value): # the largest number of as few bits as cameras have
     bits = math.ceil(value).bit_length()
     return 2**next((o for o in (8, 10, 12, 14, 16) if o >= bits), bits) - 1
@@ -48,7 +49,7 @@ def usual_range(
     "The range of the numbers that values were probably meant to use"
     if integers: return -1 - _holding(-low - 1) if low < 0 else 0, _holding(max(high, 0))
     if low >= -.05 and high <= 1.05: return 0, 1 # a filter may have gone a little beyond
-    if low >= -1 and high <= 256: return 0, 255
+    if low >= -1 and 32 <= high <= 256: return 0, 255
     return low, high if high > low else low + 1
 
 # %% ../nbs/api/04_pixels.ipynb #cc506068
@@ -101,7 +102,7 @@ def window_range(
                             'such as (40, 400) for soft tissue in a CT')
     return level - width/2, level + width/2
 
-# %% ../nbs/api/04_pixels.ipynb #974ba21e
+# %% ../nbs/api/04_pixels.ipynb #26de89b2
 @lru_cache(8)
 def _table(low, high): return _scaled(np.arange(65536), low, high) # of every number of 16 bits
 
@@ -119,9 +120,9 @@ def _range_of(values, reading):
     ends = usual_range(low, high, values.integers)
     if values.integers or ends == (0, 1): return ends
     if reading and reading.integers: return reading.integers # the same numbers, in another type
-    if values.strict and ends != (0, 255):
-        raise TransferError(f'floating point numbers from {low:.3g} to {high:.3g}: give 0 to 1, or uint8; '
-                            'what is normalised already must be as it was before')
+    if values.strict and low >= 0 and high <= 256: return 0, 255
+    if values.strict: raise TransferError(f'floating point numbers from {low:.3g} to {high:.3g}: give 0 to 1, or uint8, '
+                                          'before anything is normalised')
     return ends
 
 # %% ../nbs/api/04_pixels.ipynb #8cbc10b6
@@ -240,8 +241,8 @@ def _look(file, bands=None):
     try:
         data, facts = Path(file).read_bytes() if os.path.isfile(file) else b'', {}
         try: picture = read_picture(data, 64, bands, facts)
-        except TransferError: picture = read_picture(file, 64, bands, facts) # which can say more about why not
-        how = b'deep' if isinstance(picture, Values) else b'' # features from when they were read otherwise are not found
+        except TransferError: picture = read_picture(file, 64, bands, facts) # which can say more
+        how = b'deep' if isinstance(picture, Values) else b'' # they were read otherwise once: another key
         sha = hashlib.blake2b(data, digest_size=16, person=how).hexdigest()
         return dict(hash=sha, size=list(picture.size), mode=picture.mode, **facts, **_about(picture))
     except TransferError as e: return dict(why=str(e))
@@ -304,17 +305,17 @@ def _ranges(found, asked):
         notes.append(_said(name, deep, ends, asked))
     return ranges, notes
 
-# %% ../nbs/api/04_pixels.ipynb #ab32d0f7
+# %% ../nbs/api/04_pixels.ipynb #c31a7c52
 def _more(found, ranges, window):
     "Further lines: of windows in the files, of 8 bits beside more, of bands that aren't shown"
     own = sum('window' in o.get('deep', {}) for o in found)
     plain = sum('hash' in o and 'deep' not in o for o in found)
     cut = [o for o in found if 'bands' in o]
-    if own and not window: yield 'pictures that say what is black and white are shown so; window=(level, width) goes before'
-    if ranges and plain: yield f'{plain} of {len(found)} pictures have 8 bits: beside deeper ones they are taken as they are'
+    if own and not window: yield 'pictures that say what is black and white are shown so; window=(level, width) is for all'
+    if ranges and plain: yield f'{plain} of {len(found)} pictures have 8 bits, and are taken as they are beside deeper ones'
     if window and plain == len(found): yield f'window={window} has no use: no picture has more than 8 bits'
     for o in cut[:1]:
-        shown = 'the first three are taken for red, green and blue' if o['mode'] == 'RGB' else 'the first is shown'
+        shown = 'the first three are red, green and blue' if o['mode'] == 'RGB' else 'the first is shown'
         yield f'pictures of {o["bands"]} bands: {shown}; bands=(3, 2, 1) chooses others'
 
 def reading_of(
@@ -323,7 +324,8 @@ def reading_of(
     bands=None # see `as_bands`
 ) -> tuple: # a `Reading`, or `None` where there are 8 bits and no bands to choose; and lines that say it
     "How the pictures of a data set are to be read"
-    asked, bands = None if window is None else window_range(window), None if bands is None else as_bands(bands)
+    asked = None if window is None else window_range(window)
+    bands = None if bands is None else as_bands(bands)
     ranges, notes = _ranges(found, asked)
     notes += _more(found, ranges, window)
     if asked: ranges = dict.fromkeys(('integers', 'floats'), asked)

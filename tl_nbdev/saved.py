@@ -32,7 +32,7 @@ class Predictor:
     def __init__(self, net, p, info, mode=None):
         self.head, self.info = net.head.eval(), info
         self.classes, self.multi, self.scale = info['classes'], info['multi'], info.get('scale')
-        self.texts, self.pairs = p.texts, info.get('pairs') # of pairs, folders that an older version wrote know nothing
+        self.texts, self.pairs = p.texts, info.get('pairs') # not known of folders that an older version wrote
         # the arithmetic it was judged with, where this device has it
         kept = Mode(**info['mode']) if info['device'] == device().type else None
         self.frozen = p.frozen(net.body, info['fit'], mode or kept)
@@ -64,17 +64,17 @@ class Predictor:
         from tl_nbdev.tokens import token_weights
         return token_weights(Network(self.frozen.net, self.head), self.frozen.tokens, text, self.classes, answer, self.scale)
 
-# %% ../nbs/api/19_saved.ipynb #b48f690f
+# %% ../nbs/api/19_saved.ipynb #5b7a41d4
 def is_one(
     items, # what a model is asked about
     texts=False, # is it a model of texts,
     pairs=None # of pairs of them?
 ) -> bool:
     "Is it one thing, or many?"
-    if texts: return items is None or isinstance(items, (str, bytes, Path)) or bool(pairs) and isinstance(items, tuple)
+    if texts: return items is None or isinstance(items, (str, bytes, Path, *([tuple] if pairs else [])))
     if isinstance(items, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, dict)): return True
     if hasattr(items, 'read') or hasattr(items, 'detach'): return True
-    if hasattr(items, '__array__'): return np.asarray(items).dtype.kind in 'buifc' # numbers are a picture; else a column
+    if hasattr(items, '__array__'): return np.asarray(items).dtype.kind in 'buifc' # a picture; else a column
     return not hasattr(items, '__iter__')
 
 def called(
@@ -83,8 +83,8 @@ def called(
 ) -> str:
     "What an item is called in a table of answers: its path, or what it is, and where it stood"
     if isinstance(item, (str, os.PathLike)): return os.fspath(item)
-    for name in (getattr(item, 'filename', ''), getattr(item, 'name', '')): # of an image of Pillow's, of a file
-        if name and isinstance(name, str): return name
+    for k in ('filename', 'name'): # of an image of Pillow's, of a file
+        if isinstance(name := getattr(item, k, ''), str) and name: return name
     kind = type(item).__name__
     if isinstance(item, Image.Image): kind = f'image of {item.width}x{item.height}'
     elif isinstance(item, (bytes, bytearray, memoryview)): kind = f'{len(item):,} bytes'
@@ -92,7 +92,7 @@ def called(
         kind = f'{"tensor" if hasattr(item, "detach") else "array"} of {"x".join(map(str, item.shape))}'
     return kind if at is None else f'no. {at + 1}, {kind}'
 
-# %% ../nbs/api/19_saved.ipynb #aa5c3f5e
+# %% ../nbs/api/19_saved.ipynb #05974f92
 @patch
 def answers(self:Predictor,
     items # a list
@@ -101,7 +101,8 @@ def answers(self:Predictor,
     ready = [self._ready(o) for o in items]
     readable = [i for i, (_, why) in enumerate(ready) if not why]
     got = {readable[k]: v for k, v in self.probs([ready[i][0] for i in readable]).items()}
-    return [(o, got.get(i), why if i in got or why else self.frozen.why_not(o)) for i, (o, why) in enumerate(ready)]
+    why_not = lambda i, o, why: '' if i in got else why or self.frozen.why_not(o)
+    return [(o, got.get(i), why_not(i, o, why)) for i, (o, why) in enumerate(ready)]
 
 @patch
 def _ready(self:Predictor, item):
@@ -115,7 +116,7 @@ def _ready(self:Predictor, item):
         with reasons(item): return held(item), ''
     except TransferError as e: return item, str(e)
 
-# %% ../nbs/api/19_saved.ipynb #fb2bbfc0
+# %% ../nbs/api/19_saved.ipynb #f7b2a003
 def _best(classes, p, top=None): # class → probability, the likeliest first
     return {classes[i]: round(float(p[i]), 6) for i in np.argsort(-p, kind='stable')[:top]}
 
@@ -127,13 +128,13 @@ def _rows(self:Predictor, name, p, why, proba, top):
     if p is None: return [{what: name, 'error': why}]
     if self.scale: return [{what: name, 'value': float(p[0])}]
     if proba: return [{what: name, **_best(self.classes, p, top)}]
-    if top: return [{what: name, 'label': c, 'probability': v} for c, v in _best(self.classes, p, top).items()]
-    if self.multi:
-        yes = [i for i, v in enumerate(p) if v > .5]
-        return [{what: name, 'label': [self.classes[i] for i in yes], 'probability': [round(float(p[i]), 6) for i in yes]}]
-    return [{what: name, 'label': self.classes[int(p.argmax())], 'probability': round(float(p.max()), 6)}]
+    row = lambda label, probability: {what: name, 'label': label, 'probability': probability}
+    if top: return [row(*o) for o in _best(self.classes, p, top).items()]
+    if not self.multi: return [row(self.classes[int(p.argmax())], round(float(p.max()), 6))]
+    yes = [i for i, v in enumerate(p) if v > .5]
+    return [row([self.classes[i] for i in yes], [round(float(p[i]), 6) for i in yes])]
 
-# %% ../nbs/api/19_saved.ipynb #449e8a0b
+# %% ../nbs/api/19_saved.ipynb #de2e647e
 @patch
 def guesses(self:Predictor, items) -> int: # of which, from `answers`
     "In how many pictures is it a guess what is black and what is white?"
@@ -148,17 +149,18 @@ def remark(
     "What must be said of an answer to a picture of more than 8 bits, where the model was trained on none"
     if not deep: return ''
     which = f'{deep} of {of} pictures have' if of > 1 else 'the picture has'
-    return f'{which} more than 8 bits, of which the model has seen none: shown by the bits in use (8, 10, 12, 14 or 16)'
+    return f'{which} more than 8 bits, of which the model has seen none: shown by the bits that it uses'
 
-# %% ../nbs/api/19_saved.ipynb #bfd0b9fe
+# %% ../nbs/api/19_saved.ipynb #59b9c93d
 @patch
 def predict(self:Predictor,
     items, # one thing, see `is_one`, or many: a list, a generator, a column
     proba=False, # the probabilities of all classes? Of one thing a dict, class → probability
     top=None # the probabilities of so many classes, the likeliest
-) -> Table: # rows of `file` (or `text`), `label` and `probability`; `value` for a number; `error` for what can't be read
+) -> Table: # rows of `file` (or `text`), `label`, `probability`; or `value`; or `error` for what can't be read
     "The label of each item; what can't be read says why"
-    if self.scale and (proba or top): raise TransferError('the model predicts a number: leave proba and top out')
+    if self.scale and (proba or top):
+        raise TransferError('the model predicts a number: leave proba and top out')
     if top is not None and top < 1: raise TransferError(f'top={top}: use 1 or more')
     one = is_one(items, self.texts, self.pairs)
     parts = [[items]] if one else [items] if hasattr(items, '__len__') else chunked(items, 256)
@@ -186,7 +188,10 @@ def _rebuild(info, folder, state, net=None, head=None, trust=False):
         import tl_nbdev.tokens # noqa: it teaches a network of texts to run frozen
         from tl_nbdev.encoders import text_pretrained
         p = text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
-    else: p = Pretrained(**{**info['pretrained'], 'reading': _reading(info), 'mean': tuple(info['pretrained']['mean']), 'std': tuple(info['pretrained']['std']), 'source': 'folder', 'where': Path(folder)})
+    else:
+        said = info['pretrained']
+        said = {**said, 'mean': tuple(said['mean']), 'std': tuple(said['std']), 'reading': _reading(info)}
+        p = Pretrained(**{**said, 'source': 'folder', 'where': Path(folder)})
     if p.library == 'module' and net is None: raise TransferError(f'{folder}: its body is a module of your own ({p.name}), which is not in the folder: load_transfer(folder, body=the_module)')
     if info['head'] not in heads and head is None: raise TransferError(f'{folder}: its head is a module of your own ({info["head"]}), which is not in the folder: load_transfer(folder, head=the_module)')
     made = (replace(p, where=net) if p.library == 'module' else p).body(weights=False)
@@ -239,7 +244,9 @@ def save_transfer(
     "Save a model with all that its use needs, and check it"
     task, p, result = learn.task, learn.pretrained, result or learn.evaluate()
     count = {o: task.n(o) for o in ('train', 'valid', 'test')}
-    info = dict(made=now(), versions=versions(), pretrained={k: v for k, v in asdict_shallow(p).items() if k not in ('where', 'reading')}, reading=p.reading.as_dict() if p.reading else None, head=learn.head_kind, dim=_width(learn),
+    start = {k: v for k, v in asdict_shallow(p).items() if k not in ('where', 'reading')}
+    info = dict(made=now(), versions=versions(), pretrained=start, head=learn.head_kind, dim=_width(learn),
+        reading=p.reading.as_dict() if p.reading else None,
         **(dict(pairs=isinstance(task.df.item.iloc[0], tuple)) if p.texts else {}), classes=task.vocab, multi=task.multi, scale=task.scale, fit=learn.fit_how, mode=asdict(learn.mode), device=device().type, transfers=learn.transfers, weights_licence=p.licence,
         result=dict(metric=result.metric, value=result.value, interval=result.interval, part=result.part, n=result.n, calibration=round(calibration(result), 4) if result.problem == 'single-label' else None),
         data=dict(name=task.name, licence=task.licence, cite=task.cite, seed=task.seed, given=task.given, grouped='group' in task.df, classes=task.sizes(), skipped=len(task.skipped),
@@ -309,8 +316,9 @@ def _judged(predictor, df, targets):
     got = predictor.probs(df.item.to_list())
     df = df.iloc[sorted(got)]
     if line := remark(predictor.guesses(df.item), len(df)): print(line)
-    return Result(predictor.info['result']['metric'], targets(df), np.stack([got[i] for i in sorted(got)]), predictor.classes, 'test',
-                  list(map(str, df.item)), df.group.to_numpy() if 'group' in df else None, predictor.frozen.p.reading)
+    probs, groups = np.stack([got[i] for i in sorted(got)]), df.group.to_numpy() if 'group' in df else None
+    return Result(predictor.info['result']['metric'], targets(df), probs, predictor.classes, 'test',
+                  list(map(str, df.item)), groups, predictor.frozen.p.reading)
 
 def evaluate_saved(
     predictor:Predictor, # from `load_transfer`
@@ -325,5 +333,6 @@ def evaluate_saved(
     lacks = {c: int(n) for c, n in lacking.explode().dropna().value_counts().items()}
     df = df[lacking.map(len) == 0]
     if not len(df): raise TransferError(f'{task.name}: none of its classes ({", ".join(task.vocab[:5])}) is known to the model ({", ".join(predictor.classes[:5])})')
-    one, several = lambda df: np.array([at[l] for l in df.label]), lambda df: np.array([[c in l for c in at] for l in df.label]).astype(int)
+    one = lambda df: np.array([at[l] for l in df.label])
+    several = lambda df: np.array([[c in l for c in at] for l in df.label]).astype(int)
     return _judged(predictor, df, several if task.multi else one), lacks
