@@ -311,7 +311,7 @@ def tl_eval(
     report = {**_report(task, result, extra), 'n_train': 0, 'n_valid': 0, 'n_test': result.n}
     _out(report, json)
 
-# %% ../nbs/api/50_cli.ipynb #f75be743
+# %% ../nbs/api/50_cli.ipynb #ba211d6e
 def _texts_in(files, text, second, **read):
     "Texts, what they are called, and notes"
     from tl_nbdev.encoders import text_types
@@ -344,17 +344,17 @@ def _has_column(file, text, read):
 
 def _rows_of(file, text, second, read, notes):
     "Texts of a table, and what its rows are called"
-    from tl_nbdev.tables import as_text, column_called, named_columns, read_table, with_columns
+    from tl_nbdev.tables import as_text, column_called, read_table, with_columns
     df = read_table(file, columns=[text, second], **read)
     if not text: raise TransferError(f'{file}: a table: name its column of texts with --text; its columns are {", ".join(map(str, df.columns))}')
-    text, second = column_called(df, text), column_called(df, second)
+    text, second, first = column_called(df, text), column_called(df, second), df.attrs['first']
     df = with_columns(df, (text, second), file)
     notes += df.attrs['notes']
     texts = [as_text(o) for o in df[text]]
     if second is not None: texts = [(a or '', as_text(b) or '') for a, b in zip(texts, df[second])]
-    return [(o, f'{file}:{i + 1 + named_columns(df)}') for i, o in enumerate(texts)]
+    return [(o, f'{file}:{i + first}') for i, o in enumerate(texts)]
 
-# %% ../nbs/api/50_cli.ipynb #c17832ea
+# %% ../nbs/api/50_cli.ipynb #82539853
 def _images_in(files, column, root, **read):
     "Image files, and notes"
     from tl_nbdev.images import image_files, files_of_table
@@ -386,9 +386,9 @@ def tl_predict(
     model, said = load_transfer(folder), _told(**kwargs)
     if model.texts: wanted, names, notes = _texts_in(files, text, second, **_only(said, _reads))
     else: wanted, notes = _images_in(files, said.get('file'), said.get('root'), **_only(said, _reads))
-    _noted(notes, sys.stderr) # the answers alone stand on the standard output
     rows = model.predict([None if isinstance(o, TransferError) else o for o in wanted])
     if model.texts: rows = [{'error': str(o), 'file': str(n)} if isinstance(o, TransferError) else {**r, 'file': str(n)} for o, r, n in zip(wanted, rows, names)]
+    _noted(notes if any('error' not in r for r in rows) else [], sys.stderr) # the answers alone stand on the standard output
     for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\t{r["value"]:.6g}' if 'value' in r else f'{r["file"]}\tnot read: {r["error"]}'))
     _out(rows, json)
     if all('error' in r for r in rows):

@@ -114,12 +114,12 @@ def __call__(self:Finder,
         if (file := self.look_up(name, max(1, parts - common) if _rooted(name) else parts)): found[name] = file
     return found
 
-# %% ../nbs/api/10_files.ipynb #587d50ad
+# %% ../nbs/api/10_files.ipynb #c49820cc
 def _where(find):
     "Where names were looked for"
-    below = f'{find.places[0]} and below it'
+    below = f'{find.places[0]} or below it'
     if len(find.below) >= find.most: below += f' (as far as {find.most:,} files)'
-    return below + (', and from the folders above it and the current one' if len(find.places) > 1 else '')
+    return below + (', nor as a path from a folder above it or the current one' if len(find.places) > 1 else '')
 
 def _from(place, path):
     "A path as seen from a folder that it is below"
@@ -140,8 +140,8 @@ def found_files(
 ) -> tuple: # paths, and notes; a name that is not found is a path in the first place. Raises `TransferError` if none is found
     "The files that a table names"
     found, shown = find(names), list(dict.fromkeys(names))
-    missing = [o for o in shown if o not in found]
-    if shown and not found: raise TransferError(f'{name or "table"}: nothing to learn from, {_not_found(find, shown, missing)}')
+    missing = [o for o in shown if o not in found and o.strip() not in ('', 'nan', 'None')]
+    if missing and not found: raise TransferError(f'{name or "table"}: nothing to learn from, {_not_found(find, shown, missing)}')
     usual = lambda o: os.path.join(find.places[0], o.replace('\\', '/'))
     other = [o for o in found if found[o] not in (usual(o), os.path.join(find.places[0], o))]
     notes = []
@@ -151,20 +151,23 @@ def found_files(
     if missing: notes.append(_not_found(find, shown, missing))
     return [Path(found.get(o) or os.path.join(find.places[0], o)) for o in names], notes
 
-# %% ../nbs/api/10_files.ipynb #457d10d3
+# %% ../nbs/api/10_files.ipynb #fd4a41e8
 def file_column(
     df, # a table
     find:Finder,
     but=() # columns that hold something else
 ) -> tuple: # the column, or `None`; and a note
     "The column whose values are files that are there; or else are called like some"
-    values = {c: df[c].dropna().head(1000).map(str).drop_duplicates().head(50).to_list() for c in df
-              if c not in but and getattr(df[c], 'ndim', 2) == 1 and df[c].dtype != bool}
+    among = [c for c in df if c not in but and getattr(df[c], 'ndim', 2) == 1 and df[c].dtype != bool]
+    values = {c: df[c].dropna().head(1000).map(str).drop_duplicates().head(50).to_list() for c in among}
     named = {c: sum(os.path.splitext(o.strip())[1].lower() in find.types and '://' not in o for o in v) for c, v in values.items()}
     there = {c: len(find.as_written(v)) for c, v in values.items()}
     if not any(n and n == len(values[c]) for c, n in there.items()):
         there = {c: len(find(v)) + sum(_tidy(o) in find.several for o in v) for c, v in values.items()}
-    best = max(values, key=lambda c: (there[c], named[c]), default=None)
-    if best is None or not there[best] and 2*named[best] <= len(values[best]): return None, ''
-    also = [f'"{c}"' for c in values if c != best and there[best] and there[c] == there[best]]
+    called = {c: re.search('file|path|image|img|photo|pic', str(c), re.I) is not None for c in values}
+    is_id = lambda c: 10*there[c] >= 9*len(values[c]) and 10*df[c].nunique() >= 9*len(df) # any number may be some file's name
+    fits = [c for c in values if values[c] and (2*named[c] > len(values[c]) or there[c] and is_id(c))]
+    best = max(fits, key=lambda c: (there[c], named[c], called[c]), default=None)
+    if best is None: return None, ''
+    also = [f'"{c}"' for c in fits if c != best and there[best] and there[c] == there[best]]
     return best, f'files are taken from column "{best}"' + (f', not from {", ".join(also)}' if also else '')

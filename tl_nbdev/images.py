@@ -178,7 +178,9 @@ def _read_files(path, find, file, others=(), **read):
     if file is not None: return df, column_called(df, file)
     column, note = file_column(df, find, [column_called(df, o) for o in others])
     if column is None:
-        raise TransferError(f'{path}: no column holds names of image files; its columns are {", ".join(map(str, df.columns))}; '
+        addresses = [c for c in df if df[c].ndim == 1 and df[c].map(str).str.contains('://', regex=False).mean() > .5]
+        also = f'; "{addresses[0]}" holds addresses: download the files first' if addresses else ''
+        raise TransferError(f'{path}: no column holds names of image files; its columns are {", ".join(map(str, df.columns))}{also}; '
                             'for texts, name their column (--text in a shell)')
     df.attrs['notes'] = [*df.attrs['notes'], note]
     return df, column
@@ -189,8 +191,8 @@ def _table_of_files(path, file, label, read, kwargs):
     find, others = _finder(path, root), [label, kwargs.get('group'), kwargs.get('part')]
     df, file = _read_files(path, find, file, others, **read)
     label, group, part = (column_called(df, o) for o in others)
-    if not named_columns(df) and label not in df and df.shape[1] == 2: label = next(c for c in df if c != file)
-    df = with_parts(with_columns(df, (file, label, group, part), name), part, kwargs.get('learn', True))
+    label = label_beside(df, file, label)
+    df = with_parts(with_columns(df, (file, label, group, part), name), part, kwargs.get('learn', True), (file, label, group))
     paths, notes = found_files(df[file].map(str).to_list(), find, name)
     notes = [*df.attrs['notes'], *notes]
     df = df.assign(**{file: pd.Series(paths, dtype=object)})

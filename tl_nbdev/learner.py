@@ -24,6 +24,7 @@ from .features import *
 from .heads import *
 from .strategy import *
 from .metrics import *
+from .tables import as_item, several
 from .tasks import *
 from .keep import *
 from .checkpoint import *
@@ -415,6 +416,9 @@ def predict(self:Learner,
 ) -> tuple: # label, its number, and `(classes,)` probabilities, as fastai gives them; or a number, twice. Raises `TransferError` for what can't be read
     "The answer to one item, as the saved model will give it"
     if not hasattr(self, 'task'): return _predict(self, item, **kwargs)
+    if several(item):
+        raise TransferError('learn.predict answers about one item: for several, or a table, save_transfer the model, and ask '
+                            'load_transfer(folder).predict')
     frozen, vocab = frozen_body(self), self.task.vocab
     item = as_item(item) if self.pretrained.texts else Path(item) if isinstance(item, str) else item
     got = [f for _, f in frozen.passes([item])] if item is not None else []

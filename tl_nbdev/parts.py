@@ -104,10 +104,11 @@ def unused_parts(
 def with_parts(
     df, # a table
     part, # column that says train, valid or test, true and false, or a fold; `None` where there is none
-    learn=True # else only the rows of test are judged
+    learn=True, # else only the rows of test are judged
+    used=() # columns that hold something else
 ) -> pd.DataFrame: # with train, valid and test in that column, where it holds folds or true and false
     "A table whose split is in words; what was done is added to `attrs['notes']`"
-    notes = [*df.attrs.get('notes', []), *(unused_parts(df) if part is None else [])]
+    notes = [*df.attrs.get('notes', []), *(unused_parts(df, used) if part is None else [])]
     if part is not None and (told := told_parts(df[part], part)):
         df = df.assign(**{part: told[0]})
         notes.append(f'column "{part}": {told[1]}')

@@ -10,6 +10,7 @@ import os, subprocess, sys
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from .settings import *
@@ -21,6 +22,23 @@ from .heads import *
 from .keep import *
 from .metrics import *
 from .tables import *
+
+# %% ../nbs/api/19_saved.ipynb #03823b9c
+def _file_columns(df):
+    "Columns that hold images, or names of their files"
+    is_image = lambda o: isinstance(o, Path) or hasattr(o, 'getbands') or isinstance(o, str) and Path(o.strip()).suffix.lower() in image_types
+    return [c for c in df if len(df) and 2*df[c].map(is_image).sum() > len(df)]
+
+def _asked_about(items, texts, text=None, second=None, file=None):
+    "Items, taken from the column of a table, if they are one"
+    odd = dict(file=file) if texts else dict(text=text, second=second)
+    for name, column in odd.items():
+        if column is not None: raise TransferError(f'{name}="{column}": this is a model of {"texts: say text=" if texts else "images: say file="}')
+    found = from_table(items, text, 'text', text_columns, second) if texts else from_table(items, file, 'file', _file_columns)
+    if found is not None: return found
+    if (given := next((o for o in (text, second, file) if o is not None), None)) is not None:
+        raise TransferError(f'column "{given}" was named, but what is asked about is no table')
+    return list(items) if isinstance(items, (pd.Series, pd.Index)) else items
 
 # %% ../nbs/api/19_saved.ipynb #d5f59904
 class Predictor:
@@ -40,9 +58,12 @@ class Predictor:
         return dict(sorted(got.items()))
 
     def predict(self,
-        items # a path of an image, or a text; or a list of them
+        items, # a path of an image, or a text; a list of them; or a table: a DataFrame, a `datasets.Dataset`, a dict, a list of dicts
+        text=None, second=None, # of a table, for a model of texts: its column of texts; default `text`, or the only one that looks like it
+        file=None # of a table, for a model of images: its column of files; default `file`, or the only one that looks like it
     ) -> Table: # rows of `file` (or `text`), `label`, `probability` (or `value`, where a number is predicted); or `file`, `error` for what can't be read
         "The label of each item; what can't be read says why"
+        items = _asked_about(items, self.texts, text, second, file)
         paired = self.info.get('pairs') # not known of folders that an older version wrote
         one = isinstance(items, (str, bytes, Path)) or self.texts and paired and isinstance(items, tuple)
         items, what = [items] if one else list(items), 'text' if self.texts else 'file'

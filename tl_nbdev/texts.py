@@ -187,12 +187,12 @@ def _table_of_texts(path, text, label, read, kwargs):
     found = {o: column_called(df, kwargs.get(o)) for o in others}
     if text is None: text = longest_texts(df, [label, *found.values()])
     if text is None: raise TransferError(f'{path}: only one column, "{label}": texts and labels need one each')
-    if not named_columns(df) and label not in df and df.shape[1] == 2: label = next(c for c in df if c != text)
+    label = label_beside(df, text, label)
     df = with_columns(df, (text, label, *found.values()), kwargs['name'])
     if guessed and df.shape[1] > 1 + (label in df): df.attrs['notes'] = [*df.attrs['notes'], f'texts are taken from column "{text}", the longest']
     notes, df = df.attrs['notes'], df.assign(_named=[f'row {i + 1}' for i in range(len(df))]) # the row of names is no row
     df.attrs['notes'] = notes
-    return with_parts(df, found['part'], kwargs.get('learn', True)), text, label, {**kwargs, **found}
+    return with_parts(df, found['part'], kwargs.get('learn', True), (text, label, *found.values())), text, label, {**kwargs, **found}
 
 # %% ../nbs/api/13_texts.ipynb #508c38d5
 _alone = '\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff' # scripts without spaces between words: a sign counts as a word
