@@ -9,6 +9,7 @@ __all__ = ['command', 'tl_models', 'tl_samples', 'tl_audit', 'tl_train', 'tl_eva
 # %% ../nbs/api/50_cli.ipynb #556d8950
 import inspect, re, sys, time
 from pathlib import Path
+from fastcore.meta import delegates
 from fastcore.script import anno_parser
 from .settings import *
 
@@ -81,28 +82,63 @@ def tl_samples(
     found = samples()
     _out(found, json, sample(fetch, run_setup=run_setup) if fetch else found)
 
+# %% ../nbs/api/50_cli.ipynb #bd77f5f9
+def _told(
+    label:str=None, # column of labels, for a table; a column may also be named by its number, from 0
+    text:str=None, # column of texts, for a table of texts
+    second:str=None, # column of second texts, where an item is a pair
+    group:str=None, # column of groups that must stay together
+    file:str=None, # column of files, for a table of images; default the one whose values are files
+    root:str=None, # folder in which these files are looked for; default that of the table
+    part:str=None, # column of the split: train, valid and test; or is_valid, or a fold
+    delim:str=None, # separates several labels of one item
+    regression:bool=False, # the label is a number that is to be predicted
+    sep:str=None, # what separates a table's values: a sign, or tab, comma, semicolon, bar, blank
+    encoding:str=None, # of a table, such as cp1251; default UTF-8, UTF-16 or Windows-1252
+    quotes:str=None, # in a table: doubled inside values, none (letters like others), backslash before them, or loose
+    no_header:bool=False # the first row of a table holds no names
+):
+    "What was said of a table"
+    said = {k: v for k, v in locals().items() if v and k != 'no_header'}
+    return said | (dict(header=False) if no_header else {})
+
+_reads = ('sep', 'encoding', 'quotes', 'header') # what `read_table` takes
+_of_tables = ('label', 'group', 'part', 'delim', 'file', 'root', *_reads)
+
+def _only(said, names): return {k: v for k, v in said.items() if k in names}
+
 # %% ../nbs/api/50_cli.ipynb #5bbe56f4
-def _task(data, label=None, group=None, file=None, delim=None, limit=None, seed=0, metric=None, learn=True, text=None, second=None, regression=False):
+def _task(data, limit=None, seed=0, metric=None, learn=True, **told):
     "The task that DATA names: of texts where a column of texts is named, or the data are a folder of text files"
-    from tl_nbdev.samples import sample, sample_info
+    from tl_nbdev.samples import sample_info
     from tl_nbdev.images import ImageTask
     from tl_nbdev.pixels import image_types as _image_types
-    common = dict(limit=limit, seed=seed, metric=metric, learn=learn, regression=regression)
-    table = {k: v for k, v in dict(label=label, group=group, file=file, delim=delim).items() if v}
-    path = Path(data).expanduser()
+    said = _told(**told)
+    common = dict(limit=limit, seed=seed, metric=metric, learn=learn, regression='regression' in said)
+    table, texts, path = _only(said, _of_tables), _only(said, ('text', 'second')), Path(data).expanduser()
     if (info := sample_info(data)) and not path.exists():
-        if info.kind == 'text' or text: return _texts(data, common, table, text, second, True)
+        if info.kind == 'text' or 'text' in texts: return _texts(data, common, table, texts, True)
         if info.kind != 'image': raise TransferError(f'{data} is a sample of {info.kind}, not of labelled images or texts: see tl-samples')
-        return ImageTask.from_sample(data, **common, **table)
+        return ImageTask.from_sample(data, **common, **_only(table, ('label', 'group', 'part', 'delim', 'file')))
     if path.suffix.lower() in _image_types and path.is_file(): raise TransferError(f'{data}: one image; name the folder that holds it, or a CSV')
-    if path.exists() and (text or second or path.is_dir() and not table and _holds_texts(path)): return _texts(path, common, table, text, second, False)
+    if path.exists() and (texts or path.is_dir() and not table and _holds_texts(path)): return _texts(path, common, table, texts, False)
     if path.is_dir():
         if not table: return ImageTask.from_folder(path, **common)
-        tables = sorted(path.glob('*.csv'))
-        if len(tables) != 1: raise TransferError(f'{path}: --{next(iter(table))} needs a table, and there are {len(tables)} CSV files in the folder: name the CSV itself as DATA')
-        path = tables[0]
+        path = _table_in(path, next(iter(table)))
     if not path.exists(): raise TransferError(f'{data}: no such folder or file, and no sample of that name: see tl-samples')
     return ImageTask.from_csv(path, **common, **table)
+
+def _tables_of(folder):
+    from tl_nbdev.tables import suffix_of
+    return [f for f in sorted(folder.iterdir()) if suffix_of(f) in ('.csv', '.tsv', '.jsonl', '.parquet', '.xlsx')]
+
+def _table_in(folder, option):
+    "The only table of a folder"
+    from tl_nbdev.tables import suffix_of
+    if len(tables := _tables_of(folder)) == 1: return tables[0]
+    n = len([f for f in tables if suffix_of(f) == '.csv'])
+    also = f' and {len(tables) - n} other tables' if len(tables) > n else ''
+    raise TransferError(f'{folder}: --{option} needs a table, and there are {n} CSV files{also} in the folder: name the table itself as DATA')
 
 def _holds_texts(folder):
     "Are there text files in class folders, and no images?"
@@ -110,62 +146,68 @@ def _holds_texts(folder):
     from tl_nbdev.encoders import text_types
     return not image_files(folder)[0] and any(f.suffix.lower() in text_types for f in folder.glob('*/**/*.*'))
 
-def _texts(data, common, table, text, second, known):
+def _texts(data, common, table, texts, known):
     from tl_nbdev.texts import TextTask
-    named = {k: v for k, v in dict(table, text=text, second=second).items() if v and k != 'file'}
-    if known: return TextTask.from_sample(data, **common, **named)
+    named = {k: v for k, v in dict(table, **texts).items() if k not in ('file', 'root')}
+    if known: return TextTask.from_sample(data, **common, **{k: v for k, v in named.items() if k not in _reads})
     if data.is_file(): return TextTask.from_csv(data, **common, **named)
-    if table or second: raise TransferError(f'{data}: --{next(iter(table), "second")} needs a table, and this is a folder of text files: name a CSV as DATA')
+    if table or 'second' in texts: raise TransferError(f'{data}: --{next(iter(table), "second")} needs a table, and this is a folder of text files: name a CSV as DATA')
     return TextTask.from_folder(data, **common)
 
-def _target(data, source, label, group, file, text, second, seed):
+# %% ../nbs/api/50_cli.ipynb #1d26a688
+def _target(data, source, seed, **told):
     "Data of another domain, of the source's kind: with labels where it has them, else without"
     import pandas as pd
     from tl_nbdev.encoders import text_types
     from tl_nbdev.images import ImageTask, image_files
-    from tl_nbdev.tables import read_table
+    from tl_nbdev.tables import column_called, read_table
     from tl_nbdev.texts import TextTask
-    try: return _task(data, label, group, file, seed=seed, learn=False, text=text, second=second)
+    told, path = {k: v for k, v in told.items() if k not in ('part', 'delim', 'regression')}, Path(data).expanduser()
+    if path.is_dir() and not _tables_of(path): told = _only(told, ('text',)) # the rest is of the source, a table
+    said = _told(**told)
+    try: return _task(data, seed=seed, learn=False, **told)
     except TransferError as e:
-        path = Path(data).expanduser()
-        if isinstance(source, TextTask) and path.is_file() and text:
-            df = read_table(path)
+        if isinstance(source, TextTask) and path.is_file() and 'text' in said:
+            df = read_table(path, columns=[said['text'], said.get('second')], **_only(said, _reads))
+            text, second = (column_called(df, said.get(o)) for o in ('text', 'second'))
             if text in df: return TextTask.from_df(df, text, None, second, name=path.name)
         if isinstance(source, TextTask) and path.is_dir() and (found := [f for f in sorted(path.rglob('*')) if f.suffix.lower() in text_types]): return TextTask.from_df(pd.DataFrame(dict(text=[f.read_bytes() for f in found], _named=found)), label=None, name=path.name)
         if isinstance(source, ImageTask) and path.is_dir() and (found := image_files(path)[0]): return ImageTask.from_df(pd.DataFrame(dict(file=found)), label=None, name=path.name)
         raise e
 
+# %% ../nbs/api/50_cli.ipynb #56338d85
 def _skipped(task): return [dict(file=str(f), reason=why) for f, why in task.skipped]
 
+def _noted(notes, to=None):
+    "What was guessed, and what is odd"
+    for note in notes: print(_one_line(f'  note: {note}'), file=to or sys.stdout)
+
 def _introduced(task):
-    "A task, what is odd about it, and what was left out and why"
+    "A task, what was guessed and what is odd about it, and what was left out and why"
     print(_one_line(repr(task)))
-    for note in task.notes: print(_one_line(f'  note: {note}'))
+    _noted(task.notes)
     by = {}
     for f, why in task.skipped: by.setdefault(why, []).append(f)
     for why, fs in by.items(): print(_one_line(f'  left out, {why}: {", ".join(map(str, fs[:3]))}' + (f' and {len(fs) - 3:,} more' if len(fs) > 3 else '')))
 
 @command
+@delegates(_told)
 def tl_audit(
-    data:str, # a folder, a CSV, or a sample's name
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that must stay together
-    file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one item
-    regression:bool=False, # the label is a number that is to be predicted
+    data:str, # a folder, a table, or a sample's name
     limit:int=None, # at most so many items
     seed:int=0, # of the split
     model:str=None, # of texts: whose tokens their lengths are counted in
     json:str=None, # write the findings there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Look at labelled images or texts before training: what can't be read, is there twice, or is too small to say anything"
-    task = _task(data, label, group, file, delim, limit, seed, text=text, second=second, regression=regression)
+    task = _task(data, limit, seed, **kwargs)
     if model and not task.texts: raise TransferError('--model is for texts: images are looked at as they are')
+    _noted(task.notes)
     found = task.audit(model) if task.texts else task.audit()
-    _out(found.as_dict(), json, found)
+    _out(dict(found.as_dict(), looked_for=list(task.looked_for)), json, found)
+    if not any(row['count'] for row in found): print(f'{len(task.df):,} items were looked through for {", ".join(task.looked_for)}')
 
 # %% ../nbs/api/50_cli.ipynb #d2caa112
 def _report(task, result, extra):
@@ -174,20 +216,14 @@ def _report(task, result, extra):
                 classes=task.vocab, **extra, skipped=_skipped(task), notes=task.notes)
 
 @command
+@delegates(_told)
 def tl_train(
-    data:str, # a folder, a CSV, or a sample's name
+    data:str, # a folder, a table, or a sample's name
     model:str=None, # a name, or a folder with config.json or transfer.json; default tf_efficientnet_lite0, all-MiniLM-L6-v2 for texts
     strategy:str=None, # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise, textbook, contrastive; joined with +; or a .json file; default feature, last:2 with --target
     head:str='linear', # linear or textbook; own, that of a transformer's classification class
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that must stay together
-    file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one item
-    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images, default what the model was trained with; or tokens of a text, default 256
@@ -208,13 +244,14 @@ def tl_train(
     validator:str='im', # what chooses without the target's labels: source, entropy, im, snd, bnm or dev
     out:str=None, # folder for the model
     json:str=None, # write the report there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Adapt a pretrained network to labelled images or texts, and report on test"
     from tl_nbdev import strategy as s
     how = s.strategy(strategy or ('last:2' if target and set(_words(adapt)) - {'coral', 'adabn', 'tent', 'none'} else 'feature'))
     if target and (odd := [o for o, on in {'--dry-run': dry_run, '--resume': resume, '--accumulate': accumulate > 1, '--metric': metric}.items() if on]): raise TransferError(f'{", ".join(odd)} can\'t be had together with --target')
-    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
+    task = _task(data, limit, seed, metric, **kwargs)
     from tl_nbdev.learner import transfer_learner, watched
     from tl_nbdev.keep import versions
     from tl_nbdev.metrics import errors
@@ -222,7 +259,7 @@ def tl_train(
     _introduced(task)
     if target:
         from tl_nbdev.adapt import adapt as to_domain
-        other = _target(target, task, label, group, file, text, second, seed)
+        other = _target(target, task, seed, **kwargs)
         _introduced(other)
         got = to_domain(task, other, adapt if ',' not in adapt else _words(adapt), model, how, epochs, validator, seed=seed, head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile, checkpointing=checkpointing, **read)
         print(got)
@@ -250,24 +287,20 @@ def tl_train(
 
 # %% ../nbs/api/50_cli.ipynb #2ce57409
 @command
+@delegates(_told)
 def tl_eval(
     folder:str, # of a saved model
-    data:str, # labelled: a folder, a CSV, or a sample's name
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups, for the interval
-    file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one item
-    regression:bool=False, # the label is a number that is to be predicted
+    data:str, # labelled: a folder, a table, or a sample's name
     limit:int=None, # at most so many images
     json:str=None, # write the report there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "How a saved model does on other labelled images"
     from tl_nbdev.saved import evaluate_saved, load_transfer
     model, start = load_transfer(folder), time.perf_counter()
-    task = _task(data, label, group, file, delim, limit, learn=False, text=text, second=second, regression=regression or bool(model.scale))
+    task = _task(data, limit, learn=False, **{**kwargs, 'regression': kwargs.get('regression') or bool(model.scale)})
+    _noted(task.notes)
     result, lacks = evaluate_saved(model, task)
     last, info = (model.info['transfers'] or [{}])[-1], model.info
     for c, n in lacks.items(): print(f'  {n} items of class "{c}", which the model does not know, are left out')
@@ -278,69 +311,100 @@ def tl_eval(
     report = {**_report(task, result, extra), 'n_train': 0, 'n_valid': 0, 'n_test': result.n}
     _out(report, json)
 
+# %% ../nbs/api/50_cli.ipynb #ba211d6e
+def _texts_in(files, text, second, **read):
+    "Texts, what they are called, and notes"
+    from tl_nbdev.encoders import text_types
+    from tl_nbdev.samples import brief
+    from tl_nbdev.tables import is_table
+    if not files:
+        if not text: raise TransferError('no texts: name text files, or a table with --text COLUMN, or say the text itself with --text')
+        return [text if second is None else (text, second)], [brief(text)], []
+    found, notes = [], []
+    for f in map(Path, files):
+        inside = sorted(o for o in f.rglob('*') if o.suffix.lower() in text_types) if f.is_dir() else [f]
+        for file in inside:
+            rows = _rows_of(file, text, second, read, notes) if is_table(file) or text and _has_column(file, text, read) else [(_text_of(file, read), file)]
+            found += rows
+    if not found: raise TransferError(f'{files[0]}: no text files in it')
+    return *map(list, zip(*found)), notes
+
+def _text_of(file, read):
+    "The text of a file; or the reason why there is none, as an error that is kept"
+    from tl_nbdev.tables import read_text
+    try: return read_text(file, read.get('encoding'))[0]
+    except TransferError as e: return TransferError(str(e).removeprefix(f'{file}: '))
+
+def _has_column(file, text, read):
+    "Is a text file a table, with the column that was named?"
+    from tl_nbdev.tables import column_called, read_table
+    try: df = read_table(file, columns=[text], **read)
+    except TransferError: return False
+    return df.shape[1] > 1 and column_called(df, text) in df
+
+def _rows_of(file, text, second, read, notes):
+    "Texts of a table, and what its rows are called"
+    from tl_nbdev.tables import as_text, column_called, read_table, with_columns
+    df = read_table(file, columns=[text, second], **read)
+    if not text: raise TransferError(f'{file}: a table: name its column of texts with --text; its columns are {", ".join(map(str, df.columns))}')
+    text, second, first = column_called(df, text), column_called(df, second), df.attrs['first']
+    df = with_columns(df, (text, second), file)
+    notes += df.attrs['notes']
+    texts = [as_text(o) for o in df[text]]
+    if second is not None: texts = [(a or '', as_text(b) or '') for a, b in zip(texts, df[second])]
+    return [(o, f'{file}:{i + first}') for i, o in enumerate(texts)]
+
+# %% ../nbs/api/50_cli.ipynb #82539853
+def _images_in(files, column, root, **read):
+    "Image files, and notes"
+    from tl_nbdev.images import image_files, files_of_table
+    from tl_nbdev.tables import is_table
+    if not files: raise TransferError('no files: name the images, a folder of them, or a table')
+    found, notes = [], []
+    for f in map(Path, files):
+        if f.is_dir(): found += image_files(f)[0]
+        elif is_table(f):
+            paths, more = files_of_table(f, column, root, **read)
+            found, notes = found + paths, notes + more
+        else: found.append(f)
+    if not found: raise TransferError(f'{files[0]}: no image files in it')
+    return found, notes
+
 @command
+@delegates(_told, but=['label', 'group', 'part', 'delim', 'regression'])
 def tl_predict(
     folder:str, # of a saved model
-    *files, # images, or folders of them; for a model of texts: text files, or a CSV
-    text:str=None, # a text itself; for a CSV, its column of texts
+    *files, # images, text files, folders of them, or tables
+    text:str=None, # a text itself; for a table, its column of texts
     second:str=None, # the second text of a pair, or its column
     json:str=None, # write the predictions there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Predict labels; what can't be read says why, the others are answered"
     from tl_nbdev.saved import load_transfer
-    model = load_transfer(folder)
-    if model.texts: wanted, names = _texts_in(files, text, second)
-    else:
-        from tl_nbdev.images import image_files
-        if not files: raise TransferError('no files: name the images, or a folder of them')
-        wanted = names = [o for f in files for o in (image_files(f)[0] if Path(f).is_dir() else [Path(f)])]
-        if not wanted: raise TransferError(f'{files[0]}: no image files in it')
-    rows = [{**r, 'file': str(n)} for r, n in zip(model.predict(wanted), names)]
+    model, said = load_transfer(folder), _told(**kwargs)
+    if model.texts: wanted, names, notes = _texts_in(files, text, second, **_only(said, _reads))
+    else: wanted, notes = _images_in(files, said.get('file'), said.get('root'), **_only(said, _reads))
+    rows = model.predict([None if isinstance(o, TransferError) else o for o in wanted])
+    if model.texts: rows = [{'error': str(o), 'file': str(n)} if isinstance(o, TransferError) else {**r, 'file': str(n)} for o, r, n in zip(wanted, rows, names)]
+    _noted(notes if any('error' not in r for r in rows) else [], sys.stderr) # the answers alone stand on the standard output
     for r in rows: print(_one_line(f'{r["file"]}\t{r["label"]}\t{r["probability"]}' if 'label' in r else f'{r["file"]}\t{r["value"]:.6g}' if 'value' in r else f'{r["file"]}\tnot read: {r["error"]}'))
     _out(rows, json)
-    if all('error' in r for r in rows): raise TransferError(f'none of the {"texts" if model.texts else "files"} could be read' + ('' if model.texts else ' as an image'))
-
-def _texts_in(files, text, second):
-    "Texts, and what they are called"
-    from tl_nbdev.encoders import text_types
-    from tl_nbdev.samples import brief
-    from tl_nbdev.tables import as_text, read_table
-    pair = lambda a, b: a if b is None else (a or '', b or '')
-    if not files:
-        if not text: raise TransferError('no texts: name text files, or a CSV with --text COLUMN, or say the text itself with --text')
-        return [pair(text, second)], [brief(text)]
-    wanted, names = [], []
-    for f in (o for f in map(Path, files) for o in (sorted(p for p in f.rglob('*') if p.suffix.lower() in text_types) if f.is_dir() else [f])):
-        if f.suffix.lower() in ('.csv', '.tsv'):
-            df = read_table(f)
-            for c in filter(None, (text, second)):
-                if c not in df: raise TransferError(f'{f}: no column "{c}"; its columns are {", ".join(df.columns)}')
-            if not text: raise TransferError(f'{f}: a table: name its column of texts with --text')
-            wanted += [pair(as_text(a), as_text(b) if second else None) for a, b in zip(df[text], df[second] if second else df[text])]
-            names += [f'{f}:{i + 2}' for i in range(len(df))]
-        else:
-            wanted.append(as_text(f.read_bytes()) if f.is_file() else None)
-            names.append(f)
-    if not wanted: raise TransferError(f'{files[0]}: no text files in it')
-    return wanted, names
+    if all('error' in r for r in rows):
+        what = 'texts could be read' if model.texts else 'files could be read as an image'
+        raise TransferError(f'none of the {what}: {rows[0]["file"]}: {rows[0]["error"]}')
 
 # %% ../nbs/api/50_cli.ipynb #e4c028e2
 @command
+@delegates(_told)
 def tl_compare(
-    data:str, # a folder, a CSV, or a sample's name
+    data:str, # a folder, a table, or a sample's name
     models:str=None, # what to start from, separated by commas; default as for tl-train
     strategies:str='feature,last:2,full', # separated by commas, as for tl-train
     seeds:int=1, # how many of each
     epochs:int=None, # for each; default each strategy's own
     seed:int=0, # of the split, and the first of the runs
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that must stay together
-    file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one item
-    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images
@@ -348,14 +412,15 @@ def tl_compare(
     bs:int=None, # items in a batch; default 64 images or 32 texts where there are many, down to 8 where there are few
     runs:str=None, # folder for a JSON of each run; the same command goes on from what is there
     json:str=None, # write the table there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Several models and strategies on the same data: chosen on valid, reported on test, with intervals"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
+    task = _task(data, limit, seed, metric, **kwargs)
     from tl_nbdev.compare import compare
-    print(task)
+    _introduced(task)
     found = compare(task, _words(models) if models else None, hows, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=lambda r: print(f'{r.model} {r.strategy!r} seed {r.seed}: {r.report}, {r.seconds:.0f} s', flush=True))
     best = found.best
     _out(dict(best=dict(model=best.model, strategy=best.strategy.name, seed=best.seed), rows=found.rows(), skipped=_skipped(task), notes=task.notes), json, found)
@@ -370,8 +435,9 @@ def _words(text):
 
 # %% ../nbs/api/50_cli.ipynb #15574b14
 @command
+@delegates(_told)
 def tl_advise(
-    data:str, # a folder, a CSV, or a sample's name
+    data:str, # a folder, a table, or a sample's name
     budget:str='5 min', # seconds, or such as "5 min"
     models:str=None, # candidates, separated by commas; default what needs no model hub
     strategies:str='feature,last:2,full', # separated by commas, as for tl-train
@@ -381,27 +447,21 @@ def tl_advise(
     latency:float=None, # candidates of at most so many milliseconds an item here
     mib:float=None, # candidates whose weights take at most so much memory
     seed:int=0, # of split, heads and training
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that must stay together
-    file:str=None, # column of files, for a CSV
-    delim:str=None, # separates several labels of one item
-    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many items, stratified
     metric:str=None, # accuracy, balanced_accuracy, f1 or auroc; r2, pearson or spearman of numbers
     size:int=None, # pixels of the images, or tokens of a text
     bs:int=None, # items in a batch; default as for tl-train
     out:str=None, # folder for checkpoints, the plot and the trained winner; the same command goes on there
     json:str=None, # write the advice there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Which model to start from and how much of it to train: measured within a budget"
     from tl_nbdev.strategy import strategy
     from tl_nbdev.choose import advise, candidates
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, file, delim, limit, seed, metric, text=text, second=second, regression=regression)
-    print(task)
+    task = _task(data, limit, seed, metric, **kwargs)
+    _introduced(task)
     among = candidates(task, _words(models) if models else None, params, licence, latency, mib)
     advice = advise(task, float(budget) if budget.replace('.', '', 1).isdigit() else budget, among, hows, epochs, seed, Path(out)/'race' if out else None, lambda o: print(f'  {o}', flush=True), **{k: v for k, v in dict(size=size, bs=bs).items() if v})
     if not advice.trained: print(f'\n{advice}'); return _out({**advice.as_dict(), 'test': None, 'skipped': _skipped(task), 'notes': task.notes}, json)
@@ -414,33 +474,32 @@ def tl_advise(
 
 # %% ../nbs/api/50_cli.ipynb #8c5ab4e9
 @command
+@delegates(_told, but=['part', 'delim', 'regression'])
 def tl_gap(
-    source:str, # a folder, a CSV, or a sample's name
+    source:str, # a folder, a table, or a sample's name
     target:str, # the same, of another domain; labels are not needed
     model:str=None, # whose features are looked at
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that belong together
-    file:str=None, # column of files, for a CSV
     limit:int=2000, # at most so many items of each
     size:int=None, # pixels of the images, or tokens of a text
     seed:int=0,
     json:str=None, # write the measures there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Are two sets of data of one world? How far apart, in which classes, and is it worth adapting"
     from tl_nbdev.gap import domain_gap
-    one = _task(source, label, group, file, seed=seed, learn=False, text=text, second=second)
-    other = _target(target, one, label, group, file, text, second, seed)
+    one = _task(source, seed=seed, learn=False, **kwargs)
+    other = _target(target, one, seed, **kwargs)
     for o in (one, other): _introduced(o)
     found = domain_gap(one, other, model, limit, seed, **(dict(size=size) if size else {}))
     _out(dict(found.as_dict(), skipped=_skipped(one), skipped_target=_skipped(other)), json, found)
 
 @command
+@delegates(_told, but=['label', 'second', 'group', 'file', 'root', 'part', 'delim', 'regression'])
 def tl_adapt(
-    texts:str=None, # unlabelled texts: a text file, a folder of them, or a CSV
-    text:str=None, # for a CSV, its column of texts
+    texts:str=None, # unlabelled texts: a text file, a folder of them, or a table
+    text:str=None, # for a table, its column of texts
+    line_by_line:bool=False, # each line of a text file is a document; default where no empty lines stand between documents
     model:str='bert-tiny', # what goes on: a name, or a folder
     out:str='pretrained', # folder to make
     budget:float=300., # seconds of training, about
@@ -448,51 +507,67 @@ def tl_adapt(
     lr:float=None, # highest rate
     block:int=128, # tokens of a block
     whole_words:bool=False, # hide whole words
-    replay:str=None, # general texts against forgetting: a text file, a folder, or a CSV
+    replay:str=None, # general texts against forgetting: a text file, a folder, or a table
     general:str=None, # general texts on which forgetting is measured; default a fifth of those for replay
     test:str=None, # texts that will be tested on: left out, and counted
     new_head:bool=False, # train a masked-language head first, where the weights hold none
     resume:bool=False, # write checkpoints, and go on where the same command was cut off
     seed:int=0,
     json:str=None, # write the report there
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Continue the pretraining of a language model on texts of a domain; what comes out is a folder for tl-train --model"
     from tl_nbdev.pretraining import continue_pretraining
-    if not texts: raise TransferError('no texts: name a file, a folder or a CSV with --texts')
-    done = continue_pretraining(_lines(texts, text), model, out, budget, steps, lr, block=block, whole_words=whole_words, replay=_lines(replay, text) if replay else None, general=_lines(general, text) if general else None, test=_lines(test, text) if test else None, new_head=new_head, resume=resume, seed=seed)
+    if not texts: raise TransferError('no texts: name a file, a folder or a table with --texts')
+    read = lambda data: _lines(data, text, line_by_line, **_only(_told(**kwargs), _reads)) if data else None
+    done = continue_pretraining(read(texts), model, out, budget, steps, lr, block=block, whole_words=whole_words, replay=read(replay), general=read(general), test=read(test), new_head=new_head, resume=resume, seed=seed)
     _out(done.as_dict(), json, done)
 
-def _lines(data, text):
-    "Texts of a file; of a plain one, what stands between empty lines"
-    from tl_nbdev.tables import decoded
-    if not Path(data).exists(): raise TransferError(f'{data}: no such file or folder')
-    path = Path(data)
-    if path.is_file() and path.suffix.lower() not in ('.csv', '.tsv'): return [o for o in re.split(r'\n\s*\n', decoded(path.read_bytes())[0]) if o.strip()]
-    return [o for o in _texts_in([data], text, None)[0] if o]
+# %% ../nbs/api/50_cli.ipynb #912ead4f
+def _documents(text, line_by_line=False):
+    "Documents of a plain text, and how they were told apart: by empty lines; by lines, where none is empty"
+    text = re.sub('\r\n?', '\n', text)
+    found = [o for o in re.split(r'\n\s*\n', text) if o.strip()]
+    if len(found) > 1 and not line_by_line: return found, 'documents between empty lines (--line-by-line takes each line for one)'
+    return [o for o in text.split('\n') if o.strip()], 'each line a document' + ('' if line_by_line else ', as no empty line stands between any')
+
+def _lines(data, text, line_by_line=False, **read):
+    "Texts of a file, a folder or a table; how they were told apart is printed"
+    from tl_nbdev.tables import is_table, read_text
+    path = Path(data).expanduser()
+    if not path.exists(): raise TransferError(f'{data}: no such file or folder')
+    if path.is_file() and not is_table(path):
+        whole, odd = read_text(path, read.get('encoding'))
+        found, how = _documents(whole, line_by_line)
+        _noted([f'{path.name}: {len(found):,} documents; {how}', *([f'{path.name} is {odd}'] if odd else [])])
+        return found
+    found, _, notes = _texts_in([path], text, None, **read)
+    kept = [o for o in found if isinstance(o, str)]
+    left = f'; {len(found) - len(kept):,} are no texts' if len(kept) < len(found) else ''
+    _noted([*notes, f'{path.name}: {len(kept):,} documents, {"a row" if path.is_file() else "a file"} each{left}'])
+    return kept
 
 # %% ../nbs/api/50_cli.ipynb #f18fd92d
 @command
+@delegates(_told)
 def tl_demo(
-    data:str='elpv', # a folder, a CSV, or a sample's name
+    data:str='elpv', # a folder, a table, or a sample's name
     model:str=None, # what to start from; default as for tl-train
     strategies:str='feature,last:2,full', # to compare, separated by commas
     epochs:int=None, # for each; default each strategy's own
-    label:str=None, # column of labels, for a CSV
-    text:str=None, # column of texts, for a CSV of texts
-    second:str=None, # column of second texts, where an item is a pair
-    group:str=None, # column of groups that must stay together
-    regression:bool=False, # the label is a number that is to be predicted
     limit:int=None, # at most so many images
     seed:int=0, # of split, heads and training
     augment:str=None, # none, flip, flips, dihedral or affine; default flip, unless mirrored photos look like another class
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model
-    debug:bool=False # show the whole traceback of an error
+    debug:bool=False, # show the whole traceback of an error
+    **kwargs
 ):
     "Audit the data, adapt a network in three ways, compare them, save the best, predict with it"
     from tl_nbdev.strategy import strategy
     hows = [strategy(o) for o in _words(strategies)]
-    task = _task(data, label, group, limit=limit, seed=seed, text=text, second=second, regression=regression)
+    task = _task(data, limit, seed, **kwargs)
+    _noted(task.notes)
     from tl_nbdev.demo import main_job
     main_job(task, model, hows, out, epochs=epochs, seed=seed, augment=augment, size=size)

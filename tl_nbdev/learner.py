@@ -24,6 +24,7 @@ from .features import *
 from .heads import *
 from .strategy import *
 from .metrics import *
+from .tables import as_item, several
 from .tasks import *
 from .keep import *
 from .checkpoint import *

@@ -11,6 +11,7 @@ import os, subprocess, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
@@ -25,6 +26,23 @@ from .card import *
 from .metrics import *
 from .tables import *
 from fastcore.basics import chunked, patch
+
+# %% ../nbs/api/19_saved.ipynb #03823b9c
+def _file_columns(df):
+    "Columns that hold images, or names of their files"
+    is_image = lambda o: isinstance(o, Path) or hasattr(o, 'getbands') or isinstance(o, str) and Path(o.strip()).suffix.lower() in image_types
+    return [c for c in df if len(df) and 2*df[c].map(is_image).sum() > len(df)]
+
+def _asked_about(items, texts, text=None, second=None, file=None):
+    "Items, taken from the column of a table, if they are one"
+    odd = dict(file=file) if texts else dict(text=text, second=second)
+    for name, column in odd.items():
+        if column is not None: raise TransferError(f'{name}="{column}": this is a model of {"texts: say text=" if texts else "images: say file="}')
+    found = from_table(items, text, 'text', text_columns, second) if texts else from_table(items, file, 'file', _file_columns)
+    if found is not None: return found
+    if (given := next((o for o in (text, second, file) if o is not None), None)) is not None:
+        raise TransferError(f'column "{given}" was named, but what is asked about is no table')
+    return list(items) if isinstance(items, (pd.Series, pd.Index)) else items
 
 # %% ../nbs/api/19_saved.ipynb #d5f59904
 class Predictor:
@@ -154,14 +172,17 @@ def remark(
 # %% ../nbs/api/19_saved.ipynb #59b9c93d
 @patch
 def predict(self:Predictor,
-    items, # one thing, see `is_one`, or many: a list, a generator, a column
+    items, # one thing, see `is_one`, or many: a list, a generator, a column, a table
     proba=False, # the probabilities of all classes? Of one thing a dict, class → probability
-    top=None # the probabilities of so many classes, the likeliest
+    top=None, # the probabilities of so many classes, the likeliest
+    text=None, second=None, # of a table, for texts: its columns; default `text`, or the only one that looks like it
+    file=None # of a table, for images: its column; default `file`, or the only one that looks like it
 ) -> Table: # rows of `file` (or `text`), `label`, `probability`; or `value`; or `error` for what can't be read
     "The label of each item; what can't be read says why"
     if self.scale and (proba or top):
         raise TransferError('the model predicts a number: leave proba and top out')
     if top is not None and top < 1: raise TransferError(f'top={top}: use 1 or more')
+    items = _asked_about(items, self.texts, text, second, file)
     one = is_one(items, self.texts, self.pairs)
     parts = [[items]] if one else [items] if hasattr(items, '__len__') else chunked(items, 256)
     rows, deep, at = [], 0, 0 # `at`: how many are done; of a generator, they are never all in memory

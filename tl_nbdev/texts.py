@@ -91,19 +91,18 @@ class TextTask(Task):
     @classmethod
     @spelled
     def from_csv(cls,
-        path, # of a CSV or TSV, in UTF-8, UTF-16 or Windows-1252
-        text=None, # column of texts; default the one with the longest texts
+        path, # of a CSV or TSV, or any other table that `read_table` reads
+        text=None, # column of texts, or its number from 0; default the one with the longest texts
         label='label', # column of labels
+        sep=None, encoding=None, header=None, quotes=None, # of the table, see `read_table`
         **kwargs # see `from_df`
     ) -> 'TextTask':
         "A task from a table on disk"
         path = Path(path).expanduser()
-        df = read_table(path)
-        if text is None: text = max((c for c in df if c != label), key=lambda c: df[c].fillna('').str.len().mean(), default=None)
-        if text is None: raise TransferError(f'{path}: only one column, "{label}": texts and labels need one each')
+        read = dict(sep=sep, encoding=encoding, header=header, quotes=quotes)
+        df, text, label, kwargs = _table_of_texts(path, text, label, read, {'name': path.name, **kwargs})
         if kwargs.get('delim'): df = without_labels(df, label)
-        df = df.assign(_named=[f'row {i + 1}' for i in range(len(df))]) # the row of names is no row
-        return cls.from_df(df, text, label, **{'name': path.name, **kwargs})
+        return cls.from_df(df, text, label, **kwargs)
 
     @classmethod
     @spelled
@@ -157,6 +156,22 @@ class TextTask(Task):
         return cls.from_csv(folder/'texts.csv', **{'text': 'text', **({'part': 'part'} if 'part' in has else {'group': 'document'} if 'document' in has else {}), 'name': name, 'licence': info.licence, 'cite': info.cite, **kwargs})
 
 def _missing(t): return 'no text' if t is None else 'an empty text' if not t.strip() else None
+
+# %% ../nbs/api/13_texts.ipynb #ea7a17b8
+def _table_of_texts(path, text, label, read, kwargs):
+    "A table from disk, with the columns that are meant, and what else a task is made of"
+    others = ('second', 'group', 'part')
+    df = read_table(path, columns=[text, label, *map(kwargs.get, others)], **read)
+    guessed, text, label = text is None, column_called(df, text), column_called(df, label)
+    found = {o: column_called(df, kwargs.get(o)) for o in others}
+    if text is None: text = longest_texts(df, [label, *found.values()])
+    if text is None: raise TransferError(f'{path}: only one column, "{label}": texts and labels need one each')
+    label = label_beside(df, text, label)
+    df = with_columns(df, (text, label, *found.values()), kwargs['name'])
+    if guessed and df.shape[1] > 1 + (label in df): df.attrs['notes'] = [*df.attrs['notes'], f'texts are taken from column "{text}", the longest']
+    notes, df = df.attrs['notes'], df.assign(_named=[f'row {i + 1}' for i in range(len(df))]) # the row of names is no row
+    df.attrs['notes'] = notes
+    return with_parts(df, found['part'], kwargs.get('learn', True), (text, label, *found.values())), text, label, {**kwargs, **found}
 
 # %% ../nbs/api/13_texts.ipynb #508c38d5
 _alone = '\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff' # scripts without spaces between words: a sign counts as a word
