@@ -59,7 +59,7 @@ def _said_in(folder):
         raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the model as safetensors')
     if not has('tokenizer.json', 'vocab.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model', 'vocab.json'):
         raise TransferError(f'{folder}: weights but no tokenizer (tokenizer.json): copy the tokenizer of the model into it, as AutoTokenizer.save_pretrained writes it')
-    try: d = json.loads((folder/'config.json').read_text())
+    try: d = json.loads((folder/'config.json').read_text('utf-8'))
     except ValueError as e: raise TransferError(f'{folder}/config.json is not JSON ({e}): copy the folder again') from e
     if 'model_type' not in d: raise TransferError(f'{folder}/config.json names no "model_type": it isn\'t a transformers folder')
     return d
@@ -76,7 +76,7 @@ def text_pretrained(
     elif Path(what).is_dir():
         folder = Path(what)
         if (folder/'transfer.json').is_file():
-            known = json.loads((folder/'transfer.json').read_text())['pretrained']
+            known = json.loads((folder/'transfer.json').read_text('utf-8'))['pretrained']
             if 'pooling' not in known: raise TransferError(f'{folder}: a model of images ({known.get("name")}), and the task is of texts')
             of = TextPretrained if known['library'] == 'transformers' else type(import_module(_elsewhere['awd-lstm']).start)
             found = of(**{**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}, 'source': 'folder', 'where': folder, 'trust_remote_code': False}) # what a folder says of itself is no reason to trust it

@@ -6,14 +6,18 @@
 __all__ = ['folded', 'Mode', 'fastest', 'weights_hash', 'Frozen', 'FeatureStore', 'Features', 'cached_features']
 
 # %% ../nbs/api/05_features.ipynb #681a75cb
-import copy, hashlib, math, os, time
+import copy, hashlib, math, os, threading, time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .settings import *
+from .disk import *
+from .disk_cache import *
 from .zoo import *
 from .pixels import *
 
@@ -197,45 +201,170 @@ class Frozen:
 Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self, fit, mode)
 Pretrained.example = lambda self, n=2: torch.randn(n, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)) # images of noise
 
-# %% ../nbs/api/05_features.ipynb #ee7204b6
+# %% ../nbs/api/05_features.ipynb #77703ae9
+_alone = threading.Lock()
+
+def _read_at(file, out, at):
+    "Fill an array from an open file; where threads or forked processes share it, none moves the other's place"
+    view, done = memoryview(out).cast('B'), 0
+    while done < len(view):
+        if hasattr(os, 'preadv'): n = os.preadv(file.fileno(), [view[done:]], at + done)
+        else: # Windows, which forks nothing
+            with _alone:
+                file.seek(at + done)
+                n = file.readinto(view[done:])
+        if not n: raise TransferError(f'{file.name} became shorter while it was used: run again, and what is missing is computed anew')
+        done += n
+
+# %% ../nbs/api/05_features.ipynb #f95fdbcc
+def _opened(file, dtype):
+    "An open `.npy`, where its rows begin, and its shape; mapped nowhere, as Windows removes nothing that is mapped"
+    f = open(file, 'rb', buffering=0)
+    try:
+        np.lib.format.read_magic(f)
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(f)
+        at = f.tell()
+        if fortran or kind != dtype or at + math.prod(shape)*kind.itemsize != os.fstat(f.fileno()).st_size: raise ValueError('torn')
+    except Exception:
+        f.close()
+        raise
+    return f, at, shape
+
+def _array(file, dtype):
+    "The array in a `.npy`; raises `ValueError` if it is torn"
+    f, at, shape = _opened(file, dtype)
+    with f:
+        out = np.empty(shape, dtype)
+        if out.size: _read_at(f, out, at)
+    return out
+
+# %% ../nbs/api/05_features.ipynb #84c777e5
+class _Shard:
+    "A folder of rows: its keys, where the rows of each end, and their digests; raises `ValueError` if it is torn"
+    def __init__(self, folder, dtype):
+        self.folder, self.file, self.dtype = folder, None, dtype
+        self.keys, self.sums = (_array(folder/f'{o}.npy', np.uint8) for o in ('keys', 'sums'))
+        self.ends = _array(folder/'ends.npy', np.int64)
+        f, self.at, shape = _opened(folder/'rows.npy', dtype)
+        f.close()
+        n = len(self.ends)
+        if not n or len(shape) != 2 or self.keys.shape != (n, 16) or self.sums.shape != (n, 16): raise ValueError('torn')
+        if (np.diff(self.ends, prepend=0) < 0).any() or self.ends[-1] != shape[0]: raise ValueError('torn')
+        self.dim = shape[1]
+
+    def read(self, i, out=None): # rows of key `i`, `(n, D)`
+        begin = self.ends[i - 1] if i else 0
+        if out is None: out = np.empty((self.ends[i] - begin, self.dim), self.dtype)
+        if self.file is None: self.file = open(self.folder/'rows.npy', 'rb', buffering=0)
+        if out.size: _read_at(self.file, out, self.at + int(begin)*self.dim*out.itemsize)
+        return out
+
+    def __del__(self):
+        if getattr(self, 'file', None): self.file.close()
+
+# %% ../nbs/api/05_features.ipynb #06a6cbad
+class _Held:
+    "A shard in memory, for where nothing can be written"
+    def __init__(self, keys, rows): self.folder, self.keys, self.rows, self.dim = None, keys, rows, rows[0].shape[1]
+    def read(self, i, out=None):
+        if out is None: return self.rows[i].copy()
+        out[...] = self.rows[i].reshape(out.shape)
+        return out
+
+def _row_sum(key, rows): return hashlib.blake2b(key + rows.tobytes(), digest_size=16).digest()
+
+# %% ../nbs/api/05_features.ipynb #49370520
 class FeatureStore:
-    "Rows of features on disk, found by the hash of what they were computed from"
+    "Rows of features on disk, found by the hash of what they were computed from, and compared with their digests before they are used"
+    dtype = np.dtype('float32')
     def __init__(self,
         folder # one for each network, preprocessing and precision
     ):
-        self.folder, self.where, self.files, self.dim = Path(folder), {}, [], None
-        for shard in sorted(self.folder.glob('[!.]*')) if self.folder.is_dir() else []: self._add(shard)
+        self.folder, self.where, self.used, self.dim, self._right = Path(folder), {}, set(), None, set()
+        for place in filter(None, (self.folder, stand_in(self.folder, make=False))):
+            for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []: self._add(shard)
 
-    def _add(self, shard):
-        keys, rows = np.load(shard/'keys.npy'), np.load(shard/'rows.npy', mmap_mode='r')
-        self.dim, n = rows.shape[1], len(self.files)
-        self.files.append((shard/'rows.npy', rows.offset))
-        self.where.update((k.tobytes(), (n, i)) for i, k in enumerate(keys))
+    def _add(self, folder):
+        try: shard = _Shard(folder, self.dtype)
+        except OSError: return # just being removed, or an older version's, which has no digests
+        except ValueError: # torn
+            with suppress(OSError, TransferError): drop(folder)
+            return
+        if self.dim in (None, shard.dim): self._know(shard)
 
-    def put(self,
-        keys, # of 16 bytes each
-        rows # `(n, D)`, float32
-    ):
-        "Write one shard"
-        name = hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
-        with whole(self.folder/name) as tmp:
-            tmp.mkdir()
-            np.save(tmp/'keys.npy', np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16))
-            np.save(tmp/'rows.npy', np.ascontiguousarray(rows, dtype=np.float32))
-        self._add(self.folder/name)
+    def _know(self, shard):
+        self.dim = shard.dim
+        self.where.update((bytes(k), (shard, i)) for i, k in enumerate(shard.keys))
 
+    def read(self, key): # rows of a key, `(n, D)`
+        shard, i = self.where[key]
+        return shard.read(i)
+
+# %% ../nbs/api/05_features.ipynb #68a109a3
+@patch
+def __contains__(self:FeatureStore,
+    key # 16 bytes
+) -> bool:
+    "Are the rows of a key there, as they were written? A shard that holds others is thrown away"
+    if key not in self.where: return False
+    if key in self._right: return True
+    shard, i = self.where[key]
+    try: right = shard.folder is None or _row_sum(key, shard.read(i)) == bytes(shard.sums[i])
+    except (OSError, TransferError): right = False
+    if right:
+        if shard.folder not in self.used:
+            with suppress(OSError): os.utime(shard.folder) # it was used
+        self.used.add(shard.folder)
+        self._right.add(key)
+    else: self._throw_away(shard)
+    return right
+
+@patch
+def _throw_away(self:FeatureStore, shard):
+    self.where = {k: v for k, v in self.where.items() if v[0] is not shard}
+    if shard.file: shard.file.close()
+    with suppress(OSError, TransferError): drop(shard.folder)
+
+# %% ../nbs/api/05_features.ipynb #4974b8f2
+def _write_shard(folder, keys, sums, rows):
+    with whole(folder, shard_files) as tmp:
+        tmp.mkdir()
+        for name, o in dict(keys=keys, sums=sums).items(): np.save(tmp/f'{name}.npy', np.frombuffer(b''.join(o), np.uint8).reshape(-1, 16))
+        np.save(tmp/'ends.npy', np.cumsum([len(r) for r in rows], dtype=np.int64))
+        np.save(tmp/'rows.npy', np.concatenate(rows))
+
+@patch
+def put(self:FeatureStore,
+    keys, # of 16 bytes each
+    rows # `(n, D)`; or an array `(m, D)` for each key
+):
+    "Write one shard; where that can't be, to a temporary folder, and where that can't be, to memory"
+    rows = [np.atleast_2d(np.ascontiguousarray(r, dtype=self.dtype)) for r in rows]
+    sums = [_row_sum(k, r) for k, r in zip(keys, rows)]
+    name = hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
+    for place in (lambda: writable(self.folder), lambda: stand_in(self.folder)):
+        try:
+            folder = place()/name
+            _write_shard(folder, keys, sums, rows)
+            self._know(_Shard(folder, self.dtype))
+        except (OSError, ValueError) as e: not_kept(e)
+        else: break
+    else: self._know(_Held(keys, rows))
+    self._right.update(keys)
+    self.used.update(s.folder for s, _ in (self.where[k] for k in keys[:1]))
+    trim(self.used)
+
+# %% ../nbs/api/05_features.ipynb #6aeb2aff
 class Features:
     "Rows of a `FeatureStore`, read when they are asked for: `len(f)`, `f.dim`, `f[indices]` is `(n, D)` float32"
-    def __init__(self, store, keys): self.store, self.keys, self.dim = store, keys, store.dim; self._open = {}
+    def __init__(self, store, keys): self.store, self.keys, self.dim = store, keys, store.dim
     def __len__(self): return len(self.keys)
     def __getitem__(self, idxs):
         out = np.empty((len(idxs), self.dim), np.float32)
         for o, i in enumerate(idxs):
             shard, row = self.store.where[self.keys[i]]
-            if shard not in self._open: self._open[shard] = open(self.store.files[shard][0], 'rb', buffering=0)
-            os.preadv(self._open[shard].fileno(), [out[o]], self.store.files[shard][1] + row*self.dim*4)
+            shard.read(row, out[o])
         return torch.from_numpy(out)
-    def __del__(self): [f.close() for f in self._open.values()]
 
 # %% ../nbs/api/05_features.ipynb #10cd55c4
 def _key(hash, view, augment): return hashlib.blake2b(f'{hash} {view} {augment if view else ""}'.encode(), digest_size=16).digest()
@@ -254,7 +383,7 @@ def cached_features(
     "Features of `files`, of which only what isn't in the cache is computed"
     store = FeatureStore(settings().cache/'features'/frozen.key)
     keys = [_key(h, v, augment) for v in range(views) for h in hashes]
-    todo = {k: i for i, k in enumerate(keys) if k not in store.where}
+    todo = {k: i for i, k in enumerate(keys) if k not in store}
     ids, keyed, rows = list(todo.values()), [], []
     n = len(files)
     passes = frozen.passes([files[i % n] for i in ids], [_view(hashes[i % n], i//n, augment) for i in ids] if views > 1 else None)

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .settings import *
+from .disk import whole
+from .disk_cache import in_cache
 from .samples import *
 from .zoo import *
 from .pixels import *
@@ -31,6 +33,7 @@ def _opens(file):
     "Is a file without a suffix an image? Its first bytes tell"
     try:
         with Image.open(file): return True
+    except Image.DecompressionBombError: return True
     except Exception: return False
 
 def image_files(
@@ -193,7 +196,7 @@ def from_dataset(
             if c not in d.column_names: raise TransferError(f'no column "{c}" in the dataset; its columns are {", ".join(d.column_names)}')
         names = getattr(d.features[label], 'names', None)
         raw = d.cast_column(image, type(d.features[image])(decode=False)) if hasattr(d.features[image], 'decode') else d
-        files = _write_images(raw, image, settings().cache/'datasets')
+        files = _write_images(raw, image, in_cache('datasets'))
         rows += [dict(file=f, label=names[l] if names and l is not None else l, part=part) for f, l in zip(files, d[label])]
     return ImageTask.from_df(pd.DataFrame(rows), part='part' if len(splits) > 1 else None, **{'name': 'dataset', **kwargs})
 

@@ -6,13 +6,14 @@
 __all__ = ['Predictor', 'load_transfer', 'check_saved', 'save_transfer', 'asdict_shallow', 'evaluate_saved']
 
 # %% ../nbs/api/19_saved.ipynb #ad28e28b
-import os, subprocess, sys
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
 from .settings import *
+from .processes import *
 from .samples import *
 from .zoo import *
 from .pixels import *
@@ -108,9 +109,11 @@ def check_saved(
     if not np.allclose(got, want, atol=1e-4): raise TransferError(f'{folder}: the saved model gives other probabilities than before (by {np.abs(got - want).max():.2g}): don\'t use it')
 
 def _check_in_fresh_process(folder):
-    run = subprocess.run([sys.executable, '-c', 'import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])', str(folder)], capture_output=True, text=True,
-                         env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())})
-    if run.returncode: raise TransferError(f'{folder}: saved, but a fresh process could not use it: {(run.stderr.strip().splitlines() or ["no reason given"])[-1]}')
+    run = subprocess.run(child_command('import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])', Path(folder).absolute()),
+                         capture_output=True, text=True, encoding='utf-8', errors='replace', env=child_env(OMP_NUM_THREADS=str(torch.get_num_threads())))
+    if not run.returncode: return
+    why = (run.stderr.strip().splitlines() or ['no reason given'])[-1]
+    raise TransferError(f'{folder}: saved, but a fresh process could not use it: {why}')
 
 # %% ../nbs/api/19_saved.ipynb #406895e8
 def _card(info):

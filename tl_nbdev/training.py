@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 from .settings import *
+from .processes import *
 from .stages import *
 from .features import *
 from .strategy import *
@@ -230,6 +231,7 @@ class KeepState(Callback):
 
     def before_fit(self):
         self._last, self._skipping = time.perf_counter(), False
+        writes_last(self)
         if not self.resume: return
         set_model_state(self.learn, *self.resume, also_random=False)
         for k, p in self.learn.model.named_parameters(): p.grad = g.to(p.device) if (g := self.resume[0].get(f'grad.{k}')) is not None else None
@@ -267,7 +269,9 @@ class KeepState(Callback):
     def after_train(self): self._go() # there was no batch left
     def after_batch(self):
         self._done += 1
+        end_if_asked(self.now)
         if hasattr(self.dls.train, 'skip') and not _workers(self.dls.train): self._perhaps(self.epoch, self._done, self._loader)
+    def after_fit(self): writes_no_more(self)
     def after_epoch(self):
         if not self._skipping and self.epoch + 1 < self.n_epoch: self._perhaps(self.epoch + 1, 0, _rng_of(self.dls.train))
 
@@ -313,7 +317,7 @@ def watched(
 
 # %% ../nbs/api/17_training.ipynb #0799dd49
 def _resident(what='VmRSS'):
-    try: said = Path('/proc/self/status').read_text()
+    try: said = Path('/proc/self/status').read_text('utf-8')
     except OSError: return None
     return next((int(l.split()[1])/1024 for l in said.splitlines() if l.startswith(what)), None)
 
@@ -330,7 +334,7 @@ class Peak:
         if self.device.type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
         else:
             _hand_back()
-            try: Path('/proc/self/clear_refs').write_text('5') # Linux counts the highest anew
+            try: Path('/proc/self/clear_refs').write_text('5', encoding='utf-8') # Linux counts the highest anew
             except OSError: pass
         return self
     def __exit__(self, *_): self.mib = torch.cuda.max_memory_allocated(self.device)/2**20 if self.device.type == 'cuda' else _resident('VmHWM')

@@ -174,7 +174,7 @@ def _described(folder):
     if not (folder/'model.safetensors').exists():
         raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the network as safetensors, or name a model')
     for file in ('transfer.json', 'config.json'):
-        if (folder/file).exists(): d = json.loads((folder/file).read_text()); break
+        if (folder/file).exists(): d = json.loads((folder/file).read_text('utf-8')); break
     else: raise TransferError(f'{folder}: neither config.json (timm\'s hub format) nor transfer.json (saved by this package) in it')
     if file == 'transfer.json': return Pretrained(**{**d['pretrained'], 'source': 'folder', 'mean': tuple(d['pretrained']['mean']), 'std': tuple(d['pretrained']['std']), 'where': folder})
     if 'architecture' not in d: raise TransferError(f'{folder}/config.json names no "architecture": it isn\'t in timm\'s hub format')
@@ -306,7 +306,7 @@ Pretrained.body, Pretrained.files = body, lambda self: {} # and the texts that a
 
 def _folder_body(p):
     data = (p.where/'model.safetensors').read_bytes()
-    if (p.where/'transfer.json').exists() and hashlib.sha256(data).hexdigest() != json.loads((p.where/'transfer.json').read_text()).get('sha256'):
+    if (p.where/'transfer.json').exists() and hashlib.sha256(data).hexdigest() != json.loads((p.where/'transfer.json').read_text('utf-8')).get('sha256'):
         raise TransferError(f'{p.where}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again')
     try: return _filled(p, load(data))
     except (SafetensorError, RuntimeError, ValueError) as e: raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({str(e).splitlines()[0][:120]}): copy the folder again') from e
@@ -316,7 +316,7 @@ def _filled(p, state):
         net = headless(_new(p.name, p.library, **_sized(p)))
         net.load_state_dict({k.removeprefix('body.'): v for k, v in state.items() if k.startswith('body.')})
         return net
-    n = json.loads((p.where/'config.json').read_text()).get('num_classes', 1000)
+    n = json.loads((p.where/'config.json').read_text('utf-8')).get('num_classes', 1000)
     return headless(_fill(_new(p.name, p.library, num_classes=n, **_sized(p)), state, str(p.where)))
 
 # %% ../nbs/api/03_zoo.ipynb #3456ea91
