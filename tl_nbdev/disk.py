@@ -14,13 +14,14 @@ from pathlib import Path
 from filelock import FileLock
 from .settings import *
 
-# %% ../nbs/api/01_disk.ipynb #4f690c99
+# %% ../nbs/api/01_disk.ipynb #5699fe08
 _records = ('transfer.json', 'pretraining.json', 'checkpoint.json')
 _older = ('model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json', 'README.md', 'config.json',
           'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
           'vocab.json', 'vocab.txt', 'merges.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
           'chat_template.jinja', 'words.json', *_records)
-shard_files = ('keys.npy', 'rows.npy', 'ends.npy', 'sums.npy') # of cached features
+shard_files = ('keys.npy', 'rows.npy', 'ends.npy', 'digest.txt') # of cached features
+_all_names = (*_older, *shard_files, 'state.safetensors')
 
 def read_json(
     file # any
@@ -176,7 +177,7 @@ def _is_left(path):
     if made['machine'] != _machine(): return _age(path) > (60 if moving else _day)
     return int(made['pid']) == os.getpid() or not _lives(int(made['pid'])) # ours, and not at work: a predecessor's
 
-# %% ../nbs/api/01_disk.ipynb #a9ba64b8
+# %% ../nbs/api/01_disk.ipynb #642943ec
 def _neighbours(path, kind):
     "What lies beside `path` under hidden names of that kind"
     start = f'.{_stem(path)}.'
@@ -188,10 +189,9 @@ def _sweep(path):
         if not left.is_dir(): left.unlink(missing_ok=True)
         elif left.name.endswith('.new'): shutil.rmtree(left, ignore_errors=True)
         else:
-            known = None if written(left) else [*_older, *shard_files, 'state.safetensors'] # half removed already
-            with suppress(TransferError): remove(left, known)
+            with suppress(TransferError): remove(left, written(left) or _all_names) # without a record it was half removed already
 
-# %% ../nbs/api/01_disk.ipynb #74164daf
+# %% ../nbs/api/01_disk.ipynb #039b55aa
 def _complete(folder):
     "Is all there that the record lists, as it was written? `None` where nothing is listed"
     wanted = {k: v for k, v in written(folder).items() if v}
@@ -206,8 +206,9 @@ def _when(folder):
 def _worth(left):
     "What is best to put back, as something to sort by; `None` if it is worth nothing"
     complete, old = _complete(left), left.name.endswith('.old')
-    if not complete and not (complete is None and old and any(left.iterdir())): return None
-    return bool(complete), old, _when(left), left.name
+    half = not written(left) and any(o.name in _all_names for o in left.iterdir()) # its record was removed already
+    unknown = complete is None and old and not half and any(left.iterdir())
+    return (bool(complete), old, _when(left), left.name) if complete or unknown else None
 
 # %% ../nbs/api/01_disk.ipynb #a56a381e
 def repair(

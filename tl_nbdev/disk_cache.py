@@ -27,7 +27,9 @@ def not_kept(
     warnings.warn(f'{cache}: the cache can\'t be written ({why}): it goes on without, and the next time begins anew; '
                   'set TL_CACHE, or tl_cache in settings.ini, to a folder with room', stacklevel=3)
 
-# %% ../nbs/api/01_disk_cache.ipynb #8c6042fa
+# %% ../nbs/api/01_disk_cache.ipynb #24ed80cf
+def _sum(text): return hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()
+
 _temporary = {} # number of a process → its folder
 
 def _make_temporary():
@@ -44,10 +46,10 @@ def stand_in(
     "Where something goes that can't go to the cache: the same place in a temporary folder"
     cache, path, folder = settings().cache.absolute(), Path(path).absolute(), _temporary.get(os.getpid())
     if folder is None and not make: return None
-    folder = folder or _make_temporary()
+    folder = (folder or _make_temporary())/_sum(str(cache))[:8] # of each cache that there was in this process
     return folder/(path.relative_to(cache) if path.is_relative_to(cache) else path.name)
 
-# %% ../nbs/api/01_disk_cache.ipynb #44598afb
+# %% ../nbs/api/01_disk_cache.ipynb #c8935b07
 @lru_cache
 def _why_not(cache, homeless):
     "Why nothing can be written in a cache; empty where it can"
@@ -62,11 +64,10 @@ def in_cache(
     *parts # names of folders and of a file
 ) -> Path: # not made
     "Where something is written that belongs to the cache: there, or in a temporary folder where that can't be"
-    s = settings()
-    in_home = s.source['cache'] == 'default' and not os.environ.get('XDG_CACHE_HOME')
-    path = s.cache.joinpath(*parts)
-    why = _why_not(s.cache, in_home and not os.path.isdir(os.path.expanduser('~')))
-    if not why: return path
+    cache, home = settings().cache, os.path.expanduser('~')
+    homeless = cache.parent == Path(os.devnull) or cache.is_relative_to(home) and not os.path.isdir(home) # which is not ours to make
+    path = cache.joinpath(*parts)
+    if not (why := _why_not(cache, homeless)): return path
     not_kept(why)
     try: return stand_in(path)
     except OSError: return path # and who writes there fails, and goes on
@@ -79,9 +80,7 @@ def writable(
     path, cache = Path(path).absolute(), settings().cache.absolute()
     return in_cache(*path.relative_to(cache).parts) if path.is_relative_to(cache) else path
 
-# %% ../nbs/api/01_disk_cache.ipynb #d972c3de
-def _sum(text): return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
+# %% ../nbs/api/01_disk_cache.ipynb #afc035d9
 def read_book(
     file # written by `write_book`
 ) -> dict: # empty if it isn't there, or isn't what was written

@@ -239,18 +239,31 @@ def _array(file, dtype):
     return out
 
 # %% ../nbs/api/05_features.ipynb #84c777e5
+def _shard_sum(folder):
+    "A digest of all that a shard holds"
+    h = hashlib.blake2b(digest_size=16)
+    for o in ('keys', 'ends', 'rows'): h.update(digest(folder/f'{o}.npy').encode())
+    return h.hexdigest()
+
 class _Shard:
-    "A folder of rows: its keys, where the rows of each end, and their digests; raises `ValueError` if it is torn"
+    "A folder of rows, with their keys and where the rows of each end; raises `ValueError` if it is torn"
     def __init__(self, folder, dtype):
-        self.folder, self.file, self.dtype = folder, None, dtype
-        self.keys, self.sums = (_array(folder/f'{o}.npy', np.uint8) for o in ('keys', 'sums'))
-        self.ends = _array(folder/'ends.npy', np.int64)
+        self.folder, self.file, self.dtype, self.right = folder, None, dtype, None
+        self.sum = (folder/'digest.txt').read_text('utf-8')
+        self.keys, self.ends = _array(folder/'keys.npy', np.uint8), _array(folder/'ends.npy', np.int64)
         f, self.at, shape = _opened(folder/'rows.npy', dtype)
         f.close()
         n = len(self.ends)
-        if not n or len(shape) != 2 or self.keys.shape != (n, 16) or self.sums.shape != (n, 16): raise ValueError('torn')
+        if not n or len(shape) != 2 or self.keys.shape != (n, 16) or self.ends.ndim != 1: raise ValueError('torn')
         if (np.diff(self.ends, prepend=0) < 0).any() or self.ends[-1] != shape[0]: raise ValueError('torn')
         self.dim = shape[1]
+
+    def check(self): # → is all as it was written? looked at once
+        if self.right is None:
+            try: self.right = _shard_sum(self.folder) == self.sum
+            except OSError: self.right = False # just removed
+            with suppress(OSError): os.utime(self.folder) # it was used
+        return self.right
 
     def read(self, i, out=None): # rows of key `i`, `(n, D)`
         begin = self.ends[i - 1] if i else 0
@@ -266,27 +279,26 @@ class _Shard:
 class _Held:
     "A shard in memory, for where nothing can be written"
     def __init__(self, keys, rows): self.folder, self.keys, self.rows, self.dim = None, keys, rows, rows[0].shape[1]
+    def check(self): return True
     def read(self, i, out=None):
         if out is None: return self.rows[i].copy()
         out[...] = self.rows[i].reshape(out.shape)
         return out
 
-def _row_sum(key, rows): return hashlib.blake2b(key + rows.tobytes(), digest_size=16).digest()
-
 # %% ../nbs/api/05_features.ipynb #49370520
 class FeatureStore:
-    "Rows of features on disk, found by the hash of what they were computed from, and compared with their digests before they are used"
+    "Rows of features on disk, found by the hash of what they were computed from; a shard is checked before it is used"
     dtype = np.dtype('float32')
     def __init__(self,
         folder # one for each network, preprocessing and precision
     ):
-        self.folder, self.where, self.used, self.dim, self._right = Path(folder), {}, set(), None, set()
+        self.folder, self.where, self.used, self.dim = Path(folder), {}, set(), None
         for place in filter(None, (self.folder, stand_in(self.folder, make=False))):
             for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []: self._add(shard)
 
     def _add(self, folder):
         try: shard = _Shard(folder, self.dtype)
-        except OSError: return # just being removed, or an older version's, which has no digests
+        except OSError: return # just being removed, or an older version's, which has no digest
         except ValueError: # torn
             with suppress(OSError, TransferError): drop(folder)
             return
@@ -305,33 +317,24 @@ class FeatureStore:
 def __contains__(self:FeatureStore,
     key # 16 bytes
 ) -> bool:
-    "Are the rows of a key there, as they were written? A shard that holds others is thrown away"
+    "Are the rows of a key there, as they were written? A shard that isn't is thrown away"
     if key not in self.where: return False
-    if key in self._right: return True
-    shard, i = self.where[key]
-    try: right = shard.folder is None or _row_sum(key, shard.read(i)) == bytes(shard.sums[i])
-    except (OSError, TransferError): right = False
-    if right:
-        if shard.folder not in self.used:
-            with suppress(OSError): os.utime(shard.folder) # it was used
+    shard, _ = self.where[key]
+    if shard.check():
         self.used.add(shard.folder)
-        self._right.add(key)
-    else: self._throw_away(shard)
-    return right
-
-@patch
-def _throw_away(self:FeatureStore, shard):
+        return True
     self.where = {k: v for k, v in self.where.items() if v[0] is not shard}
-    if shard.file: shard.file.close()
     with suppress(OSError, TransferError): drop(shard.folder)
+    return False
 
 # %% ../nbs/api/05_features.ipynb #4974b8f2
-def _write_shard(folder, keys, sums, rows):
+def _write_shard(folder, keys, rows):
     with whole(folder, shard_files) as tmp:
         tmp.mkdir()
-        for name, o in dict(keys=keys, sums=sums).items(): np.save(tmp/f'{name}.npy', np.frombuffer(b''.join(o), np.uint8).reshape(-1, 16))
+        np.save(tmp/'keys.npy', np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16))
         np.save(tmp/'ends.npy', np.cumsum([len(r) for r in rows], dtype=np.int64))
         np.save(tmp/'rows.npy', np.concatenate(rows))
+        (tmp/'digest.txt').write_text(_shard_sum(tmp), encoding='utf-8')
 
 @patch
 def put(self:FeatureStore,
@@ -340,18 +343,19 @@ def put(self:FeatureStore,
 ):
     "Write one shard; where that can't be, to a temporary folder, and where that can't be, to memory"
     rows = [np.atleast_2d(np.ascontiguousarray(r, dtype=self.dtype)) for r in rows]
-    sums = [_row_sum(k, r) for k, r in zip(keys, rows)]
     name = hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
-    for place in (lambda: writable(self.folder), lambda: stand_in(self.folder)):
+    shard = None
+    for place in (writable, stand_in):
         try:
-            folder = place()/name
-            _write_shard(folder, keys, sums, rows)
-            self._know(_Shard(folder, self.dtype))
-        except (OSError, ValueError) as e: not_kept(e)
-        else: break
-    else: self._know(_Held(keys, rows))
-    self._right.update(keys)
-    self.used.update(s.folder for s, _ in (self.where[k] for k in keys[:1]))
+            folder = place(self.folder)/name
+            _write_shard(folder, keys, rows)
+            shard = _Shard(folder, self.dtype)
+            break
+        except (OSError, ValueError, TransferError) as e: not_kept(e)
+    shard = shard or _Held(keys, rows)
+    shard.right = True
+    self._know(shard)
+    self.used.add(shard.folder)
     trim(self.used)
 
 # %% ../nbs/api/05_features.ipynb #6aeb2aff

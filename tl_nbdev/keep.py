@@ -111,11 +111,12 @@ def check_target(
     file=None # where a JSON will be written
 ):
     "Raises `TransferError` if writing there would lose something; to be asked before hours of training, not after"
-    if folder: _check_folder(folder)
-    if file: _check_file(file)
     if folder and file and not is_stdout(file):
         one, other = Path(folder).resolve(), Path(file).resolve()
-        if one == other or other in one.parents: raise TransferError(f'{file}: a file can\'t be there, since {folder} is a folder: name another')
+        if one == other or other in one.parents:
+            raise TransferError(f'{file}: a file can\'t be there, since {folder} is to be a folder: name another file')
+    if folder: _check_folder(folder)
+    if file: _check_file(file)
 
 # %% ../nbs/api/08_keep.ipynb #4fa0d8cd
 def _pour(file, data):

@@ -132,6 +132,7 @@ def settings(
         got[k], source[k] = default, 'default'
         if f'tl_{k}' in said: got[k], source[k] = said[f'tl_{k}'].strip(), str(ini)
         if (value := os.environ.get(f'TL_{k.upper()}')) is not None: got[k], source[k] = value.strip(), f'environment variable TL_{k.upper()}'
+        if k == 'cache' and not got[k]: source[k] = 'default'
         if k in _choices and got[k] not in _choices[k]:
             raise TransferError(f'{source[k]}: tl_{k} is "{got[k]}": use one of {", ".join(_choices[k])}')
     return Settings(_cache(got['cache'], source['cache'], ini), got['device'], got['precision'], got['layout'], got['offline'] == 'yes',
