@@ -65,14 +65,13 @@ def fails(code, after=0):
 
 def add_file(d): (d/'thesis.docx').write_text('five years')
 def add_folder(d): (d/'holiday').mkdir(); (d/'holiday'/'photo.jpg').write_text('sun')
-def add_empty(d): (d/'empty').mkdir()
 def add_hidden(d): (d/'.env').write_text('secret')
 def add_copy(d): (d/'model.safetensors.bak').write_bytes((d/'model.safetensors').read_bytes())
 def edit_card(d): (d/'README.md').write_text('a card, with my remarks')
 def edit_weights(d): (d/'model.safetensors').write_bytes(b'my own')
 def link(d): (d/'far.txt').symlink_to(d.parent/'far.txt')
 
-@pytest.mark.parametrize('change, named', [(add_file, 'thesis.docx'), (add_folder, 'holiday/photo.jpg'), (add_empty, 'empty/'), (add_hidden, '.env'), (add_copy, 'safetensors.bak'),
+@pytest.mark.parametrize('change, named', [(add_file, 'thesis.docx'), (add_folder, 'holiday/photo.jpg'), (add_hidden, '.env'), (add_copy, 'safetensors.bak'),
     (edit_card, 'README.md, which was changed'), (edit_weights, 'model.safetensors, which was changed'), pytest.param(link, 'far.txt', marks=posix)], ids=lambda o: getattr(o, '__name__', ''))
 def test_a_model_folder_with_something_else_in_it_is_not_replaced(change, named, tmp_path):
     folder = model(tmp_path/'model')
@@ -87,6 +86,16 @@ def test_a_model_folder_as_it_was_written_is_replaced(tmp_path):
     for name in ('.DS_Store', 'Thumbs.db', '._README.md'): (folder/name).touch() # droppings of a file manager
     model(folder, 1)
     assert value(folder) == 1 and beside(folder) == ['README.md', 'config.json', 'model.safetensors', 'transfer.json']
+
+def test_a_folder_that_cannot_be_looked_into_is_not_replaced(tmp_path, monkeypatch):
+    folder = model(tmp_path/'model')
+    (folder/'holiday').mkdir()
+    real = os.scandir
+    def scandir(path):
+        if Path(path).name == 'holiday': raise PermissionError(errno.EACCES, 'Permission denied')
+        return real(path)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(TransferError, match=re.escape('holiday/*')): model(folder, 1)
 
 def test_of_an_older_version_the_names_are_known(tmp_path):
     folder = model(tmp_path/'model')
@@ -920,3 +929,52 @@ def test_every_text_file_has_an_encoding():
             if isinstance(n.func, ast.Name) and name == 'open' and not binary and 'encoding' not in named: missing.append(f'{f.name}: {text}')
             if text.startswith(('Path(', '(')) and name == 'open' and not binary and 'encoding' not in named: missing.append(f'{f.name}: {text}')
     assert not missing, '\n'.join(missing)
+
+
+# what is built in the repository
+
+def tool(name):
+    "A module of `tools`"
+    import importlib.util
+    spec = importlib.util.spec_from_file_location(name, root/'tools'/f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_the_site_is_built_anew_only_over_what_was_built(tmp_path, monkeypatch):
+    docs = tool('docs')
+    site, proc = docs.made = tmp_path/'_docs', tmp_path/'_proc'
+    def build():
+        with docs.remembered():
+            for o in docs.made: (o/'api').mkdir(parents=True); (o/'api'/'index.html').write_text('<html>')
+            if (tmp_path/'fails').exists(): raise RuntimeError
+    build()
+    docs.clear()
+    assert beside(tmp_path) == []
+    (tmp_path/'fails').touch()
+    with pytest.raises(RuntimeError): build() # what was half built is known as well
+    docs.clear()
+    (tmp_path/'fails').unlink()
+    build()
+    (site/'thesis.docx').write_text('five years')
+    with pytest.raises(SystemExit, match='thesis.docx'): docs.clear()
+    assert (site/'api'/'index.html').exists()
+    (site/'thesis.docx').unlink()
+    (site/'api'/'index.html').write_text('<html> with my remarks')
+    with pytest.raises(SystemExit, match='index.html, which was changed'): docs.clear()
+    (site/'.tl_nbdev.json').unlink() # of an older build
+    docs.clear()
+    assert beside(tmp_path) == []
+
+def test_clean_leaves_what_a_demo_did_not_make(tmp_path, capsys):
+    clean, out = tool('clean'), tmp_path/'demo_out'
+    def made():
+        with ours(out/'report.md') as tmp: tmp.write_text('a report')
+        model(out/'model')
+    made()
+    assert clean.demo(out) == [] and beside(tmp_path) == []
+    made()
+    (out/'thesis.docx').write_text('five years')
+    (out/'model'/'mine.txt').touch()
+    assert clean.demo(out) == ['model/README.md', 'model/config.json', 'model/mine.txt', 'model/model.safetensors', 'model/transfer.json', 'thesis.docx']
+    assert 'mine.txt' in capsys.readouterr().err and not (out/'report.md').exists()

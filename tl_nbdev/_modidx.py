@@ -373,6 +373,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nbdev.disk.ours': ('api/disk.html#ours', 'tl_nbdev/disk.py'),
                                'tl_nbdev.disk.read_json': ('api/disk.html#read_json', 'tl_nbdev/disk.py'),
                                'tl_nbdev.disk.remove': ('api/disk.html#remove', 'tl_nbdev/disk.py'),
+                               'tl_nbdev.disk.remove_listed': ('api/disk.html#remove_listed', 'tl_nbdev/disk.py'),
                                'tl_nbdev.disk.repair': ('api/disk.html#repair', 'tl_nbdev/disk.py'),
                                'tl_nbdev.disk.whole': ('api/disk.html#whole', 'tl_nbdev/disk.py'),
                                'tl_nbdev.disk.written': ('api/disk.html#written', 'tl_nbdev/disk.py')},

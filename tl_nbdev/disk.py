@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shard_files', 'read_json', 'written', 'digest', 'listed', 'foreign', 'check_ours', 'remove', 'repair', 'whole',
-           'locked', 'has_list', 'check_file', 'ours']
+           'locked', 'has_list', 'check_file', 'ours', 'remove_listed']
 
 # %% ../nbs/api/01_disk.ipynb #7808f524
 import errno, glob, hashlib, json, os, platform, re, shutil, time, uuid
@@ -14,8 +14,9 @@ from pathlib import Path
 from filelock import FileLock
 from .settings import *
 
-# %% ../nbs/api/01_disk.ipynb #5699fe08
-_records = ('transfer.json', 'pretraining.json', 'checkpoint.json')
+# %% ../nbs/api/01_disk.ipynb #e4f59b76
+_list = '.tl_nbdev.json' # of a folder that has no record of its own
+_records = ('transfer.json', 'pretraining.json', 'checkpoint.json', _list)
 _older = ('model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json', 'README.md', 'config.json',
           'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
           'vocab.json', 'vocab.txt', 'merges.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
@@ -68,11 +69,13 @@ def listed(
     folder = Path(folder)
     return {f.relative_to(folder).as_posix(): digest(f) for f in sorted(folder.rglob('*')) if f.is_file()}
 
-# %% ../nbs/api/01_disk.ipynb #eea3ebe7
+# %% ../nbs/api/01_disk.ipynb #fb1ce1e7
 def _below(folder, above=''):
     "Names of what lies in a folder, in order; a folder in it ends with a slash, and comes after what it holds"
     try: found = sorted(os.scandir(folder), key=lambda o: o.name)
-    except OSError: found = [] # it can't be looked into: the folder itself is named
+    except OSError:
+        yield f'{above}*' # it can't be looked into
+        return
     for o in found:
         if o.is_dir(follow_symlinks=False):
             yield from _below(o.path, f'{above}{o.name}/')
@@ -91,7 +94,7 @@ def foreign(
     "The first thing in a folder that this package did not write there, or that was changed since"
     known = written(folder) if names is None else dict.fromkeys(names)
     for name in _below(folder):
-        if _nobodys(name) or name.endswith('/') and any(k.startswith(name) for k in known): continue
+        if name.endswith('/') or _nobodys(name): continue # an empty folder holds nothing
         if name not in known and not any(fnmatchcase(name, k) for k in known): return name
         want = known.get(name)
         if want and digest(Path(folder)/name, want) != want: return f'{name}, which was changed since it was written'
@@ -323,9 +326,7 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.parent/f'.{path.name}.lock')
 
-# %% ../nbs/api/01_disk.ipynb #e09f0971
-_list = '.tl_nbdev.json'
-
+# %% ../nbs/api/01_disk.ipynb #ae935cee
 def _in_list(folder):
     found = read_json(folder/_list)
     found = found.get('files') if isinstance(found, dict) else None
@@ -359,3 +360,17 @@ def ours(
     with whole(file) as tmp: yield tmp
     files = {**_in_list(file.parent), file.name: digest(file)}
     with whole(file.parent/_list) as tmp: tmp.write_text(json.dumps(dict(files=files), indent=1), encoding='utf-8')
+
+# %% ../nbs/api/01_disk.ipynb #c95ca867
+def remove_listed(
+    folder # in which `ours` wrote
+) -> list: # of names: what stays
+    "Remove the files of a folder's list that are as they were written, and the folder if nothing else is in it"
+    folder = Path(folder)
+    for name, want in _in_list(folder).items():
+        file = folder/Path(name).name
+        if file.is_file() and digest(file) == want: file.unlink()
+    if not folder.is_dir(): return []
+    rest = [o for o in _below(folder) if o != _list and not o.endswith('/') and not _nobodys(o)]
+    if not rest: _discard(folder, list(_below(folder)))
+    return rest

@@ -6,7 +6,7 @@
 __all__ = ['not_kept', 'stand_in', 'in_cache', 'writable', 'read_book', 'write_book', 'list_beside', 'remembered', 'drop', 'trim',
            'cached', 'clear_cache']
 
-# %% ../nbs/api/01_disk_cache.ipynb #f532251d
+# %% ../nbs/api/01_disk_cache.ipynb #edf74960
 import atexit, hashlib, json, os, shutil, tempfile, time, warnings
 from contextlib import suppress
 from functools import lru_cache
@@ -14,7 +14,7 @@ from pathlib import Path
 from .settings import *
 from .disk import *
 
-# %% ../nbs/api/01_disk_cache.ipynb #f40812f5
+# %% ../nbs/api/01_disk_cache.ipynb #161455d0
 _told = set() # caches of which it was said
 
 def not_kept(
@@ -27,7 +27,7 @@ def not_kept(
     warnings.warn(f'{cache}: the cache can\'t be written ({why}): it goes on without, and the next time begins anew; '
                   'set TL_CACHE, or tl_cache in settings.ini, to a folder with room', stacklevel=3)
 
-# %% ../nbs/api/01_disk_cache.ipynb #24ed80cf
+# %% ../nbs/api/01_disk_cache.ipynb #ca010dd4
 def _sum(text): return hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()
 
 _temporary = {} # number of a process → its folder
@@ -49,7 +49,7 @@ def stand_in(
     folder = (folder or _make_temporary())/_sum(str(cache))[:8] # of each cache that there was in this process
     return folder/(path.relative_to(cache) if path.is_relative_to(cache) else path.name)
 
-# %% ../nbs/api/01_disk_cache.ipynb #c8935b07
+# %% ../nbs/api/01_disk_cache.ipynb #e18bb570
 @lru_cache
 def _why_not(cache, homeless):
     "Why nothing can be written in a cache; empty where it can"
@@ -72,7 +72,7 @@ def in_cache(
     try: return stand_in(path)
     except OSError: return path # and who writes there fails, and goes on
 
-# %% ../nbs/api/01_disk_cache.ipynb #f01fe528
+# %% ../nbs/api/01_disk_cache.ipynb #a111a1a2
 def writable(
     path # anywhere
 ) -> Path:
@@ -80,7 +80,7 @@ def writable(
     path, cache = Path(path).absolute(), settings().cache.absolute()
     return in_cache(*path.relative_to(cache).parts) if path.is_relative_to(cache) else path
 
-# %% ../nbs/api/01_disk_cache.ipynb #afc035d9
+# %% ../nbs/api/01_disk_cache.ipynb #feb0f28b
 def read_book(
     file # written by `write_book`
 ) -> dict: # empty if it isn't there, or isn't what was written
@@ -91,7 +91,7 @@ def read_book(
     with suppress(OSError): os.utime(file) # it was used
     return json.loads(text)
 
-# %% ../nbs/api/01_disk_cache.ipynb #b4e95b52
+# %% ../nbs/api/01_disk_cache.ipynb #be61a956
 def write_book(
     file,
     book:dict # what JSON can hold
@@ -103,14 +103,14 @@ def write_book(
         with whole(file) as tmp: tmp.write_text(lines, encoding='utf-8', newline='\n')
     except OSError as e: not_kept(e)
 
-# %% ../nbs/api/01_disk_cache.ipynb #71515e81
+# %% ../nbs/api/01_disk_cache.ipynb #ed0e1a4a
 def list_beside(
     folder # of the cache
 ) -> Path:
     "Where the book of a folder's files and their hashes is, if the folder can't hold it itself"
     return folder.parent/f'.{folder.name}.files.json'
 
-# %% ../nbs/api/01_disk_cache.ipynb #120e9434
+# %% ../nbs/api/01_disk_cache.ipynb #6f531400
 def _measured(file):
     "What is remembered as it was written, and its digests; an older version's has none, and is measured anew"
     found = read_json(file)
@@ -137,7 +137,7 @@ def remembered(
     except OSError as e: not_kept(e)
     return value
 
-# %% ../nbs/api/01_disk_cache.ipynb #4b75fa78
+# %% ../nbs/api/01_disk_cache.ipynb #93b73f4a
 _kinds = {'samples': ('*', None), 'features': ('*/*', shard_files), 'states': ('*/*', shard_files), 'scans': ('*.json', None),
           'datasets': ('*.png', None), 'checkpoints': ('*/[01]', ('state.safetensors', 'checkpoint.json')),
           'measurements': ('machine.json', None)} # where the entries of a kind lie, and the files of one that is a folder
@@ -153,7 +153,7 @@ def _size(entry):
     files = entry.rglob('*') if entry.is_dir() else [entry]
     return sum(o.stat().st_size for o in files if o.is_file())
 
-# %% ../nbs/api/01_disk_cache.ipynb #c85e683d
+# %% ../nbs/api/01_disk_cache.ipynb #10f11acc
 def drop(
     entry, # a folder or a file of the cache
     kind='features' # or `samples`, `states`, `scans`, `datasets`, `checkpoints`, `measurements`
@@ -165,7 +165,7 @@ def drop(
     if kind in ('features', 'states', 'checkpoints'):
         with suppress(OSError): entry.parent.rmdir() # the last of one network, or of one run
 
-# %% ../nbs/api/01_disk_cache.ipynb #d091678c
+# %% ../nbs/api/01_disk_cache.ipynb #580a792d
 def trim(
     keep=() # entries that are in use
 ) -> list: # what was removed
@@ -185,7 +185,7 @@ def trim(
             gone.append(o)
     return gone
 
-# %% ../nbs/api/01_disk_cache.ipynb #86d7003a
+# %% ../nbs/api/01_disk_cache.ipynb #22b27b67
 def cached() -> list: # of dicts
     "What the cache holds: kind, number of entries, gigabytes, and the day when one of them was last used"
     rows = []
@@ -195,7 +195,7 @@ def cached() -> list: # of dicts
         rows.append(dict(kind=kind, entries=len(found), GB=round(sum(map(_size, found))/1e9, 3), last=last))
     return rows
 
-# %% ../nbs/api/01_disk_cache.ipynb #9d3b1564
+# %% ../nbs/api/01_disk_cache.ipynb #d48d9a0b
 def clear_cache(
     kinds # names of what `cached` lists
 ) -> list: # what was not removed, and why
