@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import die, killed, photo, photos, refused, tl
 from PIL import Image
-from tl_nbdev import checkpoint, cli, demo, disk, disk_cache, features, keep, pixels, processes, samples
+from tl_nbdev import cli, demo, disk, disk_cache, keep, pixels, processes, samples, shell
 from tl_nbdev.checkpoint import Checkpoints
-from tl_nbdev.disk import check_ours, foreign, listed, ours, remove, repair, whole, written
-from tl_nbdev.disk_cache import clear_cache, in_cache, read_book, remembered, trim, write_book
-from tl_nbdev.features import FeatureStore, cached_features
+from tl_nbdev.disk import ours, remove, whole
+from tl_nbdev.disk_cache import clear_cache, remembered
+from tl_nbdev.features import cached_features
 from tl_nbdev.images import ImageTask
 from tl_nbdev.keep import check_target, load_folder, save_folder, write_json
 from tl_nbdev.pixels import open_image, scan
@@ -54,11 +54,6 @@ def warned():
         texts = []
         yield texts
         texts += [str(o.message) for o in caught if "can't be written" in str(o.message)]
-
-def fails(code, after=0):
-    "A function that fails with this number, from the call after so many on"
-    n = iter(range(10**9))
-    return lambda real: lambda *a, **k: real(*a, **k) if next(n) < after else (_ for _ in ()).throw(OSError(code, os.strerror(code)))
 
 
 # what is not ours is never replaced
@@ -179,7 +174,6 @@ def test_places_that_cannot_be_replaced_are_found_out_before(tmp_path, monkeypat
 
 def test_only_one_room_removes_and_replaces():
     "Whoever removes, moves or replaces asks the room of the disk, which asks what is ours"
-    words = re.compile(r'\b(rmtree|removedirs|shutil\.move)\b|\.(rename|replace|unlink|rmdir)\((?!\')')
     found = {}
     for f in sorted((root/'tl_nbdev').glob('*.py')):
         for n in ast.walk(ast.parse(f.read_text('utf-8'))):
@@ -280,7 +274,7 @@ def test_a_full_disk_hides_no_result(tmp_path, monkeypatch):
 def test_a_model_that_can_not_be_saved_hides_no_report(tmp_path):
     def save(): raise TransferError('the disk is full')
     with redirect_stdout(io.StringIO()) as out, pytest.raises(TransferError, match='the disk is full'):
-        cli._out(dict(value=.9, out='model'), str(tmp_path/'report.json'), 'accuracy 90 %', save)
+        shell._out(dict(value=.9, out='model'), str(tmp_path/'report.json'), 'accuracy 90 %', save)
     assert out.getvalue() == 'accuracy 90 %\n' and json.loads((tmp_path/'report.json').read_text()) == dict(value=.9, out=None)
 
 def test_a_reader_who_leaves_loses_nothing(tmp_path):
@@ -681,7 +675,7 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.delenv('HOME')
     def unknown(uid): raise KeyError(uid)
     monkeypatch.setattr(pwd, 'getpwuid', unknown)
-    return Path(os.devnull)
+    return '~/.cache/tl_nbdev'
 def a_file(monkeypatch, tmp_path):
     (tmp_path/'cache').write_text('')
     return tmp_path/'cache'

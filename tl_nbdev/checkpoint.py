@@ -93,22 +93,24 @@ class Checkpoints:
 def save(self:Checkpoints,
     tensors, # name → tensor
     said # what JSON can hold
-) -> bool: # `False` if the disk is full; what was there before is still there. Raises `TransferError` if something else would be lost
-    "Write a state, in the place of the last but one"
+) -> bool: # `False` if the disk is full; what was there before is still there
+    "Write a state, in the place of the last but one; raises `TransferError` if something else would be lost"
     start = time.perf_counter()
     self.number += 1
     try:
         with whole(self.folder/str(self.number % 2), _files) as tmp:
             tmp.mkdir(parents=True)
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, tmp/'state.safetensors')
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+            save_file(state, tmp/'state.safetensors')
             sha = digest(tmp/'state.safetensors', '0'*32)
-            text = json.dumps(dict(number=self.number, about=self.about, hash=sha, said=said)) # exact: floats go there and back
-            (tmp/'checkpoint.json').write_text(text, encoding='utf-8')
+            record = json.dumps(dict(number=self.number, about=self.about, hash=sha, said=said)) # floats go there and back
+            (tmp/'checkpoint.json').write_text(record, encoding='utf-8')
         Checkpoints.latest = self
         return True
     except (OSError, SafetensorError) as e:
         why = getattr(e, 'strerror', None) or e
-        warnings.warn(f'{self.folder}: the checkpoint could not be written ({why}): training goes on, the checkpoint before is kept; make room there')
+        warnings.warn(f'{self.folder}: the checkpoint could not be written ({why}): '
+                      'training goes on, the checkpoint before is kept; make room there')
         self.number -= 1
         return False
     finally: self.cost = time.perf_counter() - start
@@ -118,25 +120,29 @@ def _short(o): return (t if len(t := json.dumps(o)) < 80 else t[:77] + '…').re
 
 def _read(folder):
     "A state and its record; raises what a torn one does"
-    said, data = json.loads((folder/'checkpoint.json').read_text('utf-8')), (folder/'state.safetensors').read_bytes()
+    said = json.loads((folder/'checkpoint.json').read_text('utf-8'))
+    data = (folder/'state.safetensors').read_bytes()
     if hashlib.blake2b(data, digest_size=16).hexdigest() != said['hash']: raise ValueError('its hash differs')
     return said, load_tensors(data)
 
 @patch
 def load(self:Checkpoints) -> tuple: # `(tensors, said)`, or `None` where there is none
-    "The newest state that is whole; raises `TransferError` if it belongs to another run, or what is there isn't a checkpoint"
+    "The newest state that is whole; raises `TransferError` if it is of another run, or no checkpoint"
     found, torn = [], []
     for o in self.places:
         repair(o)
         check_ours(o, _files)
         if not o.is_dir(): continue
         try: found.append(_read(o))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e: torn.append(f'{o} ({str(e)[:80]})')
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+            torn.append(f'{o} ({str(e)[:80]})')
     others = [k for k in self.about if found and found[0][0]['about'].get(k) != self.about[k]]
     if others:
         was, now = (_short(o.get(others[0])) for o in (found[0][0]['about'], self.about))
-        raise TransferError(f'{self.folder}: a checkpoint of another {others[0]} ({was}, not {now}): name another folder, or remove it')
-    if torn: warnings.warn(f'torn checkpoint {torn[0]}: ' + ('the one before is used' if found else 'no whole one is left, so training starts from the beginning'))
+        raise TransferError(f'{self.folder}: a checkpoint of another {others[0]} ({was}, not {now}): '
+                            'name another folder, or remove it')
+    left = 'the one before is used' if found else 'no whole one is left, so training starts anew'
+    if torn: warnings.warn(f'torn checkpoint {torn[0]}: {left}')
     if not found: return None
     said, tensors = max(found, key=lambda o: o[0]['number'])
     self.number, Checkpoints.latest = said['number'], self

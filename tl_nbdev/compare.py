@@ -140,7 +140,8 @@ def _called(p): return f'{p.name}, random weights' if p.source == 'random' else 
 
 def _slug(model, how, seed):
     mark = '' if _is_word(how) else '-' + hashlib.blake2b(as_json(dict(how.as_dict(), call=None)), digest_size=4).hexdigest()
-    return re.sub(r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]', '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
+    odd = r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]' # no file has a colon in its name on Windows
+    return re.sub(odd, '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
 
 def _is_word(how):
     "Does its name say all of it?"

@@ -35,9 +35,10 @@ def _page(task, audit, runs, result, said, pictures):
 _reports = 'report.md', 'report.json', 'numbers.png', 'confusion.png', 'most_wrong.png'
 
 def _check_out(out):
-    "Was a folder written by a version that kept no list? Raises `TransferError` if something in it would be lost"
+    "Was it written by a version that kept no list? Raises `TransferError` if something in it would be lost"
     rows = read_json(out/'report.json')
-    older = not has_list(out) and isinstance(rows, list) and all(isinstance(o, dict) and {'strategy', 'metric', 'valid'} <= o.keys() for o in rows)
+    of_runs = isinstance(rows, list) and all(isinstance(o, dict) and 'strategy' in o for o in rows)
+    older = of_runs and not has_list(out)
     for name in _reports: check_file(out/name, older)
     check_target(out/'model')
     return older
@@ -80,9 +81,11 @@ def main_job(
     said = load_transfer(folder).predict(seen.item)
     said = Table(dict(**({'text': brief(r['text'])} if texts else {'file': Path(r['file']).name}), **{'predicted' if k in ('label', 'value') else k: v for k, v in r.items() if k in ('label', 'value', 'probability')}, true=l) for r, l in zip(said, seen.label))
     print(f'5. It predicts\n\n{said}\n')
-    with ours(out/'report.md', older) as tmp: tmp.write_text(_page(task, audit, runs, result, said, pictures), encoding='utf-8', newline='\n')
-    rows = [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval,
-                 part=r.report.part, seconds=r.seconds, epochs=r.epochs, trained=r.trained, total=r.total) for r in runs]
+    page = _page(task, audit, runs, result, said, pictures)
+    with ours(out/'report.md', older) as tmp: tmp.write_text(page, encoding='utf-8', newline='\n')
+    rows = [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value,
+                 interval=r.report.interval, part=r.report.part, seconds=r.seconds, epochs=r.epochs,
+                 trained=r.trained, total=r.total) for r in runs]
     with ours(out/'report.json', older) as tmp: tmp.write_bytes(as_json(rows))
     print(f'The whole report, with pictures: {out/"report.md"}')
     return runs

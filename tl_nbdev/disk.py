@@ -6,21 +6,22 @@
 __all__ = ['shard_files', 'read_json', 'written', 'digest', 'listed', 'foreign', 'check_ours', 'remove', 'repair', 'whole',
            'locked', 'has_list', 'check_file', 'ours', 'remove_listed']
 
-# %% ../nbs/api/01_disk.ipynb #7808f524
-import errno, glob, hashlib, json, os, platform, re, shutil, time, uuid
+# %% ../nbs/api/01_disk.ipynb #f70afea1
+import errno, hashlib, json, os, platform, re, shutil, time, uuid
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from filelock import FileLock
 from .settings import *
 
-# %% ../nbs/api/01_disk.ipynb #e4f59b76
+# %% ../nbs/api/01_disk.ipynb #48c2223a
 _list = '.tl_nbdev.json' # of a folder that has no record of its own
 _records = ('transfer.json', 'pretraining.json', 'checkpoint.json', _list)
-_older = ('model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json', 'README.md', 'config.json',
-          'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
-          'vocab.json', 'vocab.txt', 'merges.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
-          'chat_template.jinja', 'words.json', *_records)
+_older = ('model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json', 'README.md',
+          'config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json',
+          'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'vocab.txt', 'merges.txt',
+          'words.json', 'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
+          'chat_template.jinja', *_records)
 shard_files = ('keys.npy', 'rows.npy', 'ends.npy', 'digest.txt') # of cached features
 _all_names = (*_older, *shard_files, 'state.safetensors')
 
@@ -31,24 +32,26 @@ def read_json(
     try: return json.loads(Path(file).read_text('utf-8'))
     except (OSError, ValueError, RecursionError): return None
 
-# %% ../nbs/api/01_disk.ipynb #17d426f3
+# %% ../nbs/api/01_disk.ipynb #f73e9388
 def _of_older(name, said):
     "What a record without a list tells, by its name and what it says"
-    known = dict.fromkeys(_older)
-    if name == 'transfer.json' and {'format', 'sha256'} <= said.keys(): return {**known, 'model.safetensors': said['sha256']}
-    if name == 'pretraining.json' and {'of', 'block'} <= said.keys(): return known
-    if name == 'checkpoint.json' and {'number', 'hash'} <= said.keys(): return {name: None, 'state.safetensors': said['hash']}
+    has = said.keys()
+    if name == 'transfer.json' and {'format', 'sha256'} <= has:
+        return {**dict.fromkeys(_older), 'model.safetensors': said['sha256']}
+    if name == 'pretraining.json' and {'of', 'block'} <= has: return dict.fromkeys(_older)
+    if name == 'checkpoint.json' and {'number', 'hash'} <= has:
+        return {name: None, 'state.safetensors': said['hash']}
     return {}
 
 def written(
     folder # that may be one of ours
-) -> dict: # name, or pattern of names → hash, or `None` where only the name is known; empty where there is no record
+) -> dict: # name, or pattern of names → hash, or `None` where only the name is known; empty without a record
     "What a folder's own record says that this package wrote into it"
     for name in _records:
         said = read_json(Path(folder)/name)
         if not isinstance(said, dict): continue
-        files = said.get('files')
-        if isinstance(files, dict): return {name: None} | {k: v if isinstance(v, str) else None for k, v in files.items()}
+        if isinstance(files := said.get('files'), dict):
+            return {name: None} | {k: v for k, v in files.items() if isinstance(v, str)}
         if known := _of_older(name, said): return known
     return {}
 
@@ -69,9 +72,9 @@ def listed(
     folder = Path(folder)
     return {f.relative_to(folder).as_posix(): digest(f) for f in sorted(folder.rglob('*')) if f.is_file()}
 
-# %% ../nbs/api/01_disk.ipynb #fb1ce1e7
+# %% ../nbs/api/01_disk.ipynb #51ce1b46
 def _below(folder, above=''):
-    "Names of what lies in a folder, in order; a folder in it ends with a slash, and comes after what it holds"
+    "Names of what lies in a folder, in order; a folder in it ends with a slash, and comes after its files"
     try: found = sorted(os.scandir(folder), key=lambda o: o.name)
     except OSError:
         yield f'{above}*' # it can't be looked into
@@ -96,11 +99,11 @@ def foreign(
     for name in _below(folder):
         if name.endswith('/') or _nobodys(name): continue # an empty folder holds nothing
         if name not in known and not any(fnmatchcase(name, k) for k in known): return name
-        want = known.get(name)
-        if want and digest(Path(folder)/name, want) != want: return f'{name}, which was changed since it was written'
+        if not (want := known.get(name)): continue
+        if digest(Path(folder)/name, want) != want: return f'{name}, which was changed since it was written'
     return ''
 
-# %% ../nbs/api/01_disk.ipynb #a8d950bb
+# %% ../nbs/api/01_disk.ipynb #8c3b1df5
 def check_ours(
     folder, # that is about to be replaced or removed; one that isn't there, or is empty, will do
     names=None # as for `foreign`
@@ -109,12 +112,13 @@ def check_ours(
     folder = Path(folder)
     if not folder.exists(): return
     advice = 'name a new or an empty folder'
-    if not folder.is_dir(): raise TransferError(f'{folder}: a file, not a model folder, and it would be lost: {advice}')
+    if not folder.is_dir():
+        raise TransferError(f'{folder}: a file, not a model folder, and it would be lost: {advice}')
     if name := foreign(folder, names):
         what = 'holds a model, but also' if written(folder) else 'not a model folder, and holds'
         raise TransferError(f'{folder}: {what} {name}: that would be lost; move it away, or {advice}')
 
-# %% ../nbs/api/01_disk.ipynb #3d858e03
+# %% ../nbs/api/01_disk.ipynb #e10ad13f
 def _discard(folder, names):
     "Remove files that are known, one by one, the record last, then what is empty"
     for name in sorted(names, key=lambda o: (o in _records, o.endswith('/'), -o.count('/'))):
@@ -125,12 +129,12 @@ def remove(
     folder, # made by this package
     names=None # as for `foreign`
 ):
-    "Remove a folder file by file; raises `TransferError`, and removes nothing, if anything in it is not this package's own"
+    "Remove a folder file by file; raises `TransferError`, and removes nothing, if not all in it is our own"
     there = list(_below(folder))
     check_ours(folder, names)
     if Path(folder).is_dir(): _discard(folder, there)
 
-# %% ../nbs/api/01_disk.ipynb #c24b6a5b
+# %% ../nbs/api/01_disk.ipynb #4fc4e8a6
 _windows = os.name == 'nt'
 _at_work = set() # what this process is making
 
@@ -139,7 +143,8 @@ def _machine(): return hashlib.blake2b(platform.node().encode(), digest_size=4).
 def _stem(path):
     "The name, where a longer one still fits"
     name = os.fsencode(path.name)
-    return path.name if len(name) < 160 else f'{path.name[:30]}-{hashlib.blake2b(name, digest_size=8).hexdigest()}'
+    if len(name) < 160: return path.name
+    return f'{path.name[:30]}-{hashlib.blake2b(name, digest_size=8).hexdigest()}'
 
 def _neighbour(path, kind):
     "A hidden name beside `path`, of this process; kind `new` is being made, `old` is what it replaces"
@@ -162,29 +167,44 @@ def _lives(pid):
     except OSError: pass # it is somebody else's
     return True
 
-# %% ../nbs/api/01_disk.ipynb #067aeb66
-_made_by = re.compile(r'\.(?:(?P<pid>\d+)-(?P<machine>[0-9a-f]{8})-)?[0-9a-f]{8}\.(?P<kind>new|old)$') # older ones name no process
+# %% ../nbs/api/01_disk.ipynb #555fdb60
+_made_by = re.compile(r'\.(?:(?P<pid>\d+)-(?P<machine>[0-9a-f]{8})-)?[0-9a-f]{8}\.(?P<kind>new|old)$')
 _day = 86400 # seconds
 
 def _age(path):
     "Seconds since something about it changed"
-    try: return time.time() - max(os.stat(o).st_ctime for o in (path, *(path.rglob('*') if path.is_dir() else ())))
+    found = [path, *path.rglob('*')] if path.is_dir() else [path]
+    try: return time.time() - max(os.stat(o).st_ctime for o in found)
     except OSError: return 0.
 
 def _is_left(path):
-    "Was it left by a process that is gone? One of another machine is given a minute for a move, and a day for its work"
+    "Was it left by a process that is gone? One elsewhere has a minute for a move, and a day for its work"
     made = _made_by.search(path.name)
     moving = made['kind'] == 'old'
     if str(path) in _at_work: return False
-    if made['pid'] is None: return moving or _age(path) > _day
+    if made['pid'] is None: return moving or _age(path) > _day # an older version's
     if made['machine'] != _machine(): return _age(path) > (60 if moving else _day)
-    return int(made['pid']) == os.getpid() or not _lives(int(made['pid'])) # ours, and not at work: a predecessor's
+    pid = int(made['pid'])
+    return pid == os.getpid() or not _lives(pid) # ours, and not at work: a predecessor's
 
-# %% ../nbs/api/01_disk.ipynb #642943ec
+# %% ../nbs/api/01_disk.ipynb #4b8d6f99
+_looks = {} # folder → when it was looked through, what that cost, and the hidden names in it
+
+def _hidden(folder):
+    "Hidden names in a folder; a large one, into which much is written, is not looked through each time"
+    when, cost, names = _looks.get(folder, (-1e9, 0., []))
+    start = time.monotonic()
+    if start - when < 20*cost: return names
+    with os.scandir(folder) as found: names = [o.name for o in found if o.name.startswith('.')]
+    if len(_looks) > 100: _looks.clear()
+    _looks[folder] = time.monotonic(), time.monotonic() - start, names
+    return names
+
 def _neighbours(path, kind):
     "What lies beside `path` under hidden names of that kind"
     start = f'.{_stem(path)}.'
-    return [o for o in path.parent.glob(glob.escape(start) + f'*.{kind}') if _made_by.fullmatch(o.name, len(start) - 1)]
+    names = [o for o in _hidden(path.parent) if o.startswith(start) and o.endswith(kind)]
+    return [path.parent/o for o in names if _made_by.fullmatch(o, len(start) - 1)]
 
 def _sweep(path):
     "Remove what processes that are gone left beside `path`"
@@ -192,9 +212,10 @@ def _sweep(path):
         if not left.is_dir(): left.unlink(missing_ok=True)
         elif left.name.endswith('.new'): shutil.rmtree(left, ignore_errors=True)
         else:
-            with suppress(TransferError): remove(left, written(left) or _all_names) # without a record it was half removed already
+            known = written(left) or _all_names # without a record, it was half removed already
+            with suppress(TransferError): remove(left, known)
 
-# %% ../nbs/api/01_disk.ipynb #039b55aa
+# %% ../nbs/api/01_disk.ipynb #5e8de9aa
 def _complete(folder):
     "Is all there that the record lists, as it was written? `None` where nothing is listed"
     wanted = {k: v for k, v in written(folder).items() if v}
@@ -203,13 +224,14 @@ def _complete(folder):
 
 def _when(folder):
     "When it was made: the date of its record, else of its newest file"
-    files = [folder/o for o in _records if (folder/o).is_file()] or [o for o in folder.rglob('*') if o.is_file()]
+    records = [folder/o for o in _records if (folder/o).is_file()]
+    files = records or [o for o in folder.rglob('*') if o.is_file()]
     return max((o.stat().st_mtime_ns for o in files), default=0)
 
 def _worth(left):
     "What is best to put back, as something to sort by; `None` if it is worth nothing"
     complete, old = _complete(left), left.name.endswith('.old')
-    half = not written(left) and any(o.name in _all_names for o in left.iterdir()) # its record was removed already
+    half = not written(left) and any(o.name in _all_names for o in left.iterdir()) # without its record
     unknown = complete is None and old and not half and any(left.iterdir())
     return (bool(complete), old, _when(left), left.name) if complete or unknown else None
 
@@ -247,19 +269,25 @@ def _flush(path):
     "Flush a file, or all of a folder"
     for o in [path, *path.rglob('*')] if path.is_dir() else [path]: _sync(o)
 
-# %% ../nbs/api/01_disk.ipynb #b1cecce8
-def _open_to(path):
-    "Give files the rights that the umask allows"
-    probe = _neighbour(path, 'new')
+# %% ../nbs/api/01_disk.ipynb #668114fc
+def _usual_rights(folder):
+    "What a new file gets here, by the umask or as the folder says"
+    probe = folder/f'.{uuid.uuid4().hex}'
     fd = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try: usual = os.fstat(fd).st_mode & 0o777
+    try: return os.fstat(fd).st_mode & 0o777
     finally:
         os.close(fd)
         os.unlink(probe)
-    for o in path.rglob('*') if path.is_dir() else [path]:
-        if o.is_file() and not o.is_symlink(): o.chmod(o.stat().st_mode & 0o777 | usual)
 
-# %% ../nbs/api/01_disk.ipynb #19e9dec5
+def _open_to(path):
+    "Give files that are for their owner alone the rights that the umask allows"
+    files = [o for o in (path.rglob('*') if path.is_dir() else [path]) if o.is_file() and not o.is_symlink()]
+    closed = [o for o in files if not o.stat().st_mode & 0o077]
+    if not closed: return
+    usual = _usual_rights(path.parent)
+    for o in closed: o.chmod(o.stat().st_mode & 0o777 | usual)
+
+# %% ../nbs/api/01_disk.ipynb #009d21ac
 def _patiently(move, *args):
     "Windows moves nothing that somebody else is just reading"
     for i in range(20):
@@ -277,7 +305,8 @@ def _move_aside(path, names, aside):
 
 def _move_in(tmp, path, names, aside):
     "Put `tmp` in the place of `path`; a folder that was there goes to the last of `aside`"
-    if path.is_dir() and not tmp.is_dir(): raise TransferError(f'{path}: a folder, which a file must not replace: name a file')
+    if path.is_dir() and not tmp.is_dir():
+        raise TransferError(f'{path}: a folder, which a file must not replace: name a file')
     for _ in range(20):
         if path.is_dir(): _move_aside(path, names, aside)
         try: return _patiently(tmp.replace, path)
@@ -285,7 +314,7 @@ def _move_in(tmp, path, names, aside):
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise
     raise TransferError(f'{path}: other processes write there all the time: name another place')
 
-# %% ../nbs/api/01_disk.ipynb #0c33fcf9
+# %% ../nbs/api/01_disk.ipynb #cda1827b
 def _tidy(tmp, path, names, aside):
     "Remove what is no longer needed, or put it back where the block failed"
     if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
@@ -298,7 +327,7 @@ def _tidy(tmp, path, names, aside):
 
 @contextmanager
 def whole(
-    path, # file or folder to make; a file is replaced, a folder if all in it is this package's own, never a folder by a file
+    path, # file or folder to make; a file is replaced, a folder if all in it is our own, never by a file
     names=None # of a folder without a record: patterns of what is written there
 ): # raises `TransferError`, before the block, if something would be lost
     "A temporary neighbour of `path` that becomes `path` if the block ends well, and is gone if not"
@@ -314,7 +343,10 @@ def whole(
         _open_to(tmp)
         _flush(tmp)
         _move_in(tmp, path, names, aside)
-        _sync(path.parent)
+        if path.is_dir(): _sync(path.parent)
+    except OSError as e:
+        e.filename = e.filename or str(path) # a disk that is full names nothing
+        raise
     finally: _tidy(tmp, path, names, aside)
 
 # %% ../nbs/api/01_disk.ipynb #9ec319ae
@@ -326,7 +358,7 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.parent/f'.{path.name}.lock')
 
-# %% ../nbs/api/01_disk.ipynb #ae935cee
+# %% ../nbs/api/01_disk.ipynb #b9f53881
 def _in_list(folder):
     found = read_json(folder/_list)
     found = found.get('files') if isinstance(found, dict) else None
@@ -345,10 +377,11 @@ def check_file(
     "Raises `TransferError` if a file is there that this package did not write, or that was changed since"
     file = Path(file)
     if older or not os.path.lexists(file): return
-    if not file.is_file() or _in_list(file.parent).get(file.name) != digest(file):
-        raise TransferError(f'{file}: is not as this package wrote it, and would be lost: move it away, or name another folder')
+    if file.is_file() and _in_list(file.parent).get(file.name) == digest(file): return
+    raise TransferError(f'{file}: is not as this package wrote it, and would be lost: move it away, '
+                        'or name another folder')
 
-# %% ../nbs/api/01_disk.ipynb #3976593c
+# %% ../nbs/api/01_disk.ipynb #3a8a592e
 @contextmanager
 def ours(
     file, # to make
@@ -358,14 +391,14 @@ def ours(
     check_file(file, older)
     file = Path(file)
     with whole(file) as tmp: yield tmp
-    files = {**_in_list(file.parent), file.name: digest(file)}
-    with whole(file.parent/_list) as tmp: tmp.write_text(json.dumps(dict(files=files), indent=1), encoding='utf-8')
+    text = json.dumps(dict(files={**_in_list(file.parent), file.name: digest(file)}), indent=1)
+    with whole(file.parent/_list) as tmp: tmp.write_text(text, encoding='utf-8')
 
-# %% ../nbs/api/01_disk.ipynb #c95ca867
+# %% ../nbs/api/01_disk.ipynb #a5578e14
 def remove_listed(
     folder # in which `ours` wrote
 ) -> list: # of names: what stays
-    "Remove the files of a folder's list that are as they were written, and the folder if nothing else is in it"
+    "Remove what `ours` wrote and nobody changed, and the folder if nothing else is in it"
     folder = Path(folder)
     for name, want in _in_list(folder).items():
         file = folder/Path(name).name

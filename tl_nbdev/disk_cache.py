@@ -14,7 +14,7 @@ from pathlib import Path
 from .settings import *
 from .disk import *
 
-# %% ../nbs/api/01_disk_cache.ipynb #161455d0
+# %% ../nbs/api/01_disk_cache.ipynb #d7ce5d04
 _told = set() # caches of which it was said
 
 def not_kept(
@@ -24,8 +24,9 @@ def not_kept(
     cache, why = settings().cache, getattr(why, 'strerror', None) or str(why)
     if cache in _told: return
     _told.add(cache)
-    warnings.warn(f'{cache}: the cache can\'t be written ({why}): it goes on without, and the next time begins anew; '
-                  'set TL_CACHE, or tl_cache in settings.ini, to a folder with room', stacklevel=3)
+    shown = '~/.cache/tl_nbdev' if cache.parent == Path(os.devnull) else cache
+    warnings.warn(f'{shown}: the cache can\'t be written ({why}): it goes on without, and the next time '
+                  'begins anew; set TL_CACHE, or tl_cache in settings.ini, to another folder', stacklevel=3)
 
 # %% ../nbs/api/01_disk_cache.ipynb #ca010dd4
 def _sum(text): return hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()
@@ -49,7 +50,7 @@ def stand_in(
     folder = (folder or _make_temporary())/_sum(str(cache))[:8] # of each cache that there was in this process
     return folder/(path.relative_to(cache) if path.is_relative_to(cache) else path.name)
 
-# %% ../nbs/api/01_disk_cache.ipynb #e18bb570
+# %% ../nbs/api/01_disk_cache.ipynb #3ccb650c
 @lru_cache
 def _why_not(cache, homeless):
     "Why nothing can be written in a cache; empty where it can"
@@ -63,9 +64,10 @@ def _why_not(cache, homeless):
 def in_cache(
     *parts # names of folders and of a file
 ) -> Path: # not made
-    "Where something is written that belongs to the cache: there, or in a temporary folder where that can't be"
+    "Where something of the cache is written: there, or where that can't be, in a temporary folder"
     cache, home = settings().cache, os.path.expanduser('~')
-    homeless = cache.parent == Path(os.devnull) or cache.is_relative_to(home) and not os.path.isdir(home) # which is not ours to make
+    in_home = cache.parent == Path(os.devnull) or cache.is_relative_to(home)
+    homeless = in_home and not os.path.isdir(home) # which is not ours to make
     path = cache.joinpath(*parts)
     if not (why := _why_not(cache, homeless)): return path
     not_kept(why)
@@ -137,35 +139,36 @@ def remembered(
     except OSError as e: not_kept(e)
     return value
 
-# %% ../nbs/api/01_disk_cache.ipynb #93b73f4a
-_kinds = {'samples': ('*', None), 'features': ('*/*', shard_files), 'states': ('*/*', shard_files), 'scans': ('*.json', None),
-          'datasets': ('*.png', None), 'checkpoints': ('*/[01]', ('state.safetensors', 'checkpoint.json')),
-          'measurements': ('machine.json', None)} # where the entries of a kind lie, and the files of one that is a folder
+# %% ../nbs/api/01_disk_cache.ipynb #04229459
+_kinds = {'samples': ('*', None), 'features': ('*/*', shard_files), 'states': ('*/*', shard_files),
+          'scans': ('*.json', None), 'datasets': ('*.png', None), 'measurements': ('machine.json', None),
+          'checkpoints': ('*/[01]', ('state.safetensors', 'checkpoint.json'))} # places, and files of a folder
 _again = ('features', 'states', 'scans') # what can be computed again
 
 def _entries(kind):
     "Entries of one kind, without what a link leads to, which is somebody else's"
     folder = settings().cache/('' if kind == 'measurements' else kind)
     if folder.is_symlink() or not folder.is_dir(): return []
-    return sorted(o for o in folder.glob(_kinds[kind][0]) if not o.name.startswith('.') and not o.is_symlink())
+    found = folder.glob(_kinds[kind][0])
+    return sorted(o for o in found if not o.name.startswith('.') and not o.is_symlink())
 
 def _size(entry):
     files = entry.rglob('*') if entry.is_dir() else [entry]
     return sum(o.stat().st_size for o in files if o.is_file())
 
-# %% ../nbs/api/01_disk_cache.ipynb #10f11acc
+# %% ../nbs/api/01_disk_cache.ipynb #cda27186
 def drop(
     entry, # a folder or a file of the cache
     kind='features' # or `samples`, `states`, `scans`, `datasets`, `checkpoints`, `measurements`
 ):
-    "Remove one entry of the cache; raises `TransferError` if there is anything in it that this package did not write"
+    "Remove one entry of the cache; raises `TransferError` if something in it isn't our own"
     if entry.is_dir(): remove(entry, _kinds[kind][1] or list(read_book(list_beside(entry))) or ['*'])
     else: entry.unlink(missing_ok=True)
     for beside in (list_beside(entry), entry.parent/f'.{entry.name}.lock'): beside.unlink(missing_ok=True)
     if kind in ('features', 'states', 'checkpoints'):
         with suppress(OSError): entry.parent.rmdir() # the last of one network, or of one run
 
-# %% ../nbs/api/01_disk_cache.ipynb #580a792d
+# %% ../nbs/api/01_disk_cache.ipynb #80a69f44
 def trim(
     keep=() # entries that are in use
 ) -> list: # what was removed
@@ -174,7 +177,8 @@ def trim(
     if not most: return gone
     for kind in _again:
         for o in _entries(kind):
-            with suppress(OSError): found.append((o.stat().st_mtime, _size(o), o, kind)) # else another process removed it
+            with suppress(OSError): # else another process removed it
+                found.append((o.stat().st_mtime, _size(o), o, kind))
     over = sum(size for _, size, *_ in found) - most
     for _, size, o, kind in sorted(found, key=lambda f: f[0]):
         if over <= 0: break
@@ -185,24 +189,26 @@ def trim(
             gone.append(o)
     return gone
 
-# %% ../nbs/api/01_disk_cache.ipynb #22b27b67
+# %% ../nbs/api/01_disk_cache.ipynb #c747104e
 def cached() -> list: # of dicts
     "What the cache holds: kind, number of entries, gigabytes, and the day when one of them was last used"
     rows = []
     for kind in _kinds:
         found = _entries(kind)
-        last = max((time.strftime('%Y-%m-%d', time.localtime(o.stat().st_mtime)) for o in found), default='never')
+        used = max((o.stat().st_mtime for o in found), default=None)
+        last = 'never' if used is None else time.strftime('%Y-%m-%d', time.localtime(used))
         rows.append(dict(kind=kind, entries=len(found), GB=round(sum(map(_size, found))/1e9, 3), last=last))
     return rows
 
-# %% ../nbs/api/01_disk_cache.ipynb #d48d9a0b
+# %% ../nbs/api/01_disk_cache.ipynb #43f015b1
 def clear_cache(
     kinds # names of what `cached` lists
 ) -> list: # what was not removed, and why
     "Remove what the cache holds of some kinds; what this package did not write stays"
     left = []
     for kind in kinds:
-        if kind not in _kinds: raise TransferError(f'"{kind}" is nothing that is cached: use {", ".join(_kinds)}, or all')
+        if kind not in _kinds:
+            raise TransferError(f'"{kind}" is nothing that is cached: use {", ".join(_kinds)}, or all')
         for o in _entries(kind):
             try: drop(o, kind)
             except (OSError, TransferError) as e: left.append(str(e))

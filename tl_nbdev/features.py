@@ -205,7 +205,7 @@ Pretrained.example = lambda self, n=2: torch.randn(n, 3, self.size, self.size, g
 _alone = threading.Lock()
 
 def _read_at(file, out, at):
-    "Fill an array from an open file; where threads or forked processes share it, none moves the other's place"
+    "Fill an array from an open file; of those who share it, none moves the other's place"
     view, done = memoryview(out).cast('B'), 0
     while done < len(view):
         if hasattr(os, 'preadv'): n = os.preadv(file.fileno(), [view[done:]], at + done)
@@ -213,18 +213,18 @@ def _read_at(file, out, at):
             with _alone:
                 file.seek(at + done)
                 n = file.readinto(view[done:])
-        if not n: raise TransferError(f'{file.name} became shorter while it was used: run again, and what is missing is computed anew')
+        if not n: raise TransferError(f'{file.name} became shorter while it was used: run again, it is made anew')
         done += n
 
 # %% ../nbs/api/05_features.ipynb #f95fdbcc
 def _opened(file, dtype):
-    "An open `.npy`, where its rows begin, and its shape; mapped nowhere, as Windows removes nothing that is mapped"
+    "An open `.npy`, where its rows begin, and its shape; not mapped, as Windows keeps what is mapped"
     f = open(file, 'rb', buffering=0)
     try:
         np.lib.format.read_magic(f)
         shape, fortran, kind = np.lib.format.read_array_header_1_0(f)
-        at = f.tell()
-        if fortran or kind != dtype or at + math.prod(shape)*kind.itemsize != os.fstat(f.fileno()).st_size: raise ValueError('torn')
+        at, size = f.tell(), os.fstat(f.fileno()).st_size
+        if fortran or kind != dtype or at + math.prod(shape)*kind.itemsize != size: raise ValueError('torn')
     except Exception:
         f.close()
         raise
@@ -253,8 +253,8 @@ class _Shard:
         self.keys, self.ends = _array(folder/'keys.npy', np.uint8), _array(folder/'ends.npy', np.int64)
         f, self.at, shape = _opened(folder/'rows.npy', dtype)
         f.close()
-        n = len(self.ends)
-        if not n or len(shape) != 2 or self.keys.shape != (n, 16) or self.ends.ndim != 1: raise ValueError('torn')
+        n = self.ends.size
+        if not n or (len(shape), self.keys.shape, self.ends.ndim) != (2, (n, 16), 1): raise ValueError('torn')
         if (np.diff(self.ends, prepend=0) < 0).any() or self.ends[-1] != shape[0]: raise ValueError('torn')
         self.dim = shape[1]
 
@@ -278,7 +278,8 @@ class _Shard:
 # %% ../nbs/api/05_features.ipynb #06a6cbad
 class _Held:
     "A shard in memory, for where nothing can be written"
-    def __init__(self, keys, rows): self.folder, self.keys, self.rows, self.dim = None, keys, rows, rows[0].shape[1]
+    folder = None
+    def __init__(self, keys, rows): self.keys, self.rows, self.dim = keys, rows, rows[0].shape[1]
     def check(self): return True
     def read(self, i, out=None):
         if out is None: return self.rows[i].copy()
@@ -287,7 +288,7 @@ class _Held:
 
 # %% ../nbs/api/05_features.ipynb #49370520
 class FeatureStore:
-    "Rows of features on disk, found by the hash of what they were computed from; a shard is checked before it is used"
+    "Rows of features on disk, found by the hash of what they are of; a shard is checked before it is used"
     dtype = np.dtype('float32')
     def __init__(self,
         folder # one for each network, preprocessing and precision

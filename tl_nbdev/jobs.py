@@ -118,7 +118,8 @@ class Job:
 
     def kill(self):
         "End its process at once; it can be resumed from its last checkpoint"
-        if self.alive: os.kill(int((self.folder/'process').read_text('utf-8')), getattr(signal, 'SIGKILL', signal.SIGTERM))
+        if not self.alive: return
+        os.kill(int((self.folder/'process').read_text('utf-8')), getattr(signal, 'SIGKILL', signal.SIGTERM))
 
     def wait(self,
         seconds=None # at most
@@ -170,7 +171,8 @@ work(sys.argv[1])
 
 def _apart():
     "How a child is started that a closed terminal, or Ctrl-C in it, doesn't reach"
-    return dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP) if os.name == 'nt' else dict(start_new_session=True)
+    if os.name == 'nt': return dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
+    return dict(start_new_session=True)
 
 @patch
 def start(self:Job):
@@ -179,10 +181,11 @@ def start(self:Job):
     if self.state in ('running', 'paused', 'stopping', 'done') and (self._end() or self.alive): return self
     (self.folder/'end.json').unlink(missing_ok=True)
     self._ask('go')
-    s = settings()
+    s, command = settings(), child_command(_start, self.folder)
     env = child_env(**({} if s.source['cache'] == 'default' else dict(TL_CACHE=str(s.cache.absolute()))))
     with open(self.folder/'log.txt', 'a', encoding='utf-8') as log:
-        self._child = subprocess.Popen(child_command(_start, self.folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **_apart())
+        how = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **_apart())
+        self._child = subprocess.Popen(command, **how)
     while self._child.poll() is None and not self.alive: time.sleep(.02)
     return self
 
@@ -202,8 +205,8 @@ def _new_rows(self:Job):
             if isinstance(row, dict): yield row
 
 @patch(as_prop=True)
-def rows(self:Job) -> list: # of dicts: `at` (epochs), and `loss`, `rate`, or `valid_loss`, `value`; or `about`, `done`, `of`
-    "How far it is, in the order of training; after a crash it goes on from a checkpoint, and what came after that is forgotten"
+def rows(self:Job) -> list: # of dicts: `at` (epochs), and `loss`, `rate`, or `valid_loss`; or `about`, `done`
+    "How far it is, in the order of training; what came after a checkpoint from which it went on is forgotten"
     for row in self._new_rows():
         if 'begin' in row:
             self._again = True
@@ -220,7 +223,8 @@ class _Watch(Callback):
     def __init__(self, job): self.job, self._told, self._seen = job, 0., 0
 
     def say(self, **row):
-        with open(self.job.folder/'rows.jsonl', 'a', encoding='utf-8', newline='\n') as f: f.write(json.dumps(plain(row)) + '\n')
+        file = self.job.folder/'rows.jsonl'
+        with open(file, 'a', encoding='utf-8', newline='\n') as f: f.write(json.dumps(plain(row)) + '\n')
 
     def heard(self, about, done, of): # from `progress`
         if time.monotonic() - self._told > .3 or done == of: self.say(about=about, done=done, of=of); self._told = time.monotonic()
@@ -273,7 +277,10 @@ def _do(job):
         else: write_json(job.folder/'advice.json', _do_advice(task, about, watch))
 
 # %% ../nbs/api/30_jobs.ipynb #fa786cfa
-def _reason(e): return str(e) if isinstance(e, TransferError) else f'{type(e).__name__}: {(str(e).strip().splitlines() or ["no reason given"])[-1]}'[:400]
+def _reason(e):
+    if isinstance(e, TransferError): return str(e)
+    lines = str(e).strip().splitlines() or ['no reason given']
+    return f'{type(e).__name__}: {lines[-1]}'[:400]
 
 def work(
     folder # of the job
@@ -282,7 +289,7 @@ def work(
     job = Job(folder)
     (job.folder/'process').write_text(str(os.getpid()), encoding='utf-8')
     if hasattr(os, 'nice'): os.nice(5) # who looks on comes first
-    def end(state, why='', **more): write_json(job.folder/'end.json', dict(state=state, why=why, when=now(), **more))
+    def end(state, why=''): write_json(job.folder/'end.json', dict(state=state, why=why, when=now()))
     try:
         with endable(): _do(job)
         end('done')
@@ -306,7 +313,6 @@ class Experiment:
         self.task, self.kwargs = task, kwargs
         self.folder = Path(folder or Path('tl_runs')/((re.sub(r'[^-.\w]', '_', task.name) or 'task') + f'-{task.fingerprint[:8]}'))
         file = self.folder/'task.json'
-        check_target(file=file)
         if file.exists():
             if (was := load_task(file)).fingerprint != task.fingerprint: raise TransferError(f'{self.folder}: holds runs of {was!r}: name another folder for this task')
         else: save_task(task, file)
@@ -337,7 +343,8 @@ class Experiment:
         if epochs is not None and epochs < 1: raise TransferError(f'epochs={epochs}: use 1 or more')
         how = how.lasting(epochs or how.epochs)
         self.task.pretrained(model) # is there such a model?
-        name = re.sub(r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]', '_', f'{Path(str(model)).name}-{how.name}-{how.epochs}-epochs-' + (f'{labels}-a-class-' if labels else '') + f'seed{seed}')
+        odd = r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]' # no file has a colon in its name on Windows
+        name = re.sub(odd, '_', f'{Path(str(model)).name}-{how.name}-{how.epochs}-epochs-' + (f'{labels}-a-class-' if labels else '') + f'seed{seed}')
         return self._job('-'.join([name, *(f'{k}={v}' for k, v in sorted(self.kwargs.items()))]), kind='run', model=str(model), strategy=how.as_dict(), labels=labels, seed=seed, out=self._out(labels).absolute())
 
     def advise(self,

@@ -62,11 +62,12 @@ def is_stdout(
 
 # %% ../nbs/api/08_keep.ipynb #c82d26d3
 def _kind(file):
-    "What is at a path: empty where there is nothing, else `file`, `stream` (a device or a pipe), or what can't be written"
+    "What is at a path: empty for nothing, `file`, `stream` (a device or a pipe), or what can't be written"
     try: mode = os.stat(file).st_mode
     except (OSError, ValueError): return ''
-    if stat.S_ISREG(mode): return 'stream' if str(file).startswith(('/dev/', '/proc/')) else 'file' # such as /dev/stderr
     if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode): return 'stream'
+    if stat.S_ISREG(mode): # such as /dev/stderr may be
+        return 'stream' if str(file).startswith(('/dev/', '/proc/')) else 'file'
     return 'folder' if stat.S_ISDIR(mode) else 'socket' if stat.S_ISSOCK(mode) else 'disk'
 
 # %% ../nbs/api/08_keep.ipynb #720ee4c7
@@ -74,9 +75,9 @@ def _check_json(file):
     "Refuses to replace what isn't JSON; an empty file holds nothing"
     if os.path.getsize(file) == 0: return
     try: json.loads(Path(file).read_text('utf-8-sig'))
-    except OSError as e: raise TransferError(f'{file}: can\'t be read ({e.strerror}), so what is in it would be lost: name another file') from e
-    except (ValueError, RecursionError) as e:
-        raise TransferError(f'{file}: is there and is no JSON, so what is in it would be lost: name another file') from e
+    except (OSError, ValueError, RecursionError) as e:
+        why = f'can\'t be read ({e.strerror})' if isinstance(e, OSError) else 'is there and is no JSON'
+        raise TransferError(f'{file}: {why}, so what is in it would be lost: name another file') from e
 
 def _check_writable(path):
     parent = Path(path).resolve().parent
@@ -84,7 +85,8 @@ def _check_writable(path):
         parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=parent).close()
     except (OSError, ValueError) as e:
-        raise TransferError(f'{path}: nothing can be written there ({getattr(e, "strerror", None) or e}): name another place') from e
+        why = getattr(e, 'strerror', None) or e
+        raise TransferError(f'{path}: nothing can be written there ({why}): name another place') from e
 
 def _check_file(file):
     "Raises `TransferError` if a JSON can't be written there, or would take the place of something else"
@@ -92,7 +94,8 @@ def _check_file(file):
     kind = _kind(file)
     if kind == 'stream': return
     if kind == 'folder': raise TransferError(f'{file}: a folder, which a file must not replace: name a file')
-    if kind in ('socket', 'disk'): raise TransferError(f'{file}: a {kind}, into which no JSON can be written: name a file')
+    if kind in ('socket', 'disk'):
+        raise TransferError(f'{file}: a {kind}, into which no JSON can be written: name a file')
     if kind == 'file': _check_json(file)
     _check_writable(file)
 
@@ -101,30 +104,32 @@ def _check_folder(folder):
     "Raises `TransferError` if a folder can't be made there, or would take the place of something else"
     check_ours(folder)
     path = Path(folder).resolve()
-    here = Path.cwd().resolve()
-    if path == here or path in here.parents: raise TransferError(f'{folder}: the folder where you are, which can\'t be replaced: name one in it')
-    if os.path.ismount(path): raise TransferError(f'{folder}: a disk is mounted there, so it can\'t be replaced: name a folder in it')
+    if Path.cwd().resolve().is_relative_to(path):
+        raise TransferError(f'{folder}: the folder where you are, which can\'t be replaced: name one in it')
+    if os.path.ismount(path):
+        raise TransferError(f'{folder}: a disk is mounted there, so it can\'t be replaced: name one in it')
     _check_writable(path)
 
 def check_target(
     folder=None, # where a model will be saved
     file=None # where a JSON will be written
 ):
-    "Raises `TransferError` if writing there would lose something; to be asked before hours of training, not after"
+    "Raises `TransferError` if writing there would lose something; asked before hours of training, not after"
     if folder and file and not is_stdout(file):
         one, other = Path(folder).resolve(), Path(file).resolve()
         if one == other or other in one.parents:
-            raise TransferError(f'{file}: a file can\'t be there, since {folder} is to be a folder: name another file')
+            raise TransferError(f'{file}: a file can\'t be there, as {folder} is a folder: name another')
     if folder: _check_folder(folder)
     if file: _check_file(file)
 
 # %% ../nbs/api/08_keep.ipynb #4fa0d8cd
 def _pour(file, data):
     "Write into a device or a pipe, which stays what it is"
-    try: fd = os.open(file, os.O_WRONLY | os.O_APPEND | getattr(os, 'O_NONBLOCK', 0)) # who waits for a reader may wait for ever
+    flags = os.O_WRONLY | os.O_APPEND | getattr(os, 'O_NONBLOCK', 0) # a reader may never come
+    try: fd = os.open(file, flags)
     except OSError as e:
-        if e.errno == errno.ENXIO: raise TransferError(f'{file}: nobody reads from this pipe: open its other end first') from e
-        raise
+        if e.errno != errno.ENXIO: raise
+        raise TransferError(f'{file}: nobody reads from this pipe: open its other end first') from e
     os.set_blocking(fd, True)
     with open(fd, 'wb') as f: f.write(data)
 
@@ -150,7 +155,7 @@ def write_json(
         else:
             with whole(path) as tmp: tmp.write_bytes(data)
     except OSError as e:
-        if is_stdout(path) and isinstance(e, BrokenPipeError): raise # nobody listens any more, which is no fault
+        if is_stdout(path) and isinstance(e, BrokenPipeError): raise # nobody listens any more: no fault
         raise TransferError(f'{path}: could not be written ({e.strerror or e}): name another place') from e
     return Path(path)
 
@@ -166,28 +171,37 @@ def save_folder(
     try:
         with finishing(), whole(folder) as tmp:
             tmp.mkdir()
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp/'model.safetensors')
-            for name, text in (files or {}).items(): (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
+            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+            save_file(tensors, tmp/'model.safetensors')
+            for name, text in (files or {}).items():
+                (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
             hashes = listed(tmp)
-            (tmp/'transfer.json').write_bytes(as_json({'format': 1, 'sha256': hashes['model.safetensors'], **info, 'files': hashes}))
+            record = {'format': 1, 'sha256': hashes['model.safetensors'], **info, 'files': hashes}
+            (tmp/'transfer.json').write_bytes(as_json(record))
     except (OSError, SafetensorError) as e:
         why = getattr(e, 'strerror', None) or e
-        raise TransferError(f'{folder}: could not be written ({why}); what was there before is untouched: make room, or name another place, and save again') from e
+        raise TransferError(f'{folder}: could not be written ({why}); what was there before is untouched: '
+                            'make room, or name another place, and save again') from e
     return Path(folder)
 
 # %% ../nbs/api/08_keep.ipynb #cbc99018
 def _record(folder):
     "What `transfer.json` says; raises `TransferError` if a folder isn't a model folder"
-    if not folder.is_dir(): raise TransferError(f'{folder}: no such folder; name one that save_transfer or tl-train --out wrote')
+    wanted = 'one that save_transfer or tl-train --out wrote'
+    if not folder.is_dir(): raise TransferError(f'{folder}: no such folder; name {wanted}')
     for name in ('transfer.json', 'model.safetensors'):
         if (folder/name).is_file(): continue
         pickles = [o.name for o in folder.iterdir() if o.suffix in ('.pkl', '.pth', '.pt', '.bin')]
-        also = f' ({pickles[0]} is a pickle, which can run code when opened, and was not opened)' if pickles else ''
-        raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or tl-train --out wrote')
-    try: info = json.loads((folder/'transfer.json').read_text('utf-8'))
-    except ValueError as e: raise TransferError(f'{folder}/transfer.json is not JSON ({e}): save the model again') from e
-    if not isinstance(info, dict) or 'sha256' not in info: raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
-    if info.get('format') != 1: raise TransferError(f'{folder}/transfer.json has format {info.get("format")}, this version reads format 1: update tl_nbdev, or save the model again')
+        also = f' ({pickles[0]} is a pickle, which can run code when opened, and was not opened)'
+        raise TransferError(f'{folder}: no {name} in it{also if pickles else ""}: name {wanted}')
+    file = f'{folder}/transfer.json'
+    try: info = json.loads(Path(file).read_text('utf-8'))
+    except ValueError as e: raise TransferError(f'{file} is not JSON ({e}): save the model again') from e
+    if not isinstance(info, dict) or 'sha256' not in info:
+        raise TransferError(f'{file} is not what save_transfer wrote: copy the folder again, or train again')
+    if info.get('format') != 1:
+        raise TransferError(f'{file} has format {info.get("format")}, this version reads format 1: '
+                            'update tl_nbdev, or save the model again')
     return info
 
 # %% ../nbs/api/08_keep.ipynb #6dba3108
@@ -198,12 +212,14 @@ def load_folder(
     folder = Path(folder)
     repair(folder)
     info = _record(folder)
-    data = (folder/'model.safetensors').read_bytes() # read, not mapped: a file that changes later must not change the weights
+    advice = 'copy the folder again, or train again'
+    weights = folder/'model.safetensors'
+    data = weights.read_bytes() # read, not mapped: a file that changes later must not change the weights
     if hashlib.sha256(data).hexdigest() != info['sha256']:
-        raise TransferError(f'{folder}/model.safetensors is not the file that was saved (its sha256 differs): copy the folder again, or train again')
-    for name, want in written(folder).items(): # a tokenizer that was changed would change what is predicted; a card changes nothing
+        raise TransferError(f'{weights} is not the file that was saved (its sha256 differs): {advice}')
+    for name, want in written(folder).items(): # another tokenizer predicts something else; a card nothing
         if not want or name in ('model.safetensors', 'README.md'): continue
         if not (folder/name).is_file() or digest(folder/name, want) != want:
-            raise TransferError(f'{folder}/{name} is not the file that was saved: copy the folder again, or train again')
+            raise TransferError(f'{folder}/{name} is not the file that was saved: {advice}')
     try: return load(data), info
-    except SafetensorError as e: raise TransferError(f'{folder}/model.safetensors cannot be read ({e})') from e
+    except SafetensorError as e: raise TransferError(f'{weights} can\'t be read ({e}): {advice}') from e

@@ -164,7 +164,8 @@ def _look(file):
         im = open_image(file, 64)
         return dict(hash=hashlib.blake2b(data, digest_size=16).hexdigest(), size=list(im.size), mode=im.mode)
     except TransferError as e: return dict(why=str(e))
-    except (OSError, ValueError) as e: return dict(why='no permission to read it' if isinstance(e, PermissionError) else str(e))
+    except PermissionError: return dict(why='no permission to read it')
+    except (OSError, ValueError) as e: return dict(why=str(e))
 
 # %% ../nbs/api/04_pixels.ipynb #0ce8d0a2
 def _state(file):
@@ -177,7 +178,7 @@ def _book(files):
     "Where it is remembered what was found in these files"
     try: above = os.path.commonpath(files)
     except ValueError: above = '' # on several drives
-    key = f'2 {above} {settings().max_pixels}'.encode(errors='backslashreplace') # the number of this way to write it down
+    key = f'2 {above} {settings().max_pixels}'.encode(errors='backslashreplace') # 2 is this way to keep it
     return in_cache('scans', f'{hashlib.blake2b(key, digest_size=8).hexdigest()}.json')
 
 # %% ../nbs/api/04_pixels.ipynb #707fd183
@@ -189,9 +190,11 @@ def scan(
     if not files: return []
     known, states = read_book(book := _book(files)), [_state(f) for f in files]
     new = [f for f, s in zip(files, states) if s is None or known.get(f, {}).get('state') != s]
-    with ThreadPoolExecutor(settings().threads) as pool: looked = dict(zip(new, progress(pool.map(_look, new), 'looking at images', len(new))))
+    with ThreadPoolExecutor(settings().threads) as pool:
+        looked = dict(zip(new, progress(pool.map(_look, new), 'looking at images', len(new))))
     if looked:
-        write_book(book, {**known, **{f: {**looked[f], 'state': s} for f, s in zip(files, states) if f in looked and s}})
+        found = {f: {**looked[f], 'state': s} for f, s in zip(files, states) if f in looked and s}
+        write_book(book, {**known, **found})
         trim([book])
     return [{k: v for k, v in (looked.get(f) or known[f]).items() if k != 'state'} for f in files]
 

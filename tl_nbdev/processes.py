@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from .settings import *
 
-# %% ../nbs/api/01_processes.ipynb #385fec7b
+# %% ../nbs/api/01_processes.ipynb #82bfd5b6
 _load = '''import sys
 from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location('tl_nbdev', {file!r}, submodule_search_locations=[{folder!r}])
@@ -24,9 +24,10 @@ def child_command(
     code, # Python, which may import the package; its arguments are in `sys.argv[1:]`
     *args
 ) -> list:
-    "The command of a child process with this process's package, and without the modules of the current folder"
+    "The command of a child process with this process's package, without the modules of the current folder"
     file = Path(sys.modules['tl_nbdev'].__file__).absolute()
-    return [sys.executable, '-P', '-c', _load.format(file=str(file), folder=str(file.parent)) + code, *map(str, args)]
+    load = _load.format(file=str(file), folder=str(file.parent))
+    return [sys.executable, '-P', '-c', load + code, *map(str, args)]
 
 # %% ../nbs/api/01_processes.ipynb #47eabaa6
 def child_env(
@@ -72,7 +73,7 @@ def end_if_asked(
     write()
     raise Ended(_asked[0])
 
-# %% ../nbs/api/01_processes.ipynb #1d5b713d
+# %% ../nbs/api/01_processes.ipynb #cc72d841
 def _handler(pid, timers):
     "What is done with a signal"
     def heard(number, frame):
@@ -90,7 +91,7 @@ def _handler(pid, timers):
 def endable():
     "A context in which SIGTERM and SIGHUP raise `Ended`; in other threads than the main one nothing changes"
     timers, before = [], {}
-    if threading.current_thread() is threading.main_thread(): # `nohup`, or somebody else, may have decided otherwise
+    if threading.current_thread() is threading.main_thread(): # `nohup`, or somebody else, may have decided
         before = {o: signal.getsignal(o) for o in _signals if signal.getsignal(o) == signal.SIG_DFL}
     _asked.clear()
     for o in before: signal.signal(o, _handler(os.getpid(), timers))
@@ -100,10 +101,10 @@ def endable():
         for o, was in before.items(): signal.signal(o, was)
         _asked.clear()
 
-# %% ../nbs/api/01_processes.ipynb #9cb8dd1f
+# %% ../nbs/api/01_processes.ipynb #7a213b58
 @contextmanager
 def finishing():
-    "A context that a signal waits for as long as the system's patience lasts: what is just being saved is worth more"
+    "A context that a signal waits for, as long as patience lasts: what is just being saved is worth more"
     class Work: pass
     work = Work()
     writes_last(work)

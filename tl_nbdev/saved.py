@@ -109,8 +109,10 @@ def check_saved(
     if not np.allclose(got, want, atol=1e-4): raise TransferError(f'{folder}: the saved model gives other probabilities than before (by {np.abs(got - want).max():.2g}): don\'t use it')
 
 def _check_in_fresh_process(folder):
-    run = subprocess.run(child_command('import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])', Path(folder).absolute()),
-                         capture_output=True, text=True, encoding='utf-8', errors='replace', env=child_env(OMP_NUM_THREADS=str(torch.get_num_threads())))
+    code = 'import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])'
+    env = child_env(OMP_NUM_THREADS=str(torch.get_num_threads()))
+    run = subprocess.run(child_command(code, Path(folder).absolute()), env=env, capture_output=True, text=True,
+                         encoding='utf-8', errors='replace')
     if not run.returncode: return
     why = (run.stderr.strip().splitlines() or ['no reason given'])[-1]
     raise TransferError(f'{folder}: saved, but a fresh process could not use it: {why}')

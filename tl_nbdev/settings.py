@@ -25,7 +25,8 @@ class TransferError(Exception):
 # %% ../nbs/api/00_settings.ipynb #c2c588b3
 _choices = dict(device=('auto', 'cpu', 'cuda', 'mps'), precision=('auto', 'fp32', 'bf16', 'fp16'),
                 layout=('auto', 'contiguous', 'channels_last'), offline=('no', 'yes'))
-_defaults = dict(cache='', device='auto', precision='auto', layout='auto', offline='no', threads='0', max_pixels='100000000', cache_gb='20')
+_defaults = dict(cache='', device='auto', precision='auto', layout='auto', offline='no', threads='0',
+                 max_pixels='100000000', cache_gb='20')
 
 @dataclass(frozen=True, repr=False)
 class Settings:
@@ -43,7 +44,8 @@ class Settings:
     def __repr__(self):
         rows = [(k, str(getattr(self, k)), source) for k, source in self.source.items()]
         wide = max(len(value) for _, value, _ in rows)
-        return '\n'.join([*(f'{k:<10}  {value:<{wide}}  {source}' for k, value, source in rows), f'settings.ini: {self.ini or "none of ours"}'])
+        lines = [f'{k:<10}  {value:<{wide}}  {source}' for k, value, source in rows]
+        return '\n'.join([*lines, f'settings.ini: {self.ini or "none of ours"}'])
 
 # %% ../nbs/api/00_settings.ipynb #5d09de5e
 def _sections(text, strict):
@@ -66,17 +68,18 @@ def _parsed(file, changed, size):
     try: data = file.read_bytes()
     except OSError: return None
     if not _is_ours(data.decode('utf-8-sig', 'replace')): return None
-    try:
-        sections = _sections(data.decode('utf-8-sig'), True)
-    except UnicodeDecodeError as e: raise TransferError(f'{file}: not UTF-8 at byte {e.start}: save it as UTF-8') from e
+    try: sections = _sections(data.decode('utf-8-sig'), True)
+    except UnicodeDecodeError as e:
+        raise TransferError(f'{file}: not UTF-8 at byte {e.start}: save it as UTF-8') from e
     except IniError as e:
-        why = str(e).replace(repr(str(file)), 'it').replace('\n', ' ')
-        raise TransferError(f'{file}: cannot be read ({why[:160]}): each key once, below a line [DEFAULT]') from e
+        why = ' '.join(str(e).split())[:160]
+        raise TransferError(f'{file}: can\'t be read ({why}): each key once, below a line [DEFAULT]') from e
     found = {}
     for k, value in ((k, v) for section in sections for k, v in section.items() if k.startswith('tl_')):
         if k.removeprefix('tl_') not in _defaults:
             raise TransferError(f'{file}: {k} is no setting: use {", ".join(f"tl_{o}" for o in _defaults)}')
-        if found.setdefault(k, value) != value: raise TransferError(f'{file}: {k} is there twice: leave one of them')
+        if found.setdefault(k, value) != value:
+            raise TransferError(f'{file}: {k} is there twice: leave one of them')
     return found
 
 # %% ../nbs/api/00_settings.ipynb #5c99c04e
@@ -94,14 +97,16 @@ def _ini(folder):
 
 # %% ../nbs/api/00_settings.ipynb #2451bdcf
 def _number(k, value, where):
-    if not value.isdecimal(): raise TransferError(f'{where}: tl_{k} is "{value}", not a whole number: write digits only')
+    if not value.isdecimal():
+        raise TransferError(f'{where}: tl_{k} is "{value}", not a whole number: write digits only')
     return int(value)
 
 def _gigabytes(value, where):
     try: found = float(value)
     except ValueError: found = -1.
     if not 0 <= found < float('inf'):
-        raise TransferError(f'{where}: tl_cache_gb is "{value}": write a number of gigabytes such as 20 or 0.5, or 0 for no limit')
+        raise TransferError(f'{where}: tl_cache_gb is "{value}": write a number of gigabytes such as 20, '
+                            'or 0 for no limit')
     return found
 
 # %% ../nbs/api/00_settings.ipynb #0ec28b98
@@ -112,9 +117,11 @@ def _cache(value, where, ini):
         return Path(os.devnull if below.startswith('~') else below)/'tl_nbdev'
     if where == str(ini):
         value = os.path.expandvars(value)
-        if unset := re.findall(r'\$\w+|\$\{\w+\}', value): raise TransferError(f'{ini}: tl_cache names {unset[0]}, which is not set')
+        if unset := re.findall(r'\$\w+|\$\{\w+\}', value):
+            raise TransferError(f'{ini}: tl_cache names {unset[0]}, which is not set')
     folder = os.path.expanduser(value)
-    if folder.startswith('~'): raise TransferError(f'{where}: tl_cache is "{value}": no such home folder is known')
+    if folder.startswith('~'):
+        raise TransferError(f'{where}: tl_cache is "{value}": no such home folder is known')
     return ini.parent/folder if where == str(ini) else Path(folder)
 
 def _here():
@@ -131,13 +138,15 @@ def settings(
     for k, default in _defaults.items():
         got[k], source[k] = default, 'default'
         if f'tl_{k}' in said: got[k], source[k] = said[f'tl_{k}'].strip(), str(ini)
-        if (value := os.environ.get(f'TL_{k.upper()}')) is not None: got[k], source[k] = value.strip(), f'environment variable TL_{k.upper()}'
+        if (value := os.environ.get(variable := f'TL_{k.upper()}')) is not None:
+            got[k], source[k] = value.strip(), f'environment variable {variable}'
         if k == 'cache' and not got[k]: source[k] = 'default'
         if k in _choices and got[k] not in _choices[k]:
             raise TransferError(f'{source[k]}: tl_{k} is "{got[k]}": use one of {", ".join(_choices[k])}')
-    return Settings(_cache(got['cache'], source['cache'], ini), got['device'], got['precision'], got['layout'], got['offline'] == 'yes',
-                    _number('threads', got['threads'], source['threads']) or os.cpu_count(),
-                    _number('max_pixels', got['max_pixels'], source['max_pixels']), _gigabytes(got['cache_gb'], source['cache_gb']), source, ini)
+    threads, max_pixels = (_number(k, got[k], source[k]) for k in ('threads', 'max_pixels'))
+    cache, gb = _cache(got['cache'], source['cache'], ini), _gigabytes(got['cache_gb'], source['cache_gb'])
+    return Settings(cache, got['device'], got['precision'], got['layout'], got['offline'] == 'yes',
+                    threads or os.cpu_count(), max_pixels, gb, source, ini)
 
 # %% ../nbs/api/00_settings.ipynb #2190fa6f
 def device(): # raises `TransferError` if the settings name a device which is not here
@@ -153,8 +162,9 @@ def free_mib() -> float: # infinite where nobody can say
     "Memory that is free on the device to work on, in MiB"
     import torch
     if (d := device()).type == 'cuda': return torch.cuda.mem_get_info(d)[0]/2**20
-    try: return next(int(o.split()[1])/1024 for o in Path('/proc/meminfo').read_text('utf-8').splitlines() if o.startswith('MemAvailable'))
-    except (OSError, StopIteration): return float('inf')
+    try: lines = Path('/proc/meminfo').read_text('utf-8').splitlines()
+    except OSError: return float('inf')
+    return next((int(o.split()[1])/1024 for o in lines if o.startswith('MemAvailable')), float('inf'))
 
 # %% ../nbs/api/00_settings.ipynb #d8212b11
 _listeners = [] # functions that are told how far it is
