@@ -373,6 +373,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'tl_nbdev.disk_cache.in_cache': ('api/disk_cache.html#in_cache', 'tl_nbdev/disk_cache.py'),
                                      'tl_nbdev.disk_cache.list_beside': ('api/disk_cache.html#list_beside', 'tl_nbdev/disk_cache.py'),
                                      'tl_nbdev.disk_cache.not_kept': ('api/disk_cache.html#not_kept', 'tl_nbdev/disk_cache.py'),
+                                     'tl_nbdev.disk_cache.read_at': ('api/disk_cache.html#read_at', 'tl_nbdev/disk_cache.py'),
                                      'tl_nbdev.disk_cache.read_book': ('api/disk_cache.html#read_book', 'tl_nbdev/disk_cache.py'),
                                      'tl_nbdev.disk_cache.remembered': ('api/disk_cache.html#remembered', 'tl_nbdev/disk_cache.py'),
                                      'tl_nbdev.disk_cache.stand_in': ('api/disk_cache.html#stand_in', 'tl_nbdev/disk_cache.py'),

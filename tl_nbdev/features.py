@@ -239,11 +239,17 @@ def _array(file, dtype):
     return out
 
 # %% ../nbs/api/05_features.ipynb #84c777e5
+_sums = {} # shard → size, date and number of its files, and the digest that they had in this process
+
 def _shard_sum(folder):
-    "A digest of all that a shard holds"
-    h = hashlib.blake2b(digest_size=16)
-    for o in ('keys', 'ends', 'rows'): h.update(digest(folder/f'{o}.npy').encode())
-    return h.hexdigest()
+    "A digest of all that a shard holds; read again only if its files changed"
+    files = [folder/f'{o}.npy' for o in ('keys', 'ends', 'rows')]
+    state = [(o.st_size, o.st_mtime_ns, o.st_ino) for o in map(os.stat, files)]
+    was, found = _sums.get(folder, (None, None))
+    if was != state:
+        found = hashlib.blake2b(''.join(digest(o, '0'*32) for o in files).encode(), digest_size=16).hexdigest()
+        _sums[folder] = state, found
+    return found
 
 class _Shard:
     "A folder of rows, with their keys and where the rows of each end; raises `ValueError` if it is torn"
@@ -294,7 +300,7 @@ class FeatureStore:
         folder # one for each network, preprocessing and precision
     ):
         self.folder, self.where, self.used, self.dim = Path(folder), {}, set(), None
-        for place in filter(None, (self.folder, stand_in(self.folder, make=False))):
+        for place in read_at(self.folder):
             for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []: self._add(shard)
 
     def _add(self, folder):

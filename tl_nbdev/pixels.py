@@ -175,11 +175,11 @@ def _state(file):
     return [st.st_size, st.st_mtime_ns, st.st_ctime_ns] # the last also changes with permissions
 
 def _book(files):
-    "Where it is remembered what was found in these files"
+    "Names of where it is remembered, in the cache, what was found in these files"
     try: above = os.path.commonpath(files)
     except ValueError: above = '' # on several drives
     key = f'2 {above} {settings().max_pixels}'.encode(errors='backslashreplace') # 2 is this way to keep it
-    return in_cache('scans', f'{hashlib.blake2b(key, digest_size=8).hexdigest()}.json')
+    return 'scans', f'{hashlib.blake2b(key, digest_size=8).hexdigest()}.json'
 
 # %% ../nbs/api/04_pixels.ipynb #707fd183
 def scan(
@@ -188,13 +188,14 @@ def scan(
     "Open every file once; unreadable ones say why"
     files = [os.path.abspath(f) for f in files]
     if not files: return []
-    known, states = read_book(book := _book(files)), [_state(f) for f in files]
+    known, states = {}, [_state(f) for f in files]
+    for place in read_at(settings().cache.joinpath(*_book(files))): known |= read_book(place)
     new = [f for f, s in zip(files, states) if s is None or known.get(f, {}).get('state') != s]
     with ThreadPoolExecutor(settings().threads) as pool:
         looked = dict(zip(new, progress(pool.map(_look, new), 'looking at images', len(new))))
     if looked:
         found = {f: {**looked[f], 'state': s} for f, s in zip(files, states) if f in looked and s}
-        write_book(book, {**known, **found})
+        write_book(book := in_cache(*_book(files)), {**known, **found})
         trim([book])
     return [{k: v for k, v in (looked.get(f) or known[f]).items() if k != 'state'} for f in files]
 
