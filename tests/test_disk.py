@@ -92,15 +92,19 @@ def test_a_folder_that_cannot_be_looked_into_is_not_replaced(tmp_path, monkeypat
     monkeypatch.setattr(os, 'scandir', scandir)
     with pytest.raises(TransferError, match=re.escape('holiday/*')): model(folder, 1)
 
-def test_of_an_older_version_the_names_are_known(tmp_path):
+@pytest.mark.parametrize('texts', [False, True])
+def test_of_an_older_version_the_names_are_known(texts, tmp_path):
     folder = model(tmp_path/'model')
     info = json.loads((folder/'transfer.json').read_text('utf-8'))
     del info['files']
+    if texts: info['pretrained'] = dict(pooling='mean')
+    else: (folder/'config.json').unlink() # which only a model of texts has
     (folder/'transfer.json').write_text(json.dumps(info), 'utf-8')
     assert value(folder) == 0
-    (folder/'mine.txt').touch()
-    with pytest.raises(TransferError, match='mine.txt'): model(folder, 1)
-    (folder/'mine.txt').unlink()
+    for name in ['mine.txt', *([] if texts else ['vocab.txt'])]:
+        (folder/name).touch()
+        with pytest.raises(TransferError, match=name): model(folder, 1)
+        (folder/name).unlink()
     assert value(model(folder, 1)) == 1
 
 @pytest.mark.parametrize('text', ['{}', '[]', 'not JSON', '{"sha256": 3}', '{"files": {"thesis.docx": 3}, "of": 1}', '{"files": {"../x": "y"}}'])
@@ -126,6 +130,15 @@ def test_what_is_put_there_while_we_work_stays(tmp_path):
         tmp.mkdir()
         (folder/'late.txt').write_text('I was here')
     assert value(folder) == 0 and (folder/'late.txt').read_text() == 'I was here' and beside(tmp_path) == ['model']
+
+def test_an_image_of_a_dataset_that_was_altered_is_written_again(tmp_path):
+    from tl_nbdev.images import _write_images
+    rows = [dict(image=photo('round'))]
+    file, = _write_images(rows, 'image', tmp_path)
+    want = file.read_bytes()
+    for data in (want[:-9], b'', bytes(reversed(want))):
+        file.write_bytes(data)
+        assert _write_images(rows, 'image', tmp_path) == [file] and file.read_bytes() == want
 
 def test_class_folders_named_0_and_1_are_no_checkpoints(tmp_path):
     for o in '01': (tmp_path/o).mkdir(); photo('round').save(tmp_path/o/'a.png')
@@ -183,7 +196,6 @@ def test_only_one_room_removes_and_replaces():
     allowed = {'disk', 'disk_cache'}
     rest = {k: v for k, v in found.items() if k not in allowed}
     assert rest == {'checkpoint': ['self.folder.rmdir()'], # if it is empty
-                    'compare': ["file.rename(f'{file}.torn')"],
                     'jobs': ["(self.folder / 'end.json').unlink(missing_ok=True)"],
                     'pretraining': ['plan.unlink(missing_ok=True)'],
                     'samples': ['wheel.unlink()']}, rest # in a temporary folder
@@ -202,6 +214,21 @@ def test_a_json_replaces_nothing_but_a_json(tmp_path):
         write_json(tmp_path/name, dict(b=2))
         assert json.loads((tmp_path/name).read_text('utf-8')) == dict(b=2)
 
+def test_a_json_does_not_replace_a_model_s_record_or_a_notebook(tmp_path):
+    saved = model(tmp_path/'saved')
+    (tmp_path/'analysis.ipynb').write_text('{"cells": [], "nbformat": 4}')
+    for file in (saved/'transfer.json', tmp_path/'analysis.ipynb'):
+        before = file.read_bytes()
+        refused(quietly('models', '--json', file), 'would be lost')
+        assert file.read_bytes() == before
+    assert value(saved) == 0
+
+@posix
+def test_a_json_that_is_write_protected_stays(tmp_path, monkeypatch):
+    (tmp_path/'a.json').write_text('{}')
+    monkeypatch.setattr(os, 'access', lambda path, mode: False) # who is root may all
+    with pytest.raises(TransferError, match='write-protected'): write_json(tmp_path/'a.json', dict(a=1))
+
 def test_a_command_does_not_write_over_what_it_reads(tmp_path):
     data = photos(tmp_path/'photos', 4)
     table = tmp_path/'photos.csv'
@@ -213,7 +240,7 @@ def test_a_command_does_not_write_over_what_it_reads(tmp_path):
     (tmp_path/'how.json').write_text('"full"')
     refused(quietly('train', data, '--strategy', tmp_path/'how.json', '--json', tmp_path/'how.json'), 'is read')
     saved = model(tmp_path/'saved')
-    refused(quietly('predict', saved, data, '--json', saved/'transfer.json'), 'is read, as part of')
+    refused(quietly('predict', saved, data, '--json', saved/'config.json'), 'is read, as part of')
     for _ in range(2): assert quietly('audit', data, '--json', data/'audit.json').status == 0 # a report among the photos is one that a command wrote
     assert (data/'boxes.json').read_text() == '{"images": [], "annotations": []}' and value(saved) == 0
 

@@ -195,7 +195,7 @@ def _made_before(task, file, about):
     "A run that is on disk"
     if file is None or not file.exists(): return None
     if (d := read_json(file)) is None: # torn: made again
-        file.rename(f'{file}.torn')
+        file.replace(f'{file}.torn')
         return None
     for k, v in about.items():
         if d.get('about', {}).get(k) != v: raise TransferError(f'{file}: a run with another {k} ({str(d.get("about", {}).get(k))[:80]}): name another folder for these')

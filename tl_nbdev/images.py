@@ -177,7 +177,7 @@ def _write_images(rows, column, to):
             (im if isinstance(im, Image.Image) else Image.fromarray(np.asarray(im))).save(f, 'PNG')
             data = f.getvalue()
         file = to/f'{hashlib.blake2b(data, digest_size=12).hexdigest()}{kind}'
-        if not file.exists():
+        if not file.exists() or file.read_bytes() != data: # torn or altered
             with whole(file) as tmp: tmp.write_bytes(data)
         files.append(file)
     return files

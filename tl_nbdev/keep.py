@@ -73,11 +73,16 @@ def _kind(file):
 # %% ../nbs/api/08_keep.ipynb #720ee4c7
 def _check_json(file):
     "Refuses to replace what isn't JSON; an empty file holds nothing"
+    if not os.access(file, os.W_OK): raise TransferError(f'{file}: is write-protected: name another file')
     if os.path.getsize(file) == 0: return
-    try: json.loads(Path(file).read_text('utf-8-sig'))
-    except (OSError, ValueError, RecursionError) as e:
-        why = f'can\'t be read ({e.strerror})' if isinstance(e, OSError) else 'is there and is no JSON'
-        raise TransferError(f'{file}: {why}, so what is in it would be lost: name another file') from e
+    why = ''
+    try: found = json.loads(Path(file).read_text('utf-8-sig'))
+    except OSError as e: why = f'can\'t be read ({e.strerror})'
+    except (ValueError, RecursionError): why = 'is there and is no JSON'
+    else:
+        if isinstance(found, dict) and 'nbformat' in found: why = 'is a notebook'
+        if Path(file).name in record_files and written(Path(file).parent): why = 'belongs to what is in that folder'
+    if why: raise TransferError(f'{file}: {why}, so what is in it would be lost: name another file')
 
 def _check_writable(path):
     parent = Path(path).resolve().parent
@@ -130,7 +135,7 @@ def _pour(file, data):
     except OSError as e:
         if e.errno != errno.ENXIO: raise
         raise TransferError(f'{file}: nobody reads from this pipe: open its other end first') from e
-    os.set_blocking(fd, True)
+    if hasattr(os, 'set_blocking'): os.set_blocking(fd, True)
     with open(fd, 'wb') as f: f.write(data)
 
 # %% ../nbs/api/08_keep.ipynb #4a4f518d

@@ -16,8 +16,8 @@ from .processes import *
 # %% ../nbs/api/45_shell.ipynb #1f56648b
 def _is_report(file):
     "Is a JSON one that a command wrote?"
-    from tl_nbdev.disk import read_json
-    found = read_json(file)
+    from tl_nbdev.disk import read_json, record_files
+    found = None if Path(file).name in record_files else read_json(file)
     if isinstance(found, dict): return bool({'skipped', 'findings', 'notes'} & found.keys())
     rows = found if isinstance(found, list) else [None]
     return all(isinstance(o, dict) and 'file' in o and {'label', 'value', 'error'} & o.keys() for o in rows)
