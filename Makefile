@@ -64,5 +64,6 @@ bench: $(READY)  ## measure against others, side by side
 	@$(BIN)/python -m benchmarks.run
 
 clean:  ## remove what make made, except .venv
-	@echo "==> removing _docs, _proc, demo_out and build leftovers"
-	@rm -rf _docs _proc demo_out build dist *.egg-info nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis
+	@echo "==> removing build leftovers, and of _docs, _proc and demo_out what was made"
+	@rm -rf build dist *.egg-info nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis
+	@if [ -x $(BIN)/python ]; then $(BIN)/python tools/clean.py; fi

@@ -17,7 +17,8 @@ def _tasks():
     from PIL import Image
     from sklearn.datasets import load_digits
     from tl_nbdev.images import ImageTask
-    from tl_nbdev.settings import settings, whole
+    from tl_nbdev.disk import whole
+    from tl_nbdev.settings import settings
     to, d = settings().cache/'optdigits', load_digits()
     if not to.exists():
         with whole(to) as tmp:

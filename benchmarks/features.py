@@ -24,7 +24,7 @@ def ready():
     import timm, torch
     from safetensors.torch import save_file
     from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.settings import whole
+    from tl_nbdev.disk import whole
     state = transfer_learner(_task(0, 100), model).model.body.state_dict()
     with whole(_weights()) as tmp: save_file(state, tmp)
     theirs = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=dict(file=_weights())).state_dict()

@@ -39,10 +39,10 @@ def _folder(sample, budget):
 
 def pretrain(sample, budget):
     "bert-tiny goes on reading, without labels and without the texts that are tested on"
-    import shutil
+    from tl_nbdev.disk import remove
     from tl_nbdev.pretraining import continue_pretraining
     learn, test = _parts(sample)
-    shutil.rmtree(_folder(sample, budget), ignore_errors=True)
+    remove(_folder(sample, budget))
     _folder(sample, budget).parent.mkdir(parents=True, exist_ok=True)
     laps = Laps()
     got = continue_pretraining(learn.item.to_list(), 'bert-tiny', _folder(sample, budget), budget, test=test.item.to_list())

@@ -1,5 +1,4 @@
 "Seconds and memory of cached features from 500 to 50,000 images: does time grow in proportion, and does memory stay flat?"
-import shutil
 from statistics import median
 from typing import Annotated
 
@@ -7,6 +6,7 @@ import numpy as np
 from fastcore.script import call_parse
 from PIL import Image
 from scipy import stats
+from tl_nbdev.disk import remove
 from .common import Meter, Records, fresh_cache, fresh_process, goal, settings
 
 model, size = 'squeezenet1_1', 96
@@ -82,12 +82,12 @@ def bench(
     "Seconds and memory of cached features as images become more; needs Linux, whose /proc tells the memory"
     records, runs = Records('scaling', again, out), []
     fresh_process('scaling', 'ready')
-    shutil.rmtree(_folder(), ignore_errors=True)
+    remove(_folder(), ['*.jpg'])
     try:
         cut_cells(max(sizes))
         for repeat in range(1, repeats + 1):
             for n in sizes: runs.append(records.measure('grow', repeat, n=n, epochs=epochs))
-    finally: shutil.rmtree(_folder(), ignore_errors=True)
+    finally: remove(_folder(), ['*.jpg'])
     steps = {o: _grown(runs, o) for o in ('scan', 'features', 'head')}
     main, first, last, width = steps['features'], min(sizes), max(sizes), runs[0]['found']['width']
     rss = {n: median(o['process']['rss_peak_mib'] for o in runs if o['found']['n'] == n) for n in sizes}

@@ -31,10 +31,10 @@ def _folder(domain, limit, budget):
 
 def read(domain, limit, budget):
     "MiniLM goes on reading the domain's texts, a masked-language head being trained first, as its own was not kept"
-    import shutil
+    from tl_nbdev.disk import remove
     from tl_nbdev.pretraining import continue_pretraining
     task, to = _task(domain, limit), _folder(domain, limit, budget)
-    shutil.rmtree(to, ignore_errors=True)
+    remove(to)
     to.parent.mkdir(parents=True, exist_ok=True)
     got = continue_pretraining(task.df[task.df.part != 'test'].item.to_list(), 'all-MiniLM-L6-v2', to, budget, new_head=True)
     return {k: v for k, v in got.as_dict().items() if k != 'folder'}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 from tl_nbdev.samples import Table
-from tl_nbdev.settings import whole
+from tl_nbdev.disk import whole
 from .common import results
 
 intro = '''# Benchmarks

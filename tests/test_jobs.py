@@ -56,6 +56,14 @@ def test_killed_it_is_said_and_it_goes_on_to_the_same_end(task, whole, tmp_path)
     assert exp.start('squeezenet1_1', 'full', 40) is job and job.wait(300) == 'done' and job.said == ''
     assert weights(exp) == whole
 
+def test_ended_by_the_system_it_goes_on_to_the_same_end(task, whole, tmp_path):
+    exp = experiment(task, tmp_path)
+    job = exp.start('squeezenet1_1', 'full', 40)
+    assert until(trains(job))
+    os.kill(int((job.folder/'process').read_text()), signal.SIGTERM)
+    assert job.wait(60) == 'stopped' and 'SIGTERM' in job.said and list((tmp_path/'runs').rglob('checkpoint.json'))
+    assert exp.start('squeezenet1_1', 'full', 40) is job and job.wait(300) == 'done' and weights(exp) == whole
+
 def test_two_look_at_one_job(task, tmp_path):
     one, two = experiment(task, tmp_path), experiment(task, tmp_path)
     job = one.start('squeezenet1_1', 'feature', 3)

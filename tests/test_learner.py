@@ -162,7 +162,8 @@ def test_metrics(task, metrics, names):
     for how in ('feature', 'full'): quiet(learn, how, 1)
     assert [m.name for m in learn.metrics] == names and len(learn.recorder.values[-1]) == 2 + len(names)
 
-@pytest.mark.parametrize('loss', [LabelSmoothingCrossEntropyFlat(), FocalLossFlat(), nn.CrossEntropyLoss(), nn.functional.cross_entropy], ids=str)
+@pytest.mark.parametrize('loss', [LabelSmoothingCrossEntropyFlat(), FocalLossFlat(), nn.CrossEntropyLoss(), nn.functional.cross_entropy],
+                         ids=['label smoothing', 'focal', 'module', 'function'])
 def test_losses(task, loss):
     learn = made(task, loss_func=loss)
     for how in ('feature', 'last:1'): quiet(learn, how, 1)

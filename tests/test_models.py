@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import die, killed, photos, refused, run, tl
 from fastai.vision.all import ImageDataLoaders, Resize, resnet18, vision_learner
-from tl_nbdev import keep, settings
+from tl_nbdev import disk, keep
 from tl_nbdev.compare import compare
 from tl_nbdev.encoders import pretrained
 from tl_nbdev.images import ImageTask
@@ -200,7 +200,7 @@ def moved_then_die(self, to):
     Path.replace(self, to)
     die()
 
-@pytest.mark.parametrize('moment', [(keep, 'save_file', die), (keep, 'as_json', die), (settings, '_flush', die), (Path, 'rename', moved_then_die)],
+@pytest.mark.parametrize('moment', [(keep, 'save_file', die), (keep, 'as_json', die), (disk, '_flush', die), (Path, 'rename', moved_then_die)],
                          ids=['before the weights', 'before the json', 'before the move', 'between the moves'])
 def test_killed_while_saving_over_a_model_leaves_the_old_one(moment, model, tmp_path, monkeypatch):
     shutil.copytree(model.folder, tmp_path/'saved')

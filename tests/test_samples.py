@@ -32,7 +32,7 @@ def tiny(tmp_path, monkeypatch):
     change()
     return change
 
-def left(tmp_path): return [o for part in ('tmp', 'cache') for o in (tmp_path/part).rglob('*') if o.is_file() and o.suffix != '.lock']
+def left(tmp_path): return [o for part in ('tmp', 'cache') for o in (tmp_path/part).rglob('*') if o.is_file() and not o.name.endswith(('.lock', '.files.json'))]
 
 def failed(*words):
     "Does fetching `tiny` fail with one line, after the announcement, that holds `words`?"

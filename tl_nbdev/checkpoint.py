@@ -6,13 +6,16 @@
 __all__ = ['random_state', 'set_random_state', 'optimizer_state', 'set_optimizer_state', 'Checkpoints']
 
 # %% ../nbs/api/16_checkpoint.ipynb #379d3916
-import hashlib, json, random, shutil, time, warnings
+import hashlib, json, random, time, warnings
+from contextlib import suppress
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load as load_tensors, save_file
 from .settings import *
+from .disk import *
 from .keep import *
 
 # %% ../nbs/api/16_checkpoint.ipynb #351941db
@@ -65,61 +68,90 @@ def set_optimizer_state(opt, tensors, said):
     for h, s in zip(opt.hypers, said['hypers']): h.update(s)
 
 # %% ../nbs/api/16_checkpoint.ipynb #1c335831
+_files = ('state.safetensors', 'checkpoint.json')
+
 class Checkpoints:
     "The last two states of one run, in a folder"
+    latest = None # the last one of this process that wrote or found a state
     def __init__(self,
         folder, # made when the first is written
         about:dict # what the run depends on, in what JSON can hold
     ):
-        self.folder, self.about, self.number, self.cost = Path(folder), json.loads(as_json(about)), 0, 0. # `cost`: seconds that the last writing took
+        self.folder, self.about, self.number = Path(folder), json.loads(as_json(about)), 0
+        self.cost = 0. # seconds that the last writing took
 
-    def save(self,
-        tensors, # name → tensor
-        said # what JSON can hold
-    ) -> bool: # `False` if the disk is full; what was there before is still there
-        "Write a state, in the place of the last but one"
-        start = time.perf_counter()
-        self.number += 1
-        try:
-            with whole(self.folder/str(self.number % 2)) as tmp:
-                tmp.mkdir(parents=True)
-                save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, tmp/'state.safetensors')
-                sha = hashlib.blake2b((tmp/'state.safetensors').read_bytes(), digest_size=16).hexdigest()
-                (tmp/'checkpoint.json').write_text(json.dumps(dict(number=self.number, about=self.about, hash=sha, said=said))) # exact: floats go there and back
-            return True
-        except (OSError, SafetensorError) as e:
-            warnings.warn(f'{self.folder}: the checkpoint could not be written ({getattr(e, "strerror", None) or e}): training goes on, the checkpoint before is kept; make room there')
-            self.number -= 1
-            return False
-        finally: self.cost = time.perf_counter() - start
+    @property
+    def places(self): return self.folder/'0', self.folder/'1'
 
-    def load(self) -> tuple: # `(tensors, said)`, or `None` where there is none; raises `TransferError` if it belongs to another run
-        "The newest state that is whole"
-        found, torn = [], []
-        for o in (self.folder/'0', self.folder/'1'):
-            repair(o)
-            if not o.is_dir(): continue
-            try: found.append(self._read(o))
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e: torn.append(f'{o} ({str(e)[:80]})')
-        other = [k for k in self.about if found and found[0][0]['about'].get(k) != self.about[k]]
-        if other:
-            k = other[0]
-            raise TransferError(f'{self.folder}: a checkpoint of another {k} ({_short(found[0][0]["about"].get(k))}, not {_short(self.about[k])}): name another folder, or remove it')
-        if torn: warnings.warn(f'torn checkpoint {torn[0]}: ' + ('the one before is used' if found else 'no whole one is left, so training starts from the beginning'))
-        if not found: return None
-        d, tensors = max(found, key=lambda o: o[0]['number'])
-        self.number = d['number']
-        return tensors, d['said']
+    @property
+    def there(self) -> bool:
+        "Is a state on the disk?"
+        return any((o/'checkpoint.json').is_file() for o in self.places)
 
-    def _read(self, folder):
-        d, data = json.loads((folder/'checkpoint.json').read_text()), (folder/'state.safetensors').read_bytes()
-        if hashlib.blake2b(data, digest_size=16).hexdigest() != d['hash']: raise ValueError('its hash differs')
-        return d, load(data)
+# %% ../nbs/api/16_checkpoint.ipynb #b84b9677
+@patch
+def save(self:Checkpoints,
+    tensors, # name → tensor
+    said # what JSON can hold
+) -> bool: # `False` if the disk is full; what was there before is still there
+    "Write a state, in the place of the last but one; raises `TransferError` if something else would be lost"
+    start = time.perf_counter()
+    self.number += 1
+    try:
+        with whole(self.folder/str(self.number % 2), _files) as tmp:
+            tmp.mkdir(parents=True)
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+            save_file(state, tmp/'state.safetensors')
+            sha = digest(tmp/'state.safetensors', '0'*32)
+            record = json.dumps(dict(number=self.number, about=self.about, hash=sha, said=said)) # floats go there and back
+            (tmp/'checkpoint.json').write_text(record, encoding='utf-8')
+        Checkpoints.latest = self
+        return True
+    except (OSError, SafetensorError) as e:
+        why = getattr(e, 'strerror', None) or e
+        warnings.warn(f'{self.folder}: the checkpoint could not be written ({why}): '
+                      'training goes on, the checkpoint before is kept; make room there')
+        self.number -= 1
+        return False
+    finally: self.cost = time.perf_counter() - start
 
-    def clear(self): # both, and the folder if nothing else is in it
-        "Remove the checkpoints"
-        for o in (self.folder/'0', self.folder/'1'): shutil.rmtree(o, ignore_errors=True)
-        try: self.folder.rmdir()
-        except OSError: pass
-
+# %% ../nbs/api/16_checkpoint.ipynb #925c4bcd
 def _short(o): return (t if len(t := json.dumps(o)) < 80 else t[:77] + '…').replace('"', '')
+
+def _read(folder):
+    "A state and its record; raises what a torn one does"
+    said = json.loads((folder/'checkpoint.json').read_text('utf-8'))
+    data = (folder/'state.safetensors').read_bytes()
+    if hashlib.blake2b(data, digest_size=16).hexdigest() != said['hash']: raise ValueError('its hash differs')
+    return said, load_tensors(data)
+
+@patch
+def load(self:Checkpoints) -> tuple: # `(tensors, said)`, or `None` where there is none
+    "The newest state that is whole; raises `TransferError` if it is of another run, or no checkpoint"
+    found, torn = [], []
+    for o in self.places:
+        repair(o)
+        check_ours(o, _files)
+        if not o.is_dir(): continue
+        try: found.append(_read(o))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+            torn.append(f'{o} ({str(e)[:80]})')
+    others = [k for k in self.about if found and found[0][0]['about'].get(k) != self.about[k]]
+    if others:
+        was, now = (_short(o.get(others[0])) for o in (found[0][0]['about'], self.about))
+        raise TransferError(f'{self.folder}: a checkpoint of another {others[0]} ({was}, not {now}): '
+                            'name another folder, or remove it')
+    left = 'the one before is used' if found else 'no whole one is left, so training starts anew'
+    if torn: warnings.warn(f'torn checkpoint {torn[0]}: {left}')
+    if not found: return None
+    said, tensors = max(found, key=lambda o: o[0]['number'])
+    self.number, Checkpoints.latest = said['number'], self
+    return tensors, said['said']
+
+# %% ../nbs/api/16_checkpoint.ipynb #9a7d7568
+@patch
+def clear(self:Checkpoints): # both, and the folder if nothing else is in it
+    "Remove the checkpoints, and nothing that this package did not write"
+    for o in self.places:
+        with suppress(TransferError): remove(o, _files)
+    with suppress(OSError): self.folder.rmdir()

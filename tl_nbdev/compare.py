@@ -6,18 +6,20 @@
 __all__ = ['Run', 'Comparison', 'compare', 'kept_runs', 'greedy_soup']
 
 # %% ../nbs/api/21_compare.ipynb #614a2da0
-import gc, hashlib, json, re, shutil, time
+import gc, hashlib, json, os, re, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
 from .settings import *
+from .disk import *
 from .samples import *
 from .zoo import *
 from .strategy import *
 from .keep import *
 from .metrics import *
 from .tasks import *
+from .checkpoint import Checkpoints
 from .training import *
 from .learner import *
 from .saved import *
@@ -137,7 +139,8 @@ def _called(p): return f'{p.name}, random weights' if p.source == 'random' else 
 
 def _slug(model, how, seed):
     mark = '' if _is_word(how) else '-' + hashlib.blake2b(as_json(dict(how.as_dict(), call=None)), digest_size=4).hexdigest()
-    return re.sub(r'[^\w.:+,=-]', '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
+    odd = r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]' # no file has a colon in its name on Windows
+    return re.sub(odd, '_', f'{Path(model).name}-{how.name}{mark}-seed{seed}')
 
 def _is_word(how):
     "Does its name say all of it?"
@@ -163,8 +166,9 @@ def _about_run(task, p, how, epochs, seed, kwargs):
 def _made_before(task, file, about):
     "A run that is on disk"
     if file is None or not file.exists(): return None
-    try: d = json.loads(file.read_text())
-    except ValueError: return None # torn: made again
+    if (d := read_json(file)) is None: # torn: made again
+        file.replace(f'{file}.torn')
+        return None
     for k, v in about.items():
         if d.get('about', {}).get(k) != v: raise TransferError(f'{file}: a run with another {k} ({str(d.get("about", {}).get(k))[:80]}): name another folder for these')
     return _run_from_dict(task, d, file.with_suffix(''))
@@ -175,7 +179,7 @@ def _put_away(run, file, about, weights, keep):
     if weights: run.folder = run.learn.save_transfer(file.with_suffix(''), run.report, check=False)
     run.learn = None
     write_json(file, _run_as_dict(run, about))
-    shutil.rmtree(keep, ignore_errors=True)
+    Checkpoints(keep, {}).clear()
     return run
 
 # %% ../nbs/api/21_compare.ipynb #9db5180a
@@ -222,8 +226,7 @@ def kept_runs(
     runs = Comparison()
     runs.task, runs.kwargs = task, {}
     for f in sorted(Path(out).glob('*.json')):
-        try: d = json.loads(f.read_text())
-        except (OSError, ValueError): continue # torn, or just being made
+        if not isinstance(d := read_json(f), dict): continue # torn, or just being made
         about = d.get('about', {})
         if about.get('task') == f'{task.name} {task.fingerprint}' and about.get('way of training') == way_of_training: runs.append(_run_from_dict(task, d, f.with_suffix('')))
     return runs

@@ -6,9 +6,9 @@
 __all__ = ['main_job']
 
 # %% ../nbs/api/40_demo.ipynb #ebc31383
-import shutil
 from pathlib import Path
 from .settings import *
+from .disk import *
 from .samples import *
 from .zoo import *
 from .pixels import *
@@ -31,6 +31,22 @@ def _page(task, audit, runs, result, said, pictures):
     parts += [as_markdown(_credit(task)), '## The saved model, on photos it had not seen', said._repr_markdown_()]
     return '\n\n'.join(o for o in parts if o) + '\n'
 
+# %% ../nbs/api/40_demo.ipynb #e87ffaf8
+_reports = 'report.md', 'report.json', 'numbers.png', 'confusion.png', 'most_wrong.png'
+
+def _check_out(out):
+    "Was it written by a version that kept no list? Raises `TransferError` if something in it would be lost"
+    rows = read_json(out/'report.json')
+    of_runs = isinstance(rows, list) and all(isinstance(o, dict) and 'strategy' in o for o in rows)
+    older = of_runs and not has_list(out)
+    for name in _reports: check_file(out/name, older)
+    check_target(out/'model')
+    return older
+
+def _picture(figure, file, older):
+    with ours(file, older) as tmp: figure.savefig(tmp, dpi=110, format='png')
+
+# %% ../nbs/api/40_demo.ipynb #367e5b71
 def main_job(
     task, # an `ImageTask` or a `TextTask`
     model=None, # what to start from; default as for `transfer_learner`
@@ -40,6 +56,7 @@ def main_job(
 ) -> Comparison:
     "Audit, adapt in several ways, compare, save the one chosen on valid, and predict with it"
     out, p, texts = Path(out), task.pretrained(task.usual_model if model is None else model), not hasattr(task.df, 'px')
+    older = _check_out(out)
     print(f'1. The data\n\n{(audit := task.audit())}\n')
     if task.licence: print(f'Licence: {task.licence}\nCite: {task.cite}\n')
     print(f'2. The network: {p.name} from {p.library}, {p.source}, licence {p.licence}\n')
@@ -51,21 +68,24 @@ def main_job(
     out.mkdir(parents=True, exist_ok=True)
     folder, pictures = best.learn.save_transfer(out/'model', result), []
     if task.problem == 'regression':
-        plot_numbers(result).savefig(out/'numbers.png', dpi=110)
+        _picture(plot_numbers(result), out/'numbers.png', older)
         pictures.append(('numbers.png', 'What was predicted against what is true'))
     if task.problem == 'single-label':
-        plot_confusion(result).savefig(out/'confusion.png', dpi=110)
+        _picture(plot_confusion(result), out/'confusion.png', older)
         pictures.append(('confusion.png', 'Confusion matrix: rows are true classes, columns predicted ones'))
         if most_wrong(result) and not texts:
-            plot_most_wrong(result, caption=_credit(task)).savefig(out/'most_wrong.png', dpi=110)
+            _picture(plot_most_wrong(result, caption=_credit(task)), out/'most_wrong.png', older)
             pictures.append(('most_wrong.png', 'The photos it got most wrong, with the class they have and the one they were taken for'))
     print(f'4. The model chosen on valid, {best.strategy!r}, is saved in {folder}, and was checked in a fresh process\n')
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//5)][:5]
     said = load_transfer(folder).predict(seen.item)
     said = Table(dict(**({'text': brief(r['text'])} if texts else {'file': Path(r['file']).name}), **{'predicted' if k in ('label', 'value') else k: v for k, v in r.items() if k in ('label', 'value', 'probability')}, true=l) for r, l in zip(said, seen.label))
     print(f'5. It predicts\n\n{said}\n')
-    (out/'report.md').write_text(_page(task, audit, runs, result, said, pictures))
-    write_json(out/'report.json', [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value, interval=r.report.interval, part=r.report.part,
-                                        seconds=r.seconds, epochs=r.epochs, trained=r.trained, total=r.total) for r in runs])
+    page = _page(task, audit, runs, result, said, pictures)
+    with ours(out/'report.md', older) as tmp: tmp.write_text(page, encoding='utf-8', newline='\n')
+    rows = [dict(strategy=r.strategy.name, metric=r.report.metric, valid=r.valid.value, value=r.report.value,
+                 interval=r.report.interval, part=r.report.part, seconds=r.seconds, epochs=r.epochs,
+                 trained=r.trained, total=r.total) for r in runs]
+    with ours(out/'report.json', older) as tmp: tmp.write_bytes(as_json(rows))
     print(f'The whole report, with pictures: {out/"report.md"}')
     return runs

@@ -6,14 +6,18 @@
 __all__ = ['folded', 'Mode', 'fastest', 'weights_hash', 'Frozen', 'FeatureStore', 'Features', 'cached_features']
 
 # %% ../nbs/api/05_features.ipynb #681a75cb
-import copy, hashlib, math, os, time
+import copy, hashlib, math, os, threading, time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .settings import *
+from .disk import *
+from .disk_cache import *
 from .bodies import *
 from .zoo import *
 from .pixels import *
@@ -202,45 +206,181 @@ Pretrained.frozen = lambda self, net, fit='squeeze', mode=None: Frozen(net, self
 Pretrained.example = lambda self, n=2: noise(self.channels, self.size, n) # images of noise
 Pretrained.prep = lambda self, fit='squeeze': Prep(self.size, self.interpolation, fit, self.channels, self.crop, self.reading)
 
-# %% ../nbs/api/05_features.ipynb #ee7204b6
+# %% ../nbs/api/05_features.ipynb #77703ae9
+_alone = threading.Lock()
+
+def _read_at(file, out, at):
+    "Fill an array from an open file; of those who share it, none moves the other's place"
+    view, done = memoryview(out).cast('B'), 0
+    while done < len(view):
+        if hasattr(os, 'preadv'): n = os.preadv(file.fileno(), [view[done:]], at + done)
+        else: # Windows, which forks nothing
+            with _alone:
+                file.seek(at + done)
+                n = file.readinto(view[done:])
+        if not n: raise TransferError(f'{file.name} became shorter while it was used: run again, it is made anew')
+        done += n
+
+# %% ../nbs/api/05_features.ipynb #f95fdbcc
+def _opened(file, dtype):
+    "An open `.npy`, where its rows begin, and its shape; not mapped, as Windows keeps what is mapped"
+    f = open(file, 'rb', buffering=0)
+    try:
+        np.lib.format.read_magic(f)
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(f)
+        at, size = f.tell(), os.fstat(f.fileno()).st_size
+        if fortran or kind != dtype or at + math.prod(shape)*kind.itemsize != size: raise ValueError('torn')
+    except Exception:
+        f.close()
+        raise
+    return f, at, shape
+
+def _array(file, dtype):
+    "The array in a `.npy`; raises `ValueError` if it is torn"
+    f, at, shape = _opened(file, dtype)
+    with f:
+        out = np.empty(shape, dtype)
+        if out.size: _read_at(f, out, at)
+    return out
+
+# %% ../nbs/api/05_features.ipynb #84c777e5
+_sums = {} # shard → size, date and number of its files, and the digest that they had in this process
+
+def _shard_sum(folder):
+    "A digest of all that a shard holds; read again only if its files changed"
+    files = [folder/f'{o}.npy' for o in ('keys', 'ends', 'rows')]
+    state = [(o.st_size, o.st_mtime_ns, o.st_ino) for o in map(os.stat, files)]
+    was, found = _sums.get(folder, (None, None))
+    if was != state:
+        found = hashlib.blake2b(''.join(digest(o, '0'*32) for o in files).encode(), digest_size=16).hexdigest()
+        _sums[folder] = state, found
+    return found
+
+class _Shard:
+    "A folder of rows, with their keys and where the rows of each end; raises `ValueError` if it is torn"
+    def __init__(self, folder, dtype):
+        self.folder, self.file, self.dtype, self.right = folder, None, dtype, None
+        self.sum = (folder/'digest.txt').read_text('utf-8')
+        self.keys, self.ends = _array(folder/'keys.npy', np.uint8), _array(folder/'ends.npy', np.int64)
+        f, self.at, shape = _opened(folder/'rows.npy', dtype)
+        f.close()
+        n = self.ends.size
+        if not n or (len(shape), self.keys.shape, self.ends.ndim) != (2, (n, 16), 1): raise ValueError('torn')
+        if (np.diff(self.ends, prepend=0) < 0).any() or self.ends[-1] != shape[0]: raise ValueError('torn')
+        self.dim = shape[1]
+
+    def check(self): # → is all as it was written? looked at once
+        if self.right is None:
+            try: self.right = _shard_sum(self.folder) == self.sum
+            except OSError: self.right = False # just removed
+            with suppress(OSError): os.utime(self.folder) # it was used
+        return self.right
+
+    def read(self, i, out=None): # rows of key `i`, `(n, D)`
+        begin = self.ends[i - 1] if i else 0
+        if out is None: out = np.empty((self.ends[i] - begin, self.dim), self.dtype)
+        if self.file is None: self.file = open(self.folder/'rows.npy', 'rb', buffering=0)
+        if out.size: _read_at(self.file, out, self.at + int(begin)*self.dim*out.itemsize)
+        return out
+
+    def __del__(self):
+        if getattr(self, 'file', None): self.file.close()
+
+# %% ../nbs/api/05_features.ipynb #06a6cbad
+class _Held:
+    "A shard in memory, for where nothing can be written"
+    folder = None
+    def __init__(self, keys, rows): self.keys, self.rows, self.dim = keys, rows, rows[0].shape[1]
+    def check(self): return True
+    def read(self, i, out=None):
+        if out is None: return self.rows[i].copy()
+        out[...] = self.rows[i].reshape(out.shape)
+        return out
+
+# %% ../nbs/api/05_features.ipynb #49370520
 class FeatureStore:
-    "Rows of features on disk, found by the hash of what they were computed from"
+    "Rows of features on disk, found by the hash of what they are of; a shard is checked before it is used"
+    dtype = np.dtype('float32')
     def __init__(self,
         folder # one for each network, preprocessing and precision
     ):
-        self.folder, self.where, self.files, self.dim = Path(folder), {}, [], None
-        for shard in sorted(self.folder.glob('[!.]*')) if self.folder.is_dir() else []: self._add(shard)
+        self.folder, self.where, self.used, self.dim = Path(folder), {}, set(), None
+        for place in read_at(self.folder):
+            for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []: self._add(shard)
 
-    def _add(self, shard):
-        keys, rows = np.load(shard/'keys.npy'), np.load(shard/'rows.npy', mmap_mode='r')
-        self.dim, n = rows.shape[1], len(self.files)
-        self.files.append((shard/'rows.npy', rows.offset))
-        self.where.update((k.tobytes(), (n, i)) for i, k in enumerate(keys))
+    def _add(self, folder):
+        try: shard = _Shard(folder, self.dtype)
+        except OSError: return # just being removed, or an older version's, which has no digest
+        except ValueError: # torn
+            with suppress(OSError, TransferError): drop(folder)
+            return
+        if self.dim in (None, shard.dim): self._know(shard)
 
-    def put(self,
-        keys, # of 16 bytes each
-        rows # `(n, D)`, float32
-    ):
-        "Write one shard"
-        name = hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
-        with whole(self.folder/name) as tmp:
-            tmp.mkdir()
-            np.save(tmp/'keys.npy', np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16))
-            np.save(tmp/'rows.npy', np.ascontiguousarray(rows, dtype=np.float32))
-        self._add(self.folder/name)
+    def _know(self, shard):
+        self.dim = shard.dim
+        self.where.update((bytes(k), (shard, i)) for i, k in enumerate(shard.keys))
 
+    def read(self, key): # rows of a key, `(n, D)`
+        shard, i = self.where[key]
+        return shard.read(i)
+
+# %% ../nbs/api/05_features.ipynb #68a109a3
+@patch
+def __contains__(self:FeatureStore,
+    key # 16 bytes
+) -> bool:
+    "Are the rows of a key there, as they were written? A shard that isn't is thrown away"
+    if key not in self.where: return False
+    shard, _ = self.where[key]
+    if shard.check():
+        self.used.add(shard.folder)
+        return True
+    self.where = {k: v for k, v in self.where.items() if v[0] is not shard}
+    with suppress(OSError, TransferError): drop(shard.folder)
+    return False
+
+# %% ../nbs/api/05_features.ipynb #4974b8f2
+def _write_shard(folder, keys, rows):
+    with whole(folder, shard_files) as tmp:
+        tmp.mkdir()
+        np.save(tmp/'keys.npy', np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16))
+        np.save(tmp/'ends.npy', np.cumsum([len(r) for r in rows], dtype=np.int64))
+        np.save(tmp/'rows.npy', np.concatenate(rows))
+        (tmp/'digest.txt').write_text(_shard_sum(tmp), encoding='utf-8')
+
+@patch
+def put(self:FeatureStore,
+    keys, # of 16 bytes each
+    rows # `(n, D)`; or an array `(m, D)` for each key
+):
+    "Write one shard; where that can't be, to a temporary folder, and where that can't be, to memory"
+    rows = [np.atleast_2d(np.ascontiguousarray(r, dtype=self.dtype)) for r in rows]
+    name = hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
+    shard = None
+    for place in (writable, stand_in):
+        try:
+            folder = place(self.folder)/name
+            _write_shard(folder, keys, rows)
+            shard = _Shard(folder, self.dtype)
+            break
+        except (OSError, ValueError, TransferError) as e: not_kept(e)
+    shard = shard or _Held(keys, rows)
+    shard.right = True
+    self._know(shard)
+    self.used.add(shard.folder)
+    trim(self.used)
+
+# %% ../nbs/api/05_features.ipynb #6aeb2aff
 class Features:
     "Rows of a `FeatureStore`, read when they are asked for: `len(f)`, `f.dim`, `f[indices]` is `(n, D)` float32"
-    def __init__(self, store, keys): self.store, self.keys, self.dim = store, keys, store.dim; self._open = {}
+    def __init__(self, store, keys): self.store, self.keys, self.dim = store, keys, store.dim
     def __len__(self): return len(self.keys)
     def __getitem__(self, idxs):
         out = np.empty((len(idxs), self.dim), np.float32)
         for o, i in enumerate(idxs):
             shard, row = self.store.where[self.keys[i]]
-            if shard not in self._open: self._open[shard] = open(self.store.files[shard][0], 'rb', buffering=0)
-            os.preadv(self._open[shard].fileno(), [out[o]], self.store.files[shard][1] + row*self.dim*4)
+            shard.read(row, out[o])
         return torch.from_numpy(out)
-    def __del__(self): [f.close() for f in self._open.values()]
 
 # %% ../nbs/api/05_features.ipynb #10cd55c4
 def _key(hash, view, augment): return hashlib.blake2b(f'{hash} {view} {augment if view else ""}'.encode(), digest_size=16).digest()
@@ -259,7 +399,7 @@ def cached_features(
     "Features of `files`, of which only what isn't in the cache is computed"
     store = FeatureStore(settings().cache/'features'/frozen.key)
     keys = [_key(h, v, augment) for v in range(views) for h in hashes]
-    todo = {k: i for i, k in enumerate(keys) if k not in store.where}
+    todo = {k: i for i, k in enumerate(keys) if k not in store}
     ids, keyed, rows = list(todo.values()), [], []
     n = len(files)
     passes = frozen.passes([files[i % n] for i in ids], [_view(hashes[i % n], i//n, augment) for i in ids] if views > 1 else None)

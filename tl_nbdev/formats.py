@@ -8,8 +8,8 @@ __all__ = ['formats', 'image_types', 'held', 'upright', 'on_white', 'Values', 'a
            'read_picture', 'has_more_bits']
 
 # %% ../nbs/api/04_formats.ipynb #5d13675b
-import io, logging, os, re, warnings
-from contextlib import contextmanager
+import io, logging, os, re, threading, warnings
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -20,8 +20,30 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .settings import *
 
 # %% ../nbs/api/04_formats.ipynb #1693003b
-Image.MAX_IMAGE_PIXELS = None
-warnings.filterwarnings('ignore', module='PIL')
+_lock, _inside = threading.Lock(), [] # what Pillow's limit was, once for each image that is being opened
+_quiet = 'ignore', None, Warning, re.compile('PIL'), 0
+
+def _after_fork():
+    global _lock
+    _lock = threading.Lock() # another thread of the parent may have held it
+    _inside.clear()
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
+
+@contextmanager
+def _our_limit():
+    "A context without Pillow's limit and warnings; as they were when the last thread leaves it"
+    with _lock:
+        _inside.append(_inside[0] if _inside else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+        if len(_inside) == 1: warnings.filters.insert(0, _quiet)
+    try: yield
+    finally:
+        with _lock:
+            limit = _inside.pop()
+            if not _inside:
+                Image.MAX_IMAGE_PIXELS = limit
+                with suppress(ValueError): warnings.filters.remove(_quiet) # else another thread reset them
+
 logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL) # what it can't read is read another way
 
 # %% ../nbs/api/04_formats.ipynb #83e9366f
@@ -528,6 +550,7 @@ def _beyond_pillow(source, bands, facts):
     raise TransferError('not an image' + (f', but {_others[head[:4]]}' if head[:4] in _others else ''))
 
 # %% ../nbs/api/04_formats.ipynb #45ea7a1c
+@_our_limit()
 def read_picture(
     picture, # what `held` takes
     least=None, # pixels: a JPEG whose shorter side is much longer may be decoded smaller, which saves time

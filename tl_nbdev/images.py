@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .settings import *
+from .disk import whole
+from .disk_cache import in_cache
 from .samples import *
 from .zoo import *
 from .pixels import *
@@ -35,6 +37,7 @@ def _opens(file):
     "Is a file without a suffix an image? Its first bytes tell"
     try:
         with Image.open(file): return True
+    except Image.DecompressionBombError: return True
     except Exception: return False
 
 # %% ../nbs/api/11_images.ipynb #783cacc4
@@ -247,7 +250,7 @@ def _write_images(rows, column, to):
             (im if isinstance(im, Image.Image) else Image.fromarray(np.asarray(im))).save(f, 'PNG')
             data = f.getvalue()
         file = to/f'{hashlib.blake2b(data, digest_size=12).hexdigest()}{kind}'
-        if not file.exists():
+        if not file.exists() or file.read_bytes() != data: # torn or altered
             with whole(file) as tmp: tmp.write_bytes(data)
         files.append(file)
     return files

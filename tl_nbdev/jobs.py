@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from .settings import *
+from .disk import *
+from .processes import *
 from .samples import *
 from .pixels import Reading
 from .keep import *
@@ -24,6 +26,7 @@ from .compare import *
 from .saved import *
 from .choose import advise
 from fastai.basics import Callback
+from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 # %% ../nbs/api/30_jobs.ipynb #12faf331
@@ -53,18 +56,15 @@ def load_task(
     if task.fingerprint != d['fingerprint']: raise TransferError(f'{file}: its items are not those that were saved: save the task again')
     return task
 
-# %% ../nbs/api/30_jobs.ipynb #c7cbd9fb
+# %% ../nbs/api/30_jobs.ipynb #fcf432e7
 class Stopped(Exception): "A job was asked to stop"
 
-_start = ('import sys\nfrom filelock import FileLock\n'
-          'alive = FileLock(sys.argv[1] + "/.alive")\nalive.acquire(timeout=5)\n'
-          'from tl_nbdev.jobs import work\nwork(sys.argv[1])')
-
+# %% ../nbs/api/30_jobs.ipynb #c7cbd9fb
 class Job:
     "Work in a process of its own, as its folder tells"
     def __init__(self,
         folder # of the job
-    ): self.folder, self._child, self._read, self._rows = Path(folder), None, 0, []
+    ): self.folder, self._child, self._read, self._rows, self._again = Path(folder), None, 0, [], False
 
     @property
     def about(self) -> dict: # `kind` (run or advice), model, strategy, labels, seed, …
@@ -110,10 +110,10 @@ class Job:
         except OSError: return ''
 
     def _asked(self):
-        try: return (self.folder/'asked').read_text()
+        try: return (self.folder/'asked').read_text('utf-8')
         except OSError: return 'go'
     def _ask(self, what):
-        with whole(self.folder/'asked') as tmp: tmp.write_text(what)
+        with whole(self.folder/'asked') as tmp: tmp.write_text(what, encoding='utf-8')
 
     def pause(self): self._ask('pause')   # after the batch that it is at
     def go_on(self): self._ask('go')
@@ -121,19 +121,8 @@ class Job:
 
     def kill(self):
         "End its process at once; it can be resumed from its last checkpoint"
-        if self.alive: os.kill(int((self.folder/'process').read_text()), getattr(signal, 'SIGKILL', signal.SIGTERM))
-
-    def start(self):
-        "Begin, or go on where it was; a job that runs or is done is left alone"
-        if self.state == 'paused': self.go_on()
-        if self.state in ('running', 'paused', 'stopping', 'done') and (self._end() or self.alive): return self
-        (self.folder/'end.json').unlink(missing_ok=True)
-        self._ask('go')
-        with open(self.folder/'log.txt', 'a', encoding='utf-8') as log:
-            self._child = subprocess.Popen([sys.executable, '-c', _start, str(self.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                           env={**os.environ, 'PYTHONIOENCODING': 'utf-8', 'TL_CACHE': str(settings().cache.absolute())})
-        while self._child.poll() is None and not self.alive: time.sleep(.02)
-        return self
+        if not self.alive: return
+        os.kill(int((self.folder/'process').read_text('utf-8')), getattr(signal, 'SIGKILL', signal.SIGTERM))
 
     def wait(self,
         seconds=None # at most
@@ -142,24 +131,6 @@ class Job:
         until = None if seconds is None else time.monotonic() + seconds
         while self.alive and (until is None or time.monotonic() < until): time.sleep(.1)
         return self.state
-
-    @property
-    def rows(self) -> list: # of dicts: `at` (epochs), and `loss`, `rate`, or `valid_loss`, `value`; or `about`, `done`, `of`
-        "How far it is, in the order of training; after a crash it goes on from a checkpoint, and what came after that is forgotten"
-        try:
-            with open(self.folder/'rows.jsonl', encoding='utf-8') as f:
-                f.seek(self._read)
-                for line in f:
-                    if not line.endswith('\n'): break
-                    self._read += len(line.encode())
-                    try: row = json.loads(line)
-                    except ValueError: continue
-                    if 'begin' in row: self._again = True; continue
-                    if 'at' in row and getattr(self, '_again', False):
-                        self._rows, self._again = [o for o in self._rows if 'at' in o and o['at'] < row['at']], False
-                    self._rows.append(row)
-        except OSError: pass
-        return self._rows
 
     @property
     def progress(self) -> str:
@@ -192,6 +163,62 @@ class Job:
         what = f'{a["model"]}, {self.strategy!r}' + (f', {a["labels"]} labels a class' if a.get('labels') else '') if a['kind'] == 'run' else f'advice within {a["budget"]} s'
         return f'{what}: {self.state}' + (f', {self.progress}' if self.state in ('running', 'paused') else f' ({self.said})' if self.said else '')
 
+# %% ../nbs/api/30_jobs.ipynb #197f9f0f
+_start = '''import sys
+from filelock import FileLock
+alive = FileLock(sys.argv[1] + "/.alive")
+alive.acquire(timeout=5)
+from tl_nbdev.jobs import work
+work(sys.argv[1])
+'''
+
+def _apart():
+    "How a child is started that a closed terminal, or Ctrl-C in it, doesn't reach"
+    if os.name == 'nt': return dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
+    return dict(start_new_session=True)
+
+@patch
+def start(self:Job):
+    "Begin, or go on where it was; a job that runs or is done is left alone"
+    if self.state == 'paused': self.go_on()
+    if self.state in ('running', 'paused', 'stopping', 'done') and (self._end() or self.alive): return self
+    (self.folder/'end.json').unlink(missing_ok=True)
+    self._ask('go')
+    s, command = settings(), child_command(_start, self.folder)
+    env = child_env(**({} if s.source['cache'] == 'default' else dict(TL_CACHE=str(s.cache.absolute()))))
+    with open(self.folder/'log.txt', 'a', encoding='utf-8') as log:
+        how = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **_apart())
+        self._child = subprocess.Popen(command, **how)
+    while self._child.poll() is None and not self.alive: time.sleep(.02)
+    return self
+
+# %% ../nbs/api/30_jobs.ipynb #6573a5f4
+@patch
+def _new_rows(self:Job):
+    "Yields rows that came since the last look"
+    try: f = open(self.folder/'rows.jsonl', 'rb')
+    except OSError: return
+    with f:
+        f.seek(self._read)
+        for line in f:
+            if not line.endswith(b'\n'): return # it is just being written
+            self._read += len(line)
+            try: row = json.loads(line)
+            except ValueError: continue
+            if isinstance(row, dict): yield row
+
+@patch(as_prop=True)
+def rows(self:Job) -> list: # of dicts: `at` (epochs), and `loss`, `rate`, or `valid_loss`; or `about`, `done`
+    "How far it is, in the order of training; what came after a checkpoint from which it went on is forgotten"
+    for row in self._new_rows():
+        if 'begin' in row:
+            self._again = True
+            continue
+        if 'at' in row and self._again:
+            self._rows, self._again = [o for o in self._rows if 'at' in o and o['at'] < row['at']], False
+        self._rows.append(row)
+    return self._rows
+
 # %% ../nbs/api/30_jobs.ipynb #e99c2e12
 class _Watch(Callback):
     "Tell the folder of a job how far training is, and do what it asks"
@@ -199,7 +226,8 @@ class _Watch(Callback):
     def __init__(self, job): self.job, self._told, self._seen = job, 0., 0
 
     def say(self, **row):
-        with open(self.job.folder/'rows.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(plain(row)) + '\n')
+        file = self.job.folder/'rows.jsonl'
+        with open(file, 'a', encoding='utf-8', newline='\n') as f: f.write(json.dumps(plain(row)) + '\n')
 
     def heard(self, about, done, of): # from `progress`
         if time.monotonic() - self._told > .3 or done == of: self.say(about=about, done=done, of=of); self._told = time.monotonic()
@@ -207,9 +235,9 @@ class _Watch(Callback):
 
     def obey(self): # → should it stop?
         began = time.perf_counter()
-        while (asked := self.job._asked()) == 'pause': time.sleep(.1)
+        while (asked := self.job._asked()) == 'pause' and not asked_to_end(): time.sleep(.1)
         if getattr(self, 'learn', None) is not None: self.learn.idle = getattr(self.learn, 'idle', 0.) + time.perf_counter() - began
-        return asked == 'stop'
+        return asked == 'stop' or asked_to_end()
 
     def before_fit(self): self._seen = len(self.recorder.values)
 
@@ -232,29 +260,7 @@ class _Watch(Callback):
         name = {'single-label': 'accuracy', 'multi-label': 'accuracy', 'regression': 'R²'}[task.problem]
         self.say(at=self.learn.before + self.epoch + 1, of=self.learn.in_all, valid_loss=round(float(last[1]), 5), value=round(float(last[2]), 5) if len(last) > 2 else None, metric=name)
 
-def work(
-    folder # of the job
-):
-    "Do a job; what the child process runs"
-    job = Job(folder)
-    (job.folder/'process').write_text(str(os.getpid()))
-    if hasattr(os, 'nice'): os.nice(5) # who looks on comes first
-    def end(state, why='', **more): write_json(job.folder/'end.json', dict(state=state, why=why, when=now(), **more))
-    try:
-        about, watch = job.about, _Watch(job)
-        watch.say(begin=now())
-        task = load_task(about['task'])
-        if about.get('labels'): task = task.fewer(about['labels'], about['seed'])
-        with listening(watch.heard):
-            if about['kind'] == 'run': _do_run(task, about, watch)
-            else: write_json(job.folder/'advice.json', _do_advice(task, about, watch))
-        end('done')
-    except Stopped: end('stopped')
-    except Exception as e:
-        import traceback
-        traceback.print_exc()
-        end('failed', str(e) if isinstance(e, TransferError) else f'{type(e).__name__}: {(str(e).strip().splitlines() or ["no reason given"])[-1]}'[:400])
-
+# %% ../nbs/api/30_jobs.ipynb #c552b770
 def _do_run(task, about, watch):
     compare(task, about['model'], [strategy(about['strategy'])], [about['seed']], out=about['out'], weights=True, cbs=[watch], **about['kwargs'])
 
@@ -262,6 +268,42 @@ def _do_advice(task, about, watch):
     def tell(text): watch.heard(text, 0, None); print(text, flush=True)
     a = advise(task, about['budget'], about['models'], tell=tell, seed=about['seed'], **about['kwargs'])
     return dict(ranking=a.ranking, words=a.words(), best=a.best, code=a.code, table=a.table(), metric=task.metric)
+
+def _do(job):
+    "Carry a job out"
+    about, watch = job.about, _Watch(job)
+    watch.say(begin=now())
+    task = load_task(about['task'])
+    if about.get('labels'): task = task.fewer(about['labels'], about['seed'])
+    with listening(watch.heard):
+        if about['kind'] == 'run': _do_run(task, about, watch)
+        else: write_json(job.folder/'advice.json', _do_advice(task, about, watch))
+
+# %% ../nbs/api/30_jobs.ipynb #fa786cfa
+def _reason(e):
+    if isinstance(e, TransferError): return str(e)
+    lines = str(e).strip().splitlines() or ['no reason given']
+    return f'{type(e).__name__}: {lines[-1]}'[:400]
+
+def work(
+    folder # of the job
+):
+    "Do a job; what the child process runs"
+    job = Job(folder)
+    (job.folder/'process').write_text(str(os.getpid()), encoding='utf-8')
+    if hasattr(os, 'nice'): os.nice(5) # who looks on comes first
+    def end(state, why=''): write_json(job.folder/'end.json', dict(state=state, why=why, when=now()))
+    try:
+        with endable(): _do(job)
+        end('done')
+    except Stopped: end('stopped')
+    except Ended as e:
+        end('stopped', f'the system ended it ({e}): start it again, and it goes on from its checkpoint')
+        sys.exit(128 + e.number)
+    except Exception as e:
+        import traceback
+        traceback.print_exc()
+        end('failed', _reason(e))
 
 # %% ../nbs/api/30_jobs.ipynb #3fa6fa09
 class Experiment:
@@ -274,7 +316,6 @@ class Experiment:
         self.task, self.kwargs = task, kwargs
         self.folder = Path(folder or Path('tl_runs')/((re.sub(r'[^-.\w]', '_', task.name) or 'task') + f'-{task.fingerprint[:8]}'))
         file = self.folder/'task.json'
-        check_target(file=file)
         if file.exists():
             if (was := load_task(file)).fingerprint != task.fingerprint: raise TransferError(f'{self.folder}: holds runs of {was!r}: name another folder for this task')
         else: save_task(task, file)
@@ -305,7 +346,8 @@ class Experiment:
         if epochs is not None and epochs < 1: raise TransferError(f'epochs={epochs}: use 1 or more')
         how = how.lasting(epochs or how.epochs)
         self.task.pretrained(model) # is there such a model?
-        name = re.sub(r'[^\w.:+,=-]', '_', f'{Path(str(model)).name}-{how.name}-{how.epochs}-epochs-' + (f'{labels}-a-class-' if labels else '') + f'seed{seed}')
+        odd = r'[^\w.+,=-]' if os.name == 'nt' else r'[^\w.:+,=-]' # no file has a colon in its name on Windows
+        name = re.sub(odd, '_', f'{Path(str(model)).name}-{how.name}-{how.epochs}-epochs-' + (f'{labels}-a-class-' if labels else '') + f'seed{seed}')
         return self._job('-'.join([name, *(f'{k}={v}' for k, v in sorted(self.kwargs.items()))]), kind='run', model=str(model), strategy=how.as_dict(), labels=labels, seed=seed, out=self._out(labels).absolute())
 
     def advise(self,

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 from .settings import *
+from .disk_cache import *
 from .formats import *
 
 # %% ../nbs/api/04_pixels.ipynb #aa5ed122
@@ -238,6 +239,7 @@ def _is_flat(im):
     return max(high - low for low, high in (ends if im.mode == 'RGB' else [ends])) <= 2
 
 def _look(file, bands=None):
+    if '\0' in file: return dict(why='no such file: there is a NUL in its name')
     try:
         data, facts = Path(file).read_bytes() if os.path.isfile(file) else b'', {}
         try: picture = read_picture(data, 64, bands, facts)
@@ -247,18 +249,28 @@ def _look(file, bands=None):
         return dict(hash=sha, size=list(picture.size), mode=picture.mode, **facts, **_about(picture))
     except TransferError as e: return dict(why=str(e))
     except PermissionError: return dict(why='no permission to read it')
-    except OSError as e: return dict(why=str(e))
+    except (OSError, ValueError) as e: return dict(why=str(e))
 
-# %% ../nbs/api/04_pixels.ipynb #50e224da
+# %% ../nbs/api/04_pixels.ipynb #0ce8d0a2
 def _state(file):
+    "What changes when a file does; `None` where there is none"
     try: st = os.stat(file)
-    except OSError: return None
+    except (OSError, ValueError): return None # a name may be impossible
     return [st.st_size, st.st_mtime_ns, st.st_ctime_ns] # the last also changes with permissions
 
 def _is_known(record, state): # and what was not installed then may be by now
     same = state is not None and record.get('state') == state
     return same and 'are not read here' not in record.get('why', '')
 
+def _book(files, bands=None):
+    "Names of where it is remembered, in the cache, what was found in these files"
+    try: above = os.path.commonpath(files)
+    except ValueError: above = '' # on several drives
+    said = f'3 {above} {settings().max_pixels}' + (f' {bands}' if bands else '') # 3 is this way to keep it
+    key = said.encode(errors='backslashreplace')
+    return 'scans', f'{hashlib.blake2b(key, digest_size=8).hexdigest()}.json'
+
+# %% ../nbs/api/04_pixels.ipynb #707fd183
 def scan(
     files, # paths of image files
     bands=None # of each, see `as_bands`
@@ -266,18 +278,16 @@ def scan(
     "Open every file once; unreadable ones say why"
     files, bands = [os.path.abspath(f) for f in files], None if bands is None else as_bands(bands)
     if not files: return []
-    about = f'2 {os.path.commonpath(files)} {settings().max_pixels}' + (f' {bands}' if bands else '')
-    key = hashlib.blake2b(about.encode(errors='surrogateescape'), digest_size=8).hexdigest()
-    book = settings().cache/'scans'/f'{key}.json'
-    known = json.loads(book.read_text('utf-8')) if book.exists() else {}
-    states = [_state(f) for f in files]
+    known, states = {}, [_state(f) for f in files]
+    for place in read_at(settings().cache.joinpath(*_book(files, bands))): known |= read_book(place)
     new = [f for f, s in zip(files, states) if not _is_known(known.get(f, {}), s)]
     with ThreadPoolExecutor(settings().threads) as pool:
         found = pool.map(lambda f: _look(f, bands), new)
         looked = dict(zip(new, progress(found, 'looking at images', len(new))))
     if looked:
-        now = {**known, **{f: {**looked[f], 'state': s} for f, s in zip(files, states) if f in looked and s}}
-        with whole(book) as tmp: tmp.write_text(json.dumps(now), 'utf-8')
+        added = {f: {**looked[f], 'state': s} for f, s in zip(files, states) if f in looked and s}
+        write_book(book := in_cache(*_book(files, bands)), {**known, **added})
+        trim([book])
     return [{k: v for k, v in (looked.get(f) or known[f]).items() if k != 'state'} for f in files]
 
 # %% ../nbs/api/04_pixels.ipynb #ab5fd041

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .settings import *
+from .disk import *
+from .processes import finishing
 from .samples import *
 from .features import *
 from .encoders import *
@@ -246,7 +248,7 @@ def continue_pretraining(
     test_of = lambda o: loader(make(*(x[:200] for x in o), min(200, len(o[0])), fixed=seed), False)
     mode = fastest(lm.net, f'{p.name} {sum(o.numel() for o in net.parameters())} language model', block, d, torch.from_numpy(train[0][:8]).to(d))
     plan = Path(out).with_name(f'.{Path(out).name}.steps') # what a budget came to when it was first measured: a run that goes on keeps it
-    if steps is None and resume and plan.exists(): steps = int(plan.read_text())
+    if steps is None and resume and isinstance(known := read_json(plan), int): steps = known
     if steps is None:
         probe = LanguageModel(copy.deepcopy(net)).train() # its own hook
         x, where, y = next(iter(loader(make(*train, 2*bs), True)))
@@ -258,7 +260,7 @@ def continue_pretraining(
             took.append(time.perf_counter() - start)
         steps = max(rounds, int(budget/(1.25*min(took[1:]))))
         del probe
-        if resume: plan.write_text(str(steps))
+        if resume: plan.write_text(str(steps), encoding='utf-8')
     each = max(1, steps//rounds)
     held = test_of(valid)
     old = test_of(general) if general is not None else None
@@ -283,10 +285,10 @@ def continue_pretraining(
     after, seconds = _loss_on(lm, held, mode), time.perf_counter() - start
     out, vectors = Path(out), _made_vectors(p)
     if vectors: notes.append(f'the folder holds the network alone; vectors are made as by {p.name} with text_pretrained(folder, {", ".join(f"{k}={v!r}" for k, v in vectors.items())})')
-    with whole(out) as tmp:
+    with finishing(), whole(out) as tmp:
         tmp.mkdir()
         save_transformer(net.cpu(), tok, tmp)
-        write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes))
+        write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes, files=listed(tmp)))
     if keep_at is not None: learn.checkpoint.clear(); plan.unlink(missing_ok=True)
     net.to(d)
     return Pretraining(text_pretrained(out, **vectors), before, after, best.curve, len(best.curve)*each*bs*train[0].shape[1], round(seconds, 1), (general_before, _loss_on(lm, old, mode)) if old else None, tuple(notes))

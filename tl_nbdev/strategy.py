@@ -452,7 +452,7 @@ def strategy(
     if isinstance(spelled, Strategy): return spelled
     if isinstance(spelled, dict): return _read(spelled)
     if str(spelled).endswith('.json'):
-        try: return _read(json.loads(Path(spelled).read_text()))
+        try: return _read(json.loads(Path(spelled).read_text('utf-8')))
         except (OSError, ValueError) as e: raise TransferError(f'{spelled}: not a strategy in JSON ({e})') from e
     first, *more = [_parse(o) for o in str(spelled).split('+')]
     for o in more: first = first + o

@@ -152,7 +152,7 @@ class TextTask(Task):
         info = sample_info(name)
         folder = sample(name)
         if info.kind != 'text': raise TransferError(f'{name} is a sample of kind {info.kind}: texts are {", ".join(o["name"] for o in samples("text"))}')
-        has = (folder/'texts.csv').open().readline().strip().split(',') # some come with a split, or with documents whose sentences belong together
+        has = (folder/'texts.csv').open(encoding='utf-8').readline().strip().split(',') # some come with a split, or with documents whose sentences belong together
         return cls.from_csv(folder/'texts.csv', **{'text': 'text', **({'part': 'part'} if 'part' in has else {'group': 'document'} if 'document' in has else {}), 'name': name, 'licence': info.licence, 'cite': info.cite, **kwargs})
 
 def _missing(t): return 'no text' if t is None else 'an empty text' if not t.strip() else None

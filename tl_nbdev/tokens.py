@@ -137,25 +137,15 @@ def collate(
 # %% ../nbs/api/12_tokens.ipynb #3b8c0393
 class StateStore(FeatureStore):
     "States of the tokens of texts on disk, in 16 bits, found by the hash of what they were computed from"
-    def _add(self, shard):
-        keys, ends, rows = (np.load(shard/f'{o}.npy', mmap_mode='r') for o in ('keys', 'ends', 'rows'))
-        self.files.append(rows)
-        self.where.update((k.tobytes(), (len(self.files) - 1, int(a), int(b))) for k, a, b in zip(keys, [0, *ends], ends))
-
+    dtype = np.dtype('int16')
     def put(self,
         keys, # of 16 bytes each
         rows # a tensor `(tokens, D)` each, bfloat16
     ):
         "Write one shard"
-        shard = self.folder/hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()
-        with whole(shard) as tmp:
-            tmp.mkdir()
-            for name, o in dict(keys=np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16), ends=np.cumsum([len(r) for r in rows]), rows=torch.cat(rows).view(torch.int16).numpy()).items(): np.save(tmp/f'{name}.npy', o)
-        self._add(shard)
+        super().put(keys, [r.contiguous().view(torch.int16).numpy() for r in rows])
 
-    def __getitem__(self, key):
-        shard, a, b = self.where[key]
-        return torch.from_numpy(self.files[shard][a:b].copy()).view(torch.bfloat16)
+    def __getitem__(self, key): return torch.from_numpy(self.read(key)).view(torch.bfloat16)
 
 class TokenStates:
     "States of the tokens of texts: `len(f)`, `f[indices]` is `(n, L, D)` float32, zeros where there is no token"
@@ -203,7 +193,7 @@ class FrozenText:
         "Features of texts, of which only what isn't in the cache is computed"
         if self.p.pooling != 'attention': return cached_features(self, items, hashes)
         store, keys, got, held = StateStore(settings().cache/'states'/self.key), [bytes.fromhex(o) for o in hashes], {}, 0
-        todo = {k: o for k, o in zip(keys, items) if k not in store.where}
+        todo = {k: o for k, o in zip(keys, items) if k not in store}
         ids = list(todo)
         for i, h in self._states(list(todo.values())):
             got[ids[i]], held = h, held + len(h)

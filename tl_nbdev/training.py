@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from .settings import *
+from .processes import *
 from .stages import *
 from .features import *
 from .strategy import *
@@ -390,7 +391,7 @@ def watched(
 
 # %% ../nbs/api/17_training.ipynb #0799dd49
 def _resident(what='VmRSS'):
-    try: said = Path('/proc/self/status').read_text()
+    try: said = Path('/proc/self/status').read_text('utf-8')
     except OSError: return None
     return next((int(l.split()[1])/1024 for l in said.splitlines() if l.startswith(what)), None)
 
@@ -407,7 +408,7 @@ class Peak:
         if self.device.type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
         else:
             _hand_back()
-            try: Path('/proc/self/clear_refs').write_text('5') # Linux counts the highest anew
+            try: Path('/proc/self/clear_refs').write_text('5', encoding='utf-8') # Linux counts the highest anew
             except OSError: pass
         return self
     def __exit__(self, *_): self.mib = torch.cuda.max_memory_allocated(self.device)/2**20 if self.device.type == 'cuda' else _resident('VmHWM')

@@ -1,14 +1,18 @@
 "Build the site in _docs: with Quarto where it is installed, else with smalldocs. A broken link or a path of this machine fails."
 import json, re, shutil, subprocess, sys
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from tl_nbdev.disk import listed, remove, written
+from tl_nbdev.settings import TransferError
 
 cfg = get_config(Path(__file__).parent)
 root, nbs, site = cfg.config_path, cfg.nbs_path, cfg.doc_path
+made = site, root/'_proc' # folders that are made anew each time
 
 # Without a repository address in pyproject.toml, nbdev's [source] links lead nowhere.
 # Module level, so that the processes that proc_nbs spawns, which import this file, have it too.
@@ -19,6 +23,23 @@ def edit(file, *subs):
     text = file.read_text(encoding='utf-8')
     for pat, repl in subs: text = re.sub(pat, repl, text, flags=re.M)
     file.write_text(text, encoding='utf-8')
+
+# What older builds left, which kept no list.
+older = [f'*.{o}' for o in 'html css js json txt md xml svg png gif woff woff2 map ipynb yml yaml'.split()] + ['.nojekyll', '*/.nojekyll']
+
+def clear():
+    "Remove what an earlier build made; what it did not make is named, and stays"
+    for folder in made:
+        try: remove(folder, None if written(folder) else older)
+        except TransferError as e: sys.exit(str(e).replace('not a model folder, and holds', 'holds').replace('holds a model, but also', 'holds').replace(', or name a new or an empty folder', ''))
+
+@contextmanager
+def remembered():
+    "Keep a list of what a build made, however it ends"
+    try: yield
+    finally:
+        for folder in filter(Path.is_dir, made):
+            (folder/'.tl_nbdev.json').write_text(json.dumps(dict(files=listed(folder))), encoding='utf-8')
 
 def as_quarto_names(proc):
     "Give processed notebooks, and links to them, the page names that Quarto gives: 00_core.ipynb is core.html"
@@ -49,7 +70,7 @@ def sidebar():
     if lost := {str(o.relative_to(nbs)) for o in nbs.rglob('[!.]*.ipynb') if '.ipynb_checkpoints' not in o.parts} - {*top, *(o for v in pages.values() for o in v)}: sys.exit(f'pages that the sidebar has no place for: {", ".join(sorted(lost))}')
     lines = ['website:', '  sidebar:', '    contents:', *(f'      - {o}' for o in top)]
     for k, v in pages.items(): lines += [f'      - section: {k}', '        contents:', *(f'          - {o}' for o in v)]
-    (nbs/'sidebar.yml').write_text('\n'.join(lines) + '\n')
+    (nbs/'sidebar.yml').write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 def smalldocs():
     "Build with smalldocs"
@@ -61,8 +82,7 @@ def smalldocs():
     edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''))
     edit(proc/'nbdev.yml', (r'^format-links:\n(?: .*\n)*', ''))
     for verb in 'check', 'render':
-        if subprocess.run([sys.executable, '-m', 'smalldocs.cli', verb, proc]).returncode: sys.exit('the site is not built: see above')
-    shutil.rmtree(site, ignore_errors=True)
+        if subprocess.run([sys.executable, '-P', '-m', 'smalldocs.cli', verb, proc]).returncode: sys.exit('the site is not built: see above')
     shutil.move(proc/site.name, site)
 
 def faults():
@@ -78,8 +98,9 @@ def faults():
 
 if __name__ == '__main__':
     quarto = shutil.which('quarto')
+    clear()
+    if sys.argv[1:] == ['--clear']: sys.exit()
     print('with', 'Quarto' if quarto else 'smalldocs, as Quarto is not installed')
-    shutil.rmtree(root/'_proc', ignore_errors=True)
     sidebar()
-    (nbdev_docs.__wrapped__ if quarto else smalldocs)()
+    with remembered(): (nbdev_docs.__wrapped__ if quarto else smalldocs)()
     sys.exit('\n'.join(faults()) or 0)

@@ -13,7 +13,7 @@ def code(page):
     cells = [''.join(c['source']).strip() for c in json.loads(page.read_text('utf-8'))['cells'] if c['cell_type'] == 'code']
     return hashlib.blake2b(json.dumps(cells).encode(), digest_size=8).hexdigest()
 
-def known(): return json.loads(file.read_text()) if file.exists() else {}
+def known(): return json.loads(file.read_text('utf-8')) if file.exists() else {}
 
 def stale():
     was = known()
@@ -22,7 +22,7 @@ def stale():
 def stamp(done):
     now = {str(p.relative_to(root/'nbs')): code(p) for p in pages()}
     was = known()
-    file.write_text(json.dumps({k: v if root/'nbs'/k in done else was.get(k, '') for k, v in now.items()}, indent=1) + '\n')
+    file.write_text(json.dumps({k: v if root/'nbs'/k in done else was.get(k, '') for k, v in now.items()}, indent=1) + '\n', encoding='utf-8')
 
 if __name__ == '__main__':
     args = sys.argv[1:]
