@@ -45,7 +45,7 @@ refusals = {
     'two images a class':      (one_each(2), ['valid', 'at least 3']),
     'weights for data':        (lambda: ['squeezenet1_1'], ['a sample of weights, not of labelled images']),
     'a photo for data':        (lambda: ['photos/round/round0.png'], ['round0.png']),
-    'empty file':              (csv(head='', more=()), ['table.csv']),
+    'empty file':              (lambda: [table(head='')], ['table.csv: no rows in it']),
     'no rows':                 (lambda: [table()], ['table.csv: no rows in it']),
     'not a table':             (lambda: [table('"never closed', head='')], ['table.csv']),
     'no label column':         (csv(head='file,kind'), ['no column "label"', 'its columns are file, kind']),

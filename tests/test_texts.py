@@ -222,26 +222,6 @@ def test_the_textbook_recipe_is_the_trainers(classifiers, tmp_path):
     moved = tf.AutoModelForSequenceClassification.from_pretrained(folder).bert.state_dict()
     assert max((moved[k] - theirs[k]).abs().max() for k in ours) > 1e-3
 
-def test_one_stray_byte_spoils_one_line(tmp_path):
-    lines = ['text,label', *(f'كلمة رقم {i},{"سعيد" if i % 2 else "حزين"}' for i in range(60))]
-    (tmp_path/'a.csv').write_bytes('\n'.join(lines).encode() + b'\ncaf\xe9,' + 'سعيد'.encode() + b'\n\xed\xa0\xbd,' + 'حزين'.encode() + b'\n')
-    task = TextTask.from_csv(tmp_path/'a.csv', 'text')
-    assert task.vocab == ['حزين', 'سعيد'] and len(task.df) == 62 and 'UTF-8, but for 2 lines, the first line 62' in task.notes[0]
-    (tmp_path/'b.csv').write_bytes('text,label\ncafé,très\nthé,bon\n'.encode('cp1252')*9)
-    from tl_nbdev.tables import read_table
-    assert read_table(tmp_path/'b.csv').text[0] == 'café' and 'Windows-1252' in read_table(tmp_path/'b.csv').attrs['notes'][0]
-
-def test_a_quote_that_is_not_closed(tmp_path):
-    from tl_nbdev.tables import read_table
-    (tmp_path/'a.csv').write_text('text,label\n"fine, this",good\n"not closed\n"the next",good\n"said ""so"" in\ntwo lines",bad\n')
-    assert 'a.csv, line 4' in read_table(tmp_path/'a.csv').attrs['notes'][0] and len(read_table(tmp_path/'a.csv')) == 3
-    (tmp_path/'b.csv').write_text('text,label\n"said ""so"" in\ntwo lines",bad\n5" pipe,good\n')
-    assert not read_table(tmp_path/'b.csv').attrs['notes']
-    (tmp_path/'c.csv').write_text('text,label\n"not closed, here,bad\n"the next, too",good\n')
-    with pytest.raises(TransferError, match='more values.*line 3'): read_table(tmp_path/'c.csv')
-    (tmp_path/'d.csv').write_text('text,label\nfine,good\n' + (tmp_path/'c.csv').read_text().partition('\n')[2])
-    with pytest.raises(TransferError, match='line 4: a quote'): read_table(tmp_path/'d.csv')
-
 def test_tables_as_people_have_them():
     r = reviews()
     assert TextTask.from_df(r.rename(columns=dict(text=0, label=1)), 0, 1).vocab == ['bad', 'good']
@@ -383,4 +363,4 @@ def test_the_shell_says_what_it_left_out(folders, tmp_path):
 def test_an_empty_cell_of_several_labels(tmp_path):
     reviews().assign(label=['', 'x;y', 'x', 'y']*10).to_csv(tmp_path/'r.csv', index=False)
     task = TextTask.from_csv(tmp_path/'r.csv', 'text', delim=';')
-    assert len(task.df) == 40 and sum(not o for o in task.df.label) == 10 and '10 rows hold no label' in task.notes[0]
+    assert len(task.df) == 40 and sum(not o for o in task.df.label) == 10 and any('10 rows hold no label' in o for o in task.notes)

@@ -25,7 +25,7 @@ def _tidy(name):
 
 def _rooted(name): return re.match(r'(?:[A-Za-z]:)?[\\/]', name.strip()) is not None
 
-# %% ../nbs/api/10_files.ipynb #881ca1df
+# %% ../nbs/api/10_files.ipynb #f5539c39
 class Finder:
     "Finds files by the names that a table has for them"
     def __init__(self,
@@ -33,7 +33,8 @@ class Finder:
         types=(), # suffixes, small, which names may lack
         most=200_000 # files and folders that are looked through
     ):
-        self.places, self.types, self.most = list(dict.fromkeys(map(os.fspath, places))), tuple(types), most
+        self.places = list(dict.fromkeys(os.path.expanduser(o) for o in places))
+        self.types, self.most = tuple(types), most
         self.several = {} # name → files, any of which could be meant
 
     @cached_property

@@ -195,6 +195,7 @@ ImageTask.fingerprint = property(_fingerprint)
 # %% ../nbs/api/11_images.ipynb #354f5beb
 def _finder(path, root):
     "Finds the files that a table names: below its folder, from the folders above it or the current one; or below `root`"
+    if root is not None and not Path(root).expanduser().is_dir(): raise TransferError(f'root={root}: no such folder')
     if root is not None: return Finder([root], image_types, 10**9)
     return Finder([path.parent, Path.cwd(), *path.absolute().parent.parents], image_types)
 

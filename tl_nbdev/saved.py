@@ -34,16 +34,20 @@ def _file_columns(df):
     is_image = lambda o: isinstance(o, Path) or hasattr(o, 'getbands') or isinstance(o, str) and Path(o.strip()).suffix.lower() in image_types
     return [c for c in df if len(df) and 2*df[c].map(is_image).sum() > len(df)]
 
-def _asked_about(items, texts, text=None, second=None, file=None):
+def _asked_about(items, texts, text=None, second=None, file=None, paired=False):
     "Items, taken from the column of a table, if they are one"
     odd = dict(file=file) if texts else dict(text=text, second=second)
     for name, column in odd.items():
         if column is not None: raise TransferError(f'{name}="{column}": this is a model of {"texts: say text=" if texts else "images: say file="}')
+    if paired and second is None and 'second' in (columns_of(items) or ()): second = 'second'
     found = from_table(items, text, 'text', text_columns, second) if texts else from_table(items, file, 'file', _file_columns)
     if found is not None: return found
     if (given := next((o for o in (text, second, file) if o is not None), None)) is not None:
         raise TransferError(f'column "{given}" was named, but what is asked about is no table')
-    return list(items) if isinstance(items, (pd.Series, pd.Index)) else items
+    items = list(items) if isinstance(items, (pd.Series, pd.Index)) else items
+    odd = [(i, o) for i, o in enumerate(items) if isinstance(o, (list, dict, set))] if texts and isinstance(items, list) else []
+    if odd: raise TransferError(f'item {odd[0][0]} is a {type(odd[0][1]).__name__}, no text; a pair of texts is a tuple')
+    return items
 
 # %% ../nbs/api/19_saved.ipynb #d5f59904
 class Predictor:
@@ -183,7 +187,7 @@ def predict(self:Predictor,
     if self.scale and (proba or top):
         raise TransferError('the model predicts a number: leave proba and top out')
     if top is not None and top < 1: raise TransferError(f'top={top}: use 1 or more')
-    items = _asked_about(items, self.texts, text, second, file)
+    items = _asked_about(items, self.texts, text, second, file, self.pairs)
     one = is_one(items, self.texts, self.pairs)
     parts = [[items]] if one else [items] if hasattr(items, '__len__') else chunked(items, 256)
     rows, deep, at = [], 0, 0 # `at`: how many are done; of a generator, they are never all in memory

@@ -8,7 +8,7 @@ __all__ = ['table_types', 'decoded', 'suffix_of', 'what_is', 'file_bytes', 'read
            'from_table', 'several']
 
 # %% ../nbs/api/09_tables.ipynb #5c5075cb
-import gzip, json, re, zipfile, zlib
+import codecs, gzip, json, re, zipfile, zlib
 from io import BytesIO
 from pathlib import Path
 import numpy as np
@@ -16,16 +16,24 @@ import pandas as pd
 from .settings import *
 from .rows import *
 
-# %% ../nbs/api/09_tables.ipynb #63f7a536
+# %% ../nbs/api/09_tables.ipynb #ed865a25
 def _odd_signs(text): return len(re.findall('[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]', text))
 
 def _utf16(data):
     "The UTF-16 in which bytes without a mark are written, if they are: two bytes for each sign"
-    data = data[:len(data)//2*2]
-    if b'\0' not in data: return None
+    n = data.count(b'\0')
+    if not n or len(data) % 2: return None
+    if 5*n < len(data): # other scripts have few; so has a text with a stray one
+        try: return None if not _odd_signs(_begun(data.replace(b'\0', b''), 'utf-8')) else _better_utf16(data)
+        except UnicodeDecodeError: pass
+    return _better_utf16(data)
+
+def _begun(data, encoding): return codecs.getincrementaldecoder(encoding)().decode(data) # the last sign may be cut
+
+def _better_utf16(data):
     scores = {}
     for encoding in ('utf-16-le', 'utf-16-be'):
-        try: text = data.decode(encoding)
+        try: text = _begun(data, encoding)
         except UnicodeDecodeError: continue
         if not _odd_signs(text): scores[encoding] = sum(map(text.count, ' \n,;\t"ae'))
     best = max(scores, key=scores.get, default=None)
@@ -71,7 +79,7 @@ def decoded(
     n, them = (f'{len(bad)} lines', 'them') if len(bad) > 1 else ('1 line', 'it')
     return b'\n'.join(lines).decode(), f'UTF-8, but for {n}, the first line {bad[0] + 1}: look at what became of {them}'
 
-# %% ../nbs/api/09_tables.ipynb #c2211579
+# %% ../nbs/api/09_tables.ipynb #fec0768e
 _magic = {
     b'PAR1': 'Parquet', b'PK\3\4': 'a zip archive', b'\x1f\x8b': 'packed by gzip twice', b'BZh': 'packed by bzip2',
     b'\xfd7zXZ': 'packed by xz', b'7z\xbc\xaf': 'a 7z archive', b'(\xb5/\xfd': 'packed by zstd', b'\x89PNG': 'a PNG image',
@@ -98,7 +106,7 @@ def what_is(
     suffix, head = suffix_of(name), data[:10_000]
     if _pickled(data, suffix): return 'a pickle, which could run any code and is never opened'
     if data.startswith(b'PK\3\4') and (suffix in ('.xlsx', '.xlsm') or b'xl/workbook' in data): return 'Excel'
-    if data[8:9] == b'{' and 0 in data[:8]: return 'weights in safetensors'
+    if data[4:10] == b'\0\0\0\0{"': return 'weights in safetensors'
     if data[257:262] == b'ustar': return 'a tar archive'
     odd = _odd_signs(head.decode('latin-1'))
     magic = next((o for o in _magic if data.startswith(o)), None)
@@ -201,8 +209,12 @@ def _from_text(text, path, sep=None, header=None, quotes=None, columns=None, is_
     df, headless = _frame(found.rows, found.named if header is None else header, columns, is_value, _strings)
     return df, found.about + (', no names in the first row' if headless else ''), odd
 
-# %% ../nbs/api/09_tables.ipynb #4d5375ff
+# %% ../nbs/api/09_tables.ipynb #a4aed02d
 def _records(data): return isinstance(data, list) and len(data) > 0 and all(isinstance(o, dict) for o in data)
+
+def _columns(data): return bool(data) and all(isinstance(o, list) for o in data.values()) and len(set(map(len, data.values()))) == 1
+
+def _of_columns(data): return [dict(zip(data, row)) for row in zip(*data.values())]
 
 def _json_lines(text, path):
     rows = []
@@ -224,10 +236,12 @@ def _of_names(data, columns, path):
     kinds, values = {type(o) for o in data.values()}, list(data.values())
     if isinstance(data.get('data'), list) and isinstance(data.get('columns'), list):
         return [dict(zip(data['columns'], row)) for row in data['data']]
+    columns_in = [o for o in values if isinstance(o, dict) and _columns(o)]
+    if len(columns_in) == 1 and kinds != {list}: return _of_columns(columns_in[0])
     tables = [name for name, o in data.items() if _records(o)]
     if len(tables) > 1: raise TransferError(f'{path}: tables called {", ".join(tables)}: put each into a file of its own')
     if tables: return data[tables[0]]
-    if kinds == {list}: return [dict(zip(data, row)) for row in zip(*values)] if len(set(map(len, values))) == 1 else None
+    if kinds == {list}: return _of_columns(data) if _columns(data) else None
     if kinds == {dict}: return _of_dicts(data, columns)
     return None if kinds & {list, dict} or not data else [data]
 
@@ -238,7 +252,9 @@ def _from_json(text, path, columns=None):
         lines = '\n' in text.strip() and text.lstrip().startswith('{') and not text.lstrip()[1:].startswith(('\n', '\r'))
         if not lines: raise TransferError(f'{path}: no JSON ({str(e)[:80]})') from e
         rows, about = _json_lines(text, path), 'JSON, a record a line'
-    else: rows, about = data if _records(data) else _of_names(data, columns or (), path) if isinstance(data, dict) else None, 'JSON'
+    else: rows, about = _of_names(data, columns or (), path) if isinstance(data, dict) else data if _records(data) else None, 'JSON'
+    if rows is None and isinstance(data, list) and data and all(isinstance(o, list) and len(o) == len(data[0]) > 0 for o in data):
+        return _frame(data, None, columns)[0], 'JSON, a list a row'
     if rows is None: raise TransferError(f'{path}: JSON, but no table: use records, as in [{{"text": "fine", "label": "good"}}], or one a line')
     return pd.DataFrame(rows, dtype=object), about
 
@@ -382,7 +398,7 @@ def text_columns(
     found = {c: o for c in df if (o := _strings_of(df, c))}
     return [c for c, o in found.items() if 2*sum(' ' in t.strip() for t in o) > len(o)] or (list(found) if len(found) == 1 else [])
 
-# %% ../nbs/api/09_tables.ipynb #c0eb1d44
+# %% ../nbs/api/09_tables.ipynb #c96db87a
 def columns_of(
     items # anything
 ) -> list: # names; `None` where the items are no table
@@ -394,7 +410,8 @@ def columns_of(
     if isinstance(items, (list, tuple)):
         if not items or not all(isinstance(o, dict) and not o.keys() <= {'bytes', 'path'} for o in items): return None
         return list(dict.fromkeys(name for o in items for name in o))
-    names = getattr(items, 'column_names', None) or getattr(items, 'columns', None)
+    names = getattr(items, 'column_names', None)
+    names = getattr(items, 'columns', None) if names is None else names
     return None if names is None else list(names)
 
 def _values(items, column):
@@ -406,7 +423,7 @@ def _values(items, column):
     if isinstance(values, pd.DataFrame): raise TransferError(f'{values.shape[1]} columns are named "{column}": rename all but one')
     return [values] if isinstance(values, (str, bytes, Path, int, float)) or values is None else list(values)
 
-# %% ../nbs/api/09_tables.ipynb #579a82bf
+# %% ../nbs/api/09_tables.ipynb #24606dc0
 def from_table(
     items, # what a model is asked about, perhaps a table
     column=None, # that holds it; default `usual`, or else the only one that is likely
@@ -415,6 +432,7 @@ def from_table(
     second=None # column of second texts
 ) -> list: # values, or pairs; `None` where the items are no table. Raises `TransferError` where no column can be meant
     "What a model is asked about, from the columns of a table"
+    if isinstance(items, pd.Series) and (column or usual) in items.index: items = items.to_dict() # a row of a table
     if (names := columns_of(items)) is None: return None
     shown = ', '.join(map(str, names)) or 'none'
     for c in (column, second):

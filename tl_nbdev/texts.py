@@ -164,6 +164,7 @@ def _table_of_texts(path, text, label, read, kwargs):
     df = read_table(path, columns=[text, label, *map(kwargs.get, others)], **read)
     guessed, text, label = text is None, column_called(df, text), column_called(df, label)
     found = {o: column_called(df, kwargs.get(o)) for o in others}
+    if label in df: with_columns(df, [label], kwargs['name'])
     if text is None: text = longest_texts(df, [label, *found.values()])
     if text is None: raise TransferError(f'{path}: only one column, "{label}": texts and labels need one each')
     label = label_beside(df, text, label)
