@@ -115,7 +115,7 @@ def transfer_learner(
     return learn
 
 def _remarks(p, frozen, head, task):
-    "What one should know of a transformer's tokenizer, of what its folder asks for, and of the head it came with"
+    "What one should know of a transformer's tokenizer, of what its folder asks for, and of the head it has"
     for line in p.notes:
         if line in task.notes: continue # it was said for another learner of this task
         task.notes.append(line)
@@ -126,7 +126,8 @@ def _remarks(p, frozen, head, task):
     if isinstance(head, str) and head == 'own' or not classifier or saved_here(p): return
     names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
     keeps = '; head="own" goes on with its own' if matched(names, task.vocab) else ''
-    print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head{keeps}')
+    told = f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}'
+    print(f'{told}: it gets a new head{keeps}')
 
 def _fp16(): return [MixedPrecision()]
 
