@@ -291,7 +291,7 @@ def test_what_can_t_be_had_of_a_folder_is_said(make, tmp_path):
     st = lambda name, *args, **kwargs: sentence_transformer(make, tmp_path/name, *args, **kwargs)
     assert 'weightedmean, which is not there: mean' in text_pretrained(st('a', '', dict(pooling_mode_weightedmean_tokens=True))).notes[-1]
     assert 'up to 5000 tokens of a text, here 512' in text_pretrained(st('b', '', {}, 5000)).notes[-1]
-    assert 'prompts (query) but none' in text_pretrained(st('c', '', {}, 16, dict(query='q: '))).notes[-1]
+    assert 'prompts (query) but puts none' in text_pretrained(st('c', '', {}, 16, dict(query='q: '))).notes[-1]
     folder = st('d', '', {}, 16, dense=True)
     (folder/'2_Dense'/'model.safetensors').rename(folder/'2_Dense'/'pytorch_model.bin')
     p = text_pretrained(folder)

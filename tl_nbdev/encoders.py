@@ -28,7 +28,8 @@ from .sources import *
 from .sources import _fill, _finder, _first_line, _quiet, _transformers, _with_parts
 
 # %% ../nbs/api/12_encoders.ipynb #651b3ace
-_all_ = ['text_types', 'TextPretrained', 'text_models', 'poolings', 'longs', 'text_pretrained', 'tokenizer', 'configured', 'from_config', 'load_transformer'] # of the room before, which go with them
+_all_ = ['text_types', 'TextPretrained', 'text_models', 'poolings', 'longs', 'text_pretrained', 'tokenizer',
+         'configured', 'from_config', 'load_transformer'] # of the room before, which go with them
 
 # %% ../nbs/api/12_encoders.ipynb #10af95d4
 class _Drop(torch.autograd.Function):
@@ -94,7 +95,7 @@ class TextBody(nn.Module):
     def __init__(self,
         net, # a transformer without a head
         pooling='mean', # one of `poolings`
-        sep=None, # number of the token between two texts of a pair, where the network tells them apart by types
+        sep=None, # number of the token between the texts of a pair, where a network tells them apart by types
         dense=(), # layers that follow the pooling
         normalize=False # make vectors of length 1?
     ):
@@ -137,7 +138,9 @@ class TextBody(nn.Module):
         if how == 'cls': return h[n.cumsum(0) - n]
         if how == 'last': return h[n.cumsum(0) - 1]
         which = torch.repeat_interleave(torch.arange(len(n), device=h.device), n)
-        if how == 'max': return h.new_full((len(n), h.shape[1]), -torch.inf).scatter_reduce(0, which[:, None].expand_as(h), h, 'amax')
+        if how == 'max':
+            low = h.new_full((len(n), h.shape[1]), -torch.inf)
+            return low.scatter_reduce(0, which[:, None].expand_as(h), h, 'amax')
         return h.new_zeros(len(n), h.shape[1], dtype=torch.float32).index_add(0, which, h.float())/n[:, None]
 
     def forward(self, x):
@@ -187,29 +190,44 @@ class Projection(nn.Module):
     ):
         super().__init__()
         self.linear, self.activation = nn.Linear(before, after, bias=bias), getattr(nn, activation)()
-        self.residual = None if not residual else nn.Identity() if before == after else nn.Linear(before, after, bias=False)
+        same = nn.Identity() if before == after else nn.Linear(before, after, bias=False)
+        self.residual = same if residual else None
     def forward(self, v):
         out = self.activation(self.linear(v))
         return out if self.residual is None else out + self.residual(v)
 
 # %% ../nbs/api/12_encoders.ipynb #226a0b96
-def _dense_layers(p, state=None):
-    "The layers of `p.dense`, with their weights where there are any: those of `state`, which was saved here, or of files"
-    layers = nn.Sequential(*(Projection(*shape) for _, *shape in p.dense))
-    if p.source == 'random' or not p.dense: return layers
-    if state is not None: layers.load_state_dict({k.removeprefix('body.dense.'): v for k, v in state.items() if k.startswith('body.dense.')}); return layers
+def _filled(layer, find, path, name):
+    "A layer with the weights of its file"
+    file = find(f'{path}/model.safetensors')
+    if file is None: raise TransferError(f'{name}: its layer {path} could not be had: fetch the model again')
+    try: layer.load_state_dict(load_file(file))
+    except (RuntimeError, SafetensorError) as e:
+        raise TransferError(f'{file}: not the weights that {path}/config.json describes ({_first_line(e)}): '
+                            'copy the folder again') from e
+    return layer
+
+def _dense_layers(p, state):
+    "The layers of `p.dense`, with the weights of `state`, which was saved here, or with those of their files"
+    layers, start = nn.Sequential(*(Projection(*shape) for _, *shape in p.dense)), 'body.dense.'
+    if state is not None:
+        layers.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
+        return layers
     find = _finder(p.where if isinstance(p.where, Path) else p.name, p.revision)
-    for layer, (path, *_) in zip(layers, p.dense):
-        if (file := find(f'{path}/model.safetensors')) is None: raise TransferError(f'{p.name}: its layer {path}/model.safetensors could not be had: copy or fetch the model again')
-        try: layer.load_state_dict(load_file(file))
-        except (RuntimeError, SafetensorError) as e: raise TransferError(f'{file}: not the weights that {path}/config.json describes ({_first_line(e)}): copy the folder again') from e
-    return layers
+    return nn.Sequential(*(_filled(layer, find, path, p.name) for layer, (path, *_) in zip(layers, p.dense)))
 
 # %% ../nbs/api/12_encoders.ipynb #0ecfc488
 def _register():
     from transformers import AttentionInterface
     AttentionInterface.register('packed', _packed_attention)
 
+def _separator(p, net):
+    "The token between the two texts of a pair, where a network tells them apart by types"
+    tok = tokenizer(p)
+    typed = getattr(net.config, 'type_vocab_size', 0) > 1 and 'token_type_ids' in tok.model_input_names
+    return tok.sep_token_id if typed else None
+
+# %% ../nbs/api/12_encoders.ipynb #25ad89db
 def text_body(
     p:TextPretrained,
     weights=True # fill in the pretrained weights? `False` where they are about to be loaded from elsewhere
@@ -217,16 +235,20 @@ def text_body(
     "The network of `p` without its head"
     _transformers()
     _register()
-    state = None
-    net = whole_transformer(p) if weights and not saved_here(p) and p.source != 'random' else from_config(p)
+    empty, state = p.source == 'random' or not weights, None
+    net = from_config(p) if empty or saved_here(p) else whole_transformer(p)
     if getattr(net, 'pooler', None) is not None: net.pooler = None # it would be trained for nothing
-    if net.config.is_encoder_decoder: raise TransferError(f'{p.name} is an encoder with a decoder ({type(net).__name__}): use an encoder such as BERT, or a decoder such as GPT-2')
-    if saved_here(p) and weights: state = _fill(net, p)
-    tok = tokenizer(p)
-    sep = tok.sep_token_id if getattr(net.config, 'type_vocab_size', 0) > 1 and 'token_type_ids' in tok.model_input_names else None
-    dense = () if p.pooling == 'attention' else _dense_layers(p if weights else replace(p, source='random'), state)
-    try: return TextBody(net, p.pooling, sep, dense, p.normalize).eval()
-    except (AttributeError, TypeError, ValueError) as e: raise TransferError(f'{p.name}: its network ({type(net).__name__}) does not read texts alone ({_first_line(e)}): use one of texts') from e
+    if net.config.is_encoder_decoder:
+        raise TransferError(f'{p.name} is an encoder with a decoder ({type(net).__name__}): use an encoder '
+                            'such as BERT, or a decoder such as GPT-2')
+    if saved_here(p) and not empty: state = _fill(net, p)
+    dense = () if p.pooling == 'attention' else p.dense
+    if empty: layers = [Projection(*shape) for _, *shape in dense]
+    else: layers = _dense_layers(replace(p, dense=dense), state)
+    try: return TextBody(net, p.pooling, _separator(p, net), layers, p.normalize).eval()
+    except (AttributeError, TypeError, ValueError) as e:
+        raise TransferError(f'{p.name}: its network ({type(net).__name__}) does not read texts alone '
+                            f'({_first_line(e)}): use one of texts') from e
 
 # %% ../nbs/api/12_encoders.ipynb #bbd270ab
 def _body(self, weights=True): return text_body(self, weights)
@@ -313,7 +335,8 @@ def _for_own_head(self):
     config = configured(self)
     causal = any('CausalLM' in o or 'LMHeadModel' in o for o in config.architectures or [])
     decoder = causal or getattr(config, 'is_decoder', False) or _takes_last(config)
-    return replace(self, pooling='last' if decoder else getattr(config, 'classifier_pooling', 'cls'), normalize=False, dense=())
+    pooling = 'last' if decoder else getattr(config, 'classifier_pooling', 'cls')
+    return replace(self, pooling=pooling, normalize=False, dense=())
 TextPretrained.for_own_head = _for_own_head
 
 # %% ../nbs/api/12_encoders.ipynb #e2844539
@@ -329,34 +352,44 @@ def _head(self, kind, dim, n_out):
 TextPretrained.head = _head
 
 # %% ../nbs/api/12_encoders.ipynb #f527705c
-_problems = dict(single_label_classification='single-label', multi_label_classification='multi-label', regression='regression')
+_problems = dict(single_label_classification='single-label', multi_label_classification='multi-label',
+                 regression='regression')
 
 def _trained_own_head(p, per_class):
-    "The head that came with the weights; one of no classes where none did"
+    "The head that came with the weights, and whether it has rows of classes"
     config = configured(p)
     if config.pad_token_id is None: config.pad_token_id = 0
-    net, info = load_transformer(p, _sequence_class, config=config, ignore_mismatched_sizes=True, output_loading_info=True)
-    state = OwnHead(net).state_dict()
-    missing = {f'net.{k if isinstance(k, str) else k[0]}' for o in ('missing_keys', 'mismatched_keys') for k in info[o]}
-    problem = _problems.get(config.problem_type) or ('regression' if config.num_labels == 1 else None)
-    names = [] if problem == 'regression' else [str(config.id2label.get(i, f'LABEL_{i}')) for i in range(config.num_labels)]
-    return TrainedHead(p.name, 'own', state, names, problem), not missing & per_class
+    net, info = load_transformer(p, _sequence_class, config, True, ignore_mismatched_sizes=True)
+    lacks = [*info['missing_keys'], *(k for k, *_ in info['mismatched_keys'])]
+    n, problem = config.num_labels, _problems.get(config.problem_type)
+    if problem is None and n == 1: problem = 'regression'
+    names = [] if problem == 'regression' else [str(config.id2label.get(i, f'LABEL_{i}')) for i in range(n)]
+    whole = not {f'net.{k}' for k in lacks} & per_class
+    return TrainedHead(p.name, 'own', OwnHead(net).state_dict(), names, problem), whole
 
 # %% ../nbs/api/12_encoders.ipynb #8c8b006b
 @torch.no_grad()
-def _own_head(self, dim, task):
-    "The head of the class for a task: the layers that came with the weights, and the rows of those classes that they know"
-    if self.library != 'transformers' or self.source == 'random' or saved_here(self): return self.head('own', dim, task.n_out)
-    per_class = class_tensors(lambda n: _new_own_head(self, n))
-    had, whole = _trained_own_head(self, per_class)
-    with torch.device('meta'): made = _new_own_head(self, task.n_out)
+def _begun_head(p, task, had, per_class):
+    "The head of the class with the layers of one that was trained, and new rows"
+    with torch.device('meta'): made = _new_own_head(p, task.n_out)
     made = made.to_empty(device='cpu')
     for k, v in made.state_dict().items():
         if k not in per_class: v.copy_(had.state[k])
         elif v.dim() > 1: v.normal_(0, getattr(made.net.config, 'initializer_range', .02))
         else: v.zero_()
+    return made
+
+def _own_head(self, dim, task):
+    "The head of the class for a task: layers that came with the weights, and rows of the classes they know"
+    new = self.library != 'transformers' or self.source == 'random' or saved_here(self)
+    if new: return self.head('own', dim, task.n_out)
+    per_class = class_tensors(lambda n: _new_own_head(self, n))
+    had, whole = _trained_own_head(self, per_class)
+    made = _begun_head(self, task, had, per_class)
     try: made(torch.zeros(1, dim))
-    except (AttributeError, TypeError, RuntimeError, IndexError) as e: raise TransferError(f'{self.name}: the head of its class ({type(made.net).__name__}) can\'t be taken off its network ({_first_line(e)}): use head="linear"') from e
+    except (AttributeError, TypeError, RuntimeError, IndexError) as e:
+        raise TransferError(f'{self.name}: the head of its class ({type(made.net).__name__}) can\'t be taken '
+                            f'off its network ({_first_line(e)}): use head="linear"') from e
     if whole and (line := go_on(made, had, per_class, task)): print(line)
     return made
 TextPretrained.own_head = _own_head
@@ -365,47 +398,55 @@ TextPretrained.own_head = _own_head
 def _class_config(p, net, info):
     "The configuration with which the class of transformers gives the answers of a network with its own head"
     config, tok = copy.deepcopy(net.head.net.config), tokenizer(p)
-    config.architectures, config.problem_type = [type(net.head.net).__name__], 'multi_label_classification' if info['multi'] else 'single_label_classification'
+    config.architectures = [type(net.head.net).__name__]
+    config.problem_type = f'{"multi" if info["multi"] else "single"}_label_classification'
     config.id2label = dict(enumerate(info['classes']))
     config.label2id = {c: i for i, c in config.id2label.items()}
     for part in _with_parts(config): part.dtype = torch.float32
-    text = config.get_text_config()
-    if p.pooling == 'last' and (tok.pad_token_id or 0) < getattr(text, 'vocab_size', 10**9): text.pad_token_id = tok.pad_token_id # by which the class finds where a text ends
+    text, pad = config.get_text_config(), tok.pad_token_id or 0
+    known = pad < getattr(text, 'vocab_size', 10**9)
+    if p.pooling == 'last' and known: text.pad_token_id = pad # by which the class finds the end of a text
     return config
 
 # %% ../nbs/api/12_encoders.ipynb #6f66dce7
 def _their_names(net, prefix):
     "Our name → that of the class, of the tensors of a network with its own head"
-    return {k: f'{prefix}.{k.removeprefix("body.net.")}' if k.startswith('body.net.') else k.removeprefix('head.net.') for k in net.state_dict()}
+    plain = lambda k: k.removeprefix('body.net.').removeprefix('head.net.')
+    return {k: f'{prefix}.{plain(k)}' if k.startswith('body.') else plain(k) for k in net.state_dict()}
 
 _probes = ('A probe.', 'Another one, which is longer.', '1234 👋')
 
+# %% ../nbs/api/12_encoders.ipynb #a8c5de0b
 @torch.no_grad()
+def _answers_alike(net, theirs, tok, texts):
+    "Do a network and a class of transformers say the same?"
+    ids = tok(*texts, return_tensors='pt')
+    if not ids['input_ids'].numel(): return False
+    got = net(ids['input_ids'].to(next(net.parameters()).device)).cpu()
+    return torch.allclose(got, theirs(**ids).logits, rtol=1e-3, atol=1e-4)
+
 def _gives_the_same(p, net, state, config, paired):
     "Does the class of transformers, with these weights, answer as the network does?"
-    theirs, tok, device = from_config(p, _sequence_class, config).eval(), tokenizer(p), next(net.parameters()).device
+    theirs, tok, training = from_config(p, _sequence_class, config).eval(), tokenizer(p), net.training
     if theirs.state_dict().keys() != state.keys(): return False
     theirs.load_state_dict(state)
-    training = net.training
+    probes = [(a, b) for a in _probes for b in _probes[:2]] if paired else [(o,) for o in _probes]
     net.eval()
-    for text in ([(a, b) for a in _probes for b in _probes[:2]] if paired else [(o,) for o in _probes]):
-        ids = tok(*text, return_tensors='pt')
-        if not ids['input_ids'].numel(): return False
-        want, got = theirs(**ids).logits, net(ids['input_ids'].to(device)).cpu()
-        if not torch.allclose(got, want, rtol=1e-3, atol=1e-4): return False
+    alike = all(_answers_alike(net, theirs, tok, o) for o in probes)
     net.train(training)
-    return True
+    return alike
 
 # %% ../nbs/api/12_encoders.ipynb #caa908b8
 def _readable(p, net, info):
     "Could transformers' own class express this model?"
     plain = p.long == 'truncate' and not (p.prompt or p.lower or p.normalize or p.dense)
-    return p.library == 'transformers' and info['head'] == 'own' and isinstance(net.head, OwnHead) and not info.get('scale') and plain
+    return plain and info['head'] == 'own' and isinstance(net.head, OwnHead) and not info.get('scale')
 
 def _written(self, net, info):
-    "What is saved of a network: tensors by name, files of text by name, and what else is to be known; as transformers has it where that can be"
+    "What is saved: tensors, files of text, and what else is to be known; as transformers has it, if it can"
     if self.library != 'transformers': return net.state_dict(), self.files(), {}
-    apart = net.state_dict(), {f'transformer/{k}': v for k, v in self.files().items()}, dict(format=2, weights='network.safetensors')
+    inside = {f'transformer/{k}': v for k, v in self.files().items()}
+    apart = net.state_dict(), inside, dict(format=2, weights='network.safetensors')
     if not _readable(self, net, info): return apart
     config, prefix = _class_config(self, net, info), net.head.net.base_model_prefix
     names = _their_names(net, prefix)

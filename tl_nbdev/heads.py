@@ -65,12 +65,12 @@ class TrainedHead:
     kind: str     # one of `heads`
     state: dict   # name → tensor
     names: list   # of its classes, row by row; none where it gives a number
-    problem: str = None # `single-label`, `multi-label` or `regression`; `None` where nobody has written it down
+    problem: str = None # `single-label`, `multi-label` or `regression`; `None` where it isn't known
     scale: tuple = None # mean and standard deviation by which a number was learned
     pooling: str = None # of texts: what its features were
 
 # %% ../nbs/api/06_heads.ipynb #3be39c87
-Pretrained.own_head = lambda self, dim, task: self.head('own', dim, task.n_out) # for a task; a room of networks that come with a head makes it go on
+Pretrained.own_head = lambda self, dim, task: self.head('own', dim, task.n_out) # for a task
 
 # %% ../nbs/api/06_heads.ipynb #85e62ccc
 def _spelled(name): return unicodedata.normalize('NFC', str(name)).strip()
@@ -112,31 +112,42 @@ def _rescaled(state, per_class, old, new):
     shift = {1: (mean - to_mean)/to_std, 2: 0.} # of a bias; a weight is only scaled
     return {k: v*(std/to_std) + shift[v.dim()] if k in per_class else v for k, v in state.items()}
 
-def _listed(names, most=5): return ', '.join(map(str, list(names)[:most])) + (', …' if len(names) > most else '')
+def _listed(names, most=5):
+    return ', '.join(map(str, names[:most])) + (', …' if len(names) > most else '')
+
+def _told(had, task):
+    return f'{had.of} was trained to tell {len(had.names)} classes apart, the task has {len(task.vocab)}'
 
 # %% ../nbs/api/06_heads.ipynb #809d19e2
 def _why_anew(head, had, per_class, task):
     "Why a head that was trained before can't go on, if it can't"
-    new = head.state_dict()
+    new, whose = head.state_dict(), f'the head of {had.of}'
     alike = all(k in had.state and (k in per_class or had.state[k].shape == v.shape) for k, v in new.items())
-    if had.problem not in (None, task.problem): return f'the head of {had.of} was trained for another kind of label ({had.problem}, here {task.problem}): it gets a new head'
-    if not alike: return f'the head of {had.of} was made for other features: it gets a new head'
-    if task.problem == 'regression': return '' if any(new[k].dim() == 1 for k in per_class) else f'the head of {had.of} has no bias, and can\'t be set to another scale: it gets a new head'
-    told = f'{had.of} was trained to tell {len(had.names)} classes apart, the task has {len(task.vocab)}'
+    if had.problem not in (None, task.problem):
+        kinds = f'{had.problem}, here {task.problem}'
+        return f'{whose} was trained for another kind of label ({kinds}): it gets a new head'
+    if not alike: return f'{whose} was made for other features: it gets a new head'
+    if task.problem == 'regression':
+        biased = any(new[k].dim() == 1 for k in per_class)
+        return '' if biased else f'{whose} has no bias and can\'t be set to another scale: a new one is made'
     if matched(had.names, task.vocab): return ''
-    if unnamed(had.names): return f'{told}: its own have no names ({_listed(had.names)}), so it gets a new head; where you know their order, write id2label into its config.json'
-    return f'{told}: none of its own ({_listed(had.names)}) is one of these ({_listed(task.vocab)}), so it gets a new head'
+    if unnamed(had.names):
+        return (f'{_told(had, task)}: its own have no names ({_listed(had.names)}), so it gets a new head; '
+                'where you know their order, write id2label into its config.json')
+    return (f'{_told(had, task)}: none of its own ({_listed(had.names)}) is one of these '
+            f'({_listed(task.vocab)}), so it gets a new head')
 
 # %% ../nbs/api/06_heads.ipynb #2945d554
 def _how_far(had, rows, task):
     "In a line, what a head takes over, unless it is all there is, under the same names"
-    new, dropped = [c for c in task.vocab if c not in rows], [o for i, o in enumerate(had.names) if i not in rows.values()]
+    new = [c for c in task.vocab if c not in rows]
+    dropped = [o for i, o in enumerate(had.names) if i not in rows.values()]
     if new or dropped:
-        more = [f'{_listed(o)} {what}' for o, what in ((new, 'anew'), (dropped, 'left out')) if o]
-        return f'{had.of} was trained to tell {len(had.names)} classes apart, the task has {len(task.vocab)}: its head goes on with {_listed(list(rows))}; {"; ".join(more)}'
+        more = '; '.join(f'{_listed(o)} {what}' for o, what in ((new, 'anew'), (dropped, 'left out')) if o)
+        return f'{_told(had, task)}: its head goes on with {_listed(list(rows))}; {more}'
     if unnamed(had.names): return f'{had.of}: its head goes on by number (LABEL_0 is class 0, and so on)'
-    if any(_spelled(c) != _spelled(had.names[i]) for c, i in rows.items()): return f'{had.of}: its head goes on, upper and lower case aside ({_listed(had.names)})'
-    return ''
+    same = all(_spelled(c) == _spelled(had.names[i]) for c, i in rows.items())
+    return '' if same else f'{had.of}: its head goes on, upper and lower case aside ({_listed(had.names)})'
 
 # %% ../nbs/api/06_heads.ipynb #27a2a1bb
 @torch.no_grad()
@@ -149,9 +160,10 @@ def go_on(
     "Let a head begin where one that was trained before has ended, class by class"
     if why := _why_anew(head, had, per_class, task): return why
     new, rows = head.state_dict(), matched(had.names, task.vocab)
-    old = had.state if task.problem != 'regression' else _rescaled(had.state, per_class, had.scale or (0., 1.), task.scale)
+    number, old = task.problem == 'regression', had.state
+    if number: old = _rescaled(old, per_class, had.scale or (0., 1.), task.scale)
     for k, v in new.items():
-        if k not in per_class or task.problem == 'regression': v.copy_(old[k]); continue
-        for i, c in enumerate(task.vocab):
-            if c in rows: v[i] = old[k][rows[c]].to(v.dtype)
-    return '' if task.problem == 'regression' else _how_far(had, rows, task)
+        taken = [(i, rows[c]) for i, c in enumerate(task.vocab) if c in rows]
+        if k not in per_class or number: v.copy_(old[k])
+        else: v[[i for i, _ in taken]] = old[k][[j for _, j in taken]].to(v.dtype)
+    return '' if number else _how_far(had, rows, task)

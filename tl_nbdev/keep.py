@@ -168,13 +168,14 @@ def write_json(
 # %% ../nbs/api/08_keep.ipynb #bca95538
 def as_ours(
     state:dict, # name → tensor
-    layout=None # `prefix` of the tensors of the body, and which tensors that begin so are of the head; `None` where the names are ours
+    layout=None # `prefix` of the body's tensors, and what of the `head` begins so too; `None` for our names
 ) -> dict:
     "A network's tensors by our own names"
     if not layout: return state
     start = f'{layout["prefix"]}.'
     inside = lambda k: k.startswith(start) and k not in layout['head']
-    return {f'body.net.{k.removeprefix(start)}' if inside(k) else f'head.net.{k}': v for k, v in state.items()}
+    ours = lambda k: f'body.net.{k.removeprefix(start)}' if inside(k) else f'head.net.{k}'
+    return {ours(k): v for k, v in state.items()}
 
 # %% ../nbs/api/08_keep.ipynb #f3d5c705
 def save_folder(
@@ -208,17 +209,21 @@ def save_folder(
 def _there(folder, name):
     "A file of a model folder; raises `TransferError` where there is none"
     if (folder/name).is_file(): return folder/name
-    pickles = [o.name for o in folder.iterdir() if o.suffix in ('.pkl', '.pth', '.pt', '.bin')]
-    also = f' ({pickles[0]} is a pickle, which can run code when opened, and was not opened)' if pickles else ''
-    raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or tl-train --out wrote')
+    found = [o.name for o in folder.iterdir() if o.suffix in ('.pkl', '.pth', '.pt', '.bin')]
+    also = f' ({found[0]} is a pickle, which can run code when opened, and was not opened)' if found else ''
+    raise TransferError(f'{folder}: no {name} in it{also}: name a folder that save_transfer or '
+                        'tl-train --out wrote')
 
 def _known_of(folder):
     "What `transfer.json` says; raises `TransferError` if that is not what was saved"
-    try: info = json.loads(_there(folder, 'transfer.json').read_text('utf-8'))
-    except ValueError as e: raise TransferError(f'{folder}/transfer.json is not JSON ({e}): save the model again') from e
-    if not isinstance(info, dict) or 'sha256' not in info: raise TransferError(f'{folder}/transfer.json is not what save_transfer wrote: copy the folder again, or train again')
-    if info.get('format') not in (1, 2): raise TransferError(f'{folder}/transfer.json has format {info.get("format")}, this version reads formats 1 and 2: update tl_nbdev, or save the model again')
-    return info
+    file = _there(folder, 'transfer.json')
+    try: info = json.loads(file.read_text('utf-8'))
+    except ValueError as e: raise TransferError(f'{file} is not JSON ({e}): save the model again') from e
+    if not isinstance(info, dict) or 'sha256' not in info:
+        raise TransferError(f'{file} is not what save_transfer wrote: copy the folder again, or train again')
+    if info.get('format') in (1, 2): return info
+    raise TransferError(f'{file} has format {info.get("format")}, this version reads formats 1 and 2: '
+                        'update tl_nbdev, or save the model again')
 
 # %% ../nbs/api/08_keep.ipynb #6dba3108
 def load_folder(

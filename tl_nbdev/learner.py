@@ -199,7 +199,8 @@ def _remarks(p, frozen, head, task):
     if isinstance(head, str) and head == 'own' or not classifier or saved_here(p): return
     names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
     keeps = '; head="own" goes on with its own' if matched(names, task.vocab) else ''
-    print(f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}: it gets a new head{keeps}')
+    told = f'{p.name} was trained to tell {config.num_labels} classes apart, the task has {task.n_out}'
+    print(f'{told}: it gets a new head{keeps}')
 
 def _fp16(): return [MixedPrecision()]
 

@@ -84,7 +84,8 @@ def masked(
 class _Blocks:
     "A data set that draws its blocks at random: an epoch is as long as one likes"
     def __init__(self, ids, words, tok, n, causal, whole, share, fixed=None, embedded=None):
-        self.ids, self.words, self.tok, self.n, self.causal, self.whole, self.share, self.fixed, self.embedded = ids, words, tok, n, causal, whole, share, fixed, embedded
+        self.ids, self.words, self.tok, self.n, self.causal = ids, words, tok, n, causal
+        self.whole, self.share, self.fixed, self.embedded = whole, share, fixed, embedded
     def __len__(self): return self.n
     def __getitem__(self, i):
         rng = drawing() if self.fixed is None else np.random.default_rng([self.fixed, i])
@@ -114,12 +115,13 @@ class LanguageModel(nn.Module):
 # %% ../nbs/api/26_pretraining.ipynb #09878a9a
 def causal_language_model(
     p:TextPretrained
-) -> tuple: # the network in eval mode and its tokenizer; raises `TransferError` where the weights hold no head that foretells
+) -> tuple: # the network in eval mode and its tokenizer; raises `TransferError` where it has no such head
     "A decoder with its head"
     net, info = load_transformer(p, 'AutoModelForCausalLM', output_loading_info=True)
     tied = net.get_output_embeddings().weight is net.get_input_embeddings().weight
-    if info['missing_keys'] and not tied: raise TransferError(f'{p.name}: its weights hold no head that foretells words ({sorted(info["missing_keys"])[0]} is missing): start from one that has it')
-    return net.eval(), p.tokenizer()
+    if tied or not info['missing_keys']: return net.eval(), p.tokenizer()
+    raise TransferError(f'{p.name}: its weights hold no head that foretells words '
+                        f'({sorted(info["missing_keys"])[0]} is missing): start from one that has it')
 
 # %% ../nbs/api/26_pretraining.ipynb #31b791c6
 def _with_head(p, new_head):
@@ -184,8 +186,15 @@ class Pretraining:
 # %% ../nbs/api/26_pretraining.ipynb #d383f844
 def _made_vectors(p):
     "How vectors are made of texts, where that is not the usual way: what `text_pretrained` must be told"
-    usual = TextPretrained.__dataclass_fields__
-    return {k: getattr(p, k) for k in ('pooling', 'prompt', 'lower', 'normalize') if getattr(p, k) != usual[k].default}
+    usual, fields = TextPretrained.__dataclass_fields__, ('pooling', 'prompt', 'lower', 'normalize')
+    return {k: getattr(p, k) for k in fields if getattr(p, k) != usual[k].default}
+
+def _as_before(p, vectors):
+    "A note on how to have vectors as those that the network gave before"
+    if not vectors: return []
+    said = ', '.join(f'{k}={v!r}' for k, v in vectors.items())
+    return [f'the folder holds the network alone; vectors are made as by {p.name} with '
+            f'text_pretrained(folder, {said})']
 
 # %% ../nbs/api/26_pretraining.ipynb #53641278
 def continue_pretraining(
@@ -212,6 +221,7 @@ def continue_pretraining(
 ) -> Pretraining: # raises `TransferError` before anything is trained
     "Continue the pretraining of a language model on texts of a domain"
     if steps is None and budget <= 0 or steps is not None and steps < 1: raise TransferError(f'{f"budget={budget:g}" if steps is None else f"steps={steps}"}: nothing could be trained; use more')
+    check_target(out)
     p = text_pretrained(model)
     notes = [*p.notes]
     net, tok, causal, fresh = _with_head(p, new_head)
@@ -220,7 +230,10 @@ def continue_pretraining(
         held = {as_text(o) for o in test}
         texts, all_of = [o for o in texts if o not in held], len(texts)
         if all_of > len(texts): notes.append(f'{all_of - len(texts)} texts are in the test part of the task: left out')
-    if len(texts) < 2: raise TransferError(f'{len(texts)} different texts{", after " + notes[-1] if notes else ""}: at least two are needed, one of them to be held out')
+    if len(texts) < 2:
+        left = f', after {notes[-1]}' if notes else ''
+        raise TransferError(f'{len(texts)} different texts{left}: at least two are needed, one of them to be '
+                            'held out')
     embedded = net.get_input_embeddings().num_embeddings
     if not causal: without_embedding([np.array([tok.mask_token_id])], tok, embedded, p.name)
     rng = np.random.default_rng(seed)
@@ -240,10 +253,11 @@ def continue_pretraining(
         k = math.ceil(len(train[0])*replay_share/(1 - replay_share))
         pick = rng.integers(len(mixed[0]), size=k) if len(mixed[0]) else []
         train = tuple(np.concatenate([a, b[pick]]) for a, b in zip(train, mixed))
-    without_embedding([train[0], valid[0], *([general[0]] if general is not None else [])], tok, embedded, p.name)
+    without_embedding([o[0] for o in (train, valid, general) if o is not None], tok, embedded, p.name)
     seeded(seed)
     d, lm = device(), LanguageModel(net).to(device())
-    make = lambda ids, words, n, fixed=None: _Blocks(ids, words, tok, n, causal, whole_words, share, fixed, embedded)
+    make = lambda ids, words, n, fixed=None: _Blocks(ids, words, tok, n, causal, whole_words, share, fixed,
+                                                     embedded)
     loader = lambda data, shuffle: _BlockLoader(data, bs=min(bs, len(data)), shuffle=shuffle, drop_last=False, n_inp=2, device=d)
     test_of = lambda o: loader(make(*(x[:200] for x in o), min(200, len(o[0])), fixed=seed), False)
     mode = fastest(lm.net, f'{p.name} {sum(o.numel() for o in net.parameters())} language model', block, d, torch.from_numpy(train[0][:8]).to(d))
@@ -284,11 +298,14 @@ def continue_pretraining(
     if best.state is not None or best.curve: lm.load_state_dict(best.state or begin)
     after, seconds = _loss_on(lm, held, mode), time.perf_counter() - start
     out, vectors = Path(out), _made_vectors(p)
-    if vectors: notes.append(f'the folder holds the network alone; vectors are made as by {p.name} with text_pretrained(folder, {", ".join(f"{k}={v!r}" for k, v in vectors.items())})')
+    notes += _as_before(p, vectors)
     with finishing(), whole(out) as tmp:
         tmp.mkdir()
         save_transformer(net.cpu(), tok, tmp)
         write_json(tmp/'pretraining.json', dict(made=now(), versions=versions(), of=p.name, texts=len(texts), steps=each*rounds, rate=rate, block=block, before=before, after=after, curve=best.curve, notes=notes, files=listed(tmp)))
     if keep_at is not None: learn.checkpoint.clear(); plan.unlink(missing_ok=True)
     net.to(d)
-    return Pretraining(text_pretrained(out, **vectors), before, after, best.curve, len(best.curve)*each*bs*train[0].shape[1], round(seconds, 1), (general_before, _loss_on(lm, old, mode)) if old else None, tuple(notes))
+    forgot = (general_before, _loss_on(lm, old, mode)) if old else None
+    read = len(best.curve)*each*bs*train[0].shape[1]
+    start = text_pretrained(out, **vectors)
+    return Pretraining(start, before, after, best.curve, read, round(seconds, 1), forgot, tuple(notes))

@@ -261,7 +261,7 @@ def _check_in_fresh_process(folder):
     raise TransferError(f'{folder}: saved, but a fresh process could not use it: {why}')
 
 # %% ../nbs/api/19_saved.ipynb #f0054b64
-def _written(self, net, info): return net.state_dict(), self.files(), {} # tensors, files of text, and what else is to be known
+def _written(self, net, info): return net.state_dict(), self.files(), {} # tensors, texts, what else to know
 Pretrained.written = _written
 
 # %% ../nbs/api/19_saved.ipynb #56756aa3
@@ -285,7 +285,8 @@ def save_transfer(
     info['check'] = _said(Predictor(Network(net.body, net.head), p, info, learn.mode))
     net.head.to(device())
     state, files, more = p.written(net, info)
-    save_folder(folder, state, info | more, {'README.md': model_card(info), **files}, more.get('weights', 'model.safetensors'))
+    weights = more.get('weights', 'model.safetensors')
+    save_folder(folder, state, info | more, {'README.md': model_card(info), **files}, weights)
     own = p.library == 'module' or learn.head_kind not in heads
     if check and not own: _check_in_fresh_process(folder)
     return Path(folder)
@@ -303,40 +304,46 @@ def saved_head(
     state, info = load_folder(folder)
     problem = 'regression' if info.get('scale') else 'multi-label' if info['multi'] else 'single-label'
     mine = {k.removeprefix('head.'): v for k, v in state.items() if k.startswith('head.')}
-    return TrainedHead(Path(folder).name, info['head'], mine, info['classes'], problem, info.get('scale'), info['pretrained'].get('pooling'))
+    scale, pooling = info.get('scale'), info['pretrained'].get('pooling')
+    return TrainedHead(Path(folder).name, info['head'], mine, info['classes'], problem, scale, pooling)
 
 # %% ../nbs/api/19_saved.ipynb #cfb3ccf5
 def asked_head(
     p, # a `Pretrained`
     head # a kind of head, or a module
-) -> tuple: # `p` with the features that the head is for, and the kind of head; raises `TransferError` where it has none of its own
+) -> tuple: # `p` with the features that the head is for, and its kind; raises `TransferError` for no head
     "What `own` means: the head that a saved model has; of other networks that of their class"
-    if head != 'own': return p, head
+    if not isinstance(head, str) or head != 'own': return p, head
     if saved_here(p) and (had := saved_head(p.where)).kind in heads: return p, had.kind
     return p.for_own_head(), 'own'
 
 # %% ../nbs/api/19_saved.ipynb #228c5663
 def _left_behind(had, task):
     "In a line, that a head for the very classes of a task is not used"
-    same = list(matched(had.names, task.vocab)) if had.problem != 'regression' else ['its number']*(task.problem == 'regression')
+    same = list(matched(had.names, task.vocab))
+    if had.problem == task.problem == 'regression': same = ['its number']
     if not same or had.kind not in heads: return ''
-    return f'{had.of} has a head for {", ".join(same[:5])}{", …" if len(same) > 5 else ""} already, which is left behind for a new one: head="own" goes on with it'
+    what = ', '.join(same[:5]) + (', …' if len(same) > 5 else '')
+    return (f'{had.of} has a head for {what} already, which is left behind for a new one: '
+            'head="own" goes on with it')
 
+# %% ../nbs/api/19_saved.ipynb #4a79f5f6
 def first_head(
     p, # a `Pretrained`
     head, # a kind of head, or a module
     dim:int, # width of the features
     task, # that it is for
-    own=False # is the head to be gone on with that a saved model has, or that came with the weights?
+    own=False # does it go on where one has ended that was saved, or that came with the weights?
 ) -> nn.Module:
     "The head that a learner begins with; what becomes of one that was there is said"
     had = saved_head(p.where) if saved_here(p) else None
     if own and had is None: return p.own_head(dim, task)
     made = p.head(head, dim, task.n_out)
     if had is None: return made
-    if own and had.kind != head or own and had.pooling != getattr(p, 'pooling', None): line = f'the head of {had.of} was made for other features: it gets a new head'
-    elif own: line = go_on(made, had, class_tensors(lambda n: p.head(head, dim, n)), task)
-    else: line = _left_behind(had, task)
+    fits = had.kind == head and had.pooling == getattr(p, 'pooling', None)
+    if not own: line = _left_behind(had, task)
+    elif not fits: line = f'the head of {had.of} was made for other features: it gets a new head'
+    else: line = go_on(made, had, class_tensors(lambda n: p.head(head, dim, n)), task)
     if line: print(line)
     return made
 

@@ -45,7 +45,7 @@ class TextPretrained(Pretrained):
     prompt: str = ''          # what the network expects before each text
     lower: bool = False       # does it expect texts in lower case?
     normalize: bool = False   # are vectors made of length 1?
-    dense: tuple = ()         # what follows the pooling, layer by layer: see `Projection`, with its folder first
+    dense: tuple = ()         # what follows the pooling, layer by layer: a folder, then as for `Projection`
     notes: tuple = field(default=(), repr=False, compare=False) # what its folder asks for, or can't have
     cuts = False # its frozen layers are run with the rest: what a cut would keep is large
     texts = True
@@ -90,7 +90,7 @@ def _is_adapter(where, adapter):
     kind = said.get('peft_type') or 'of peft'
     base = said.get('base_model_name_or_path') or 'a network that it does not name'
     merge = 'peft.PeftModel.from_pretrained(network, adapter).merge_and_unload()'
-    join = f'load that, join the two with {merge}, save it and its tokenizer by save_pretrained, and name that folder'
+    join = f'load that, join the two with {merge}, save it and its tokenizer by save_pretrained, and name it'
     if 'TUNING' in kind or 'PROMPT' in kind: # it has no weights of layers
         join = 'name that: an adapter of this kind is put before texts, and can\'t be joined with its network'
     return TransferError(f'{where}: an adapter ({kind}) of {base}, not a network: {join}')
@@ -141,8 +141,10 @@ def _finder(where, revision=None):
     return find
 
 # %% ../nbs/api/11_sources.ipynb #ff954e54
-_modes = dict(cls_token='cls', max_tokens='max', mean_tokens='mean', # older flags, in the order of their vectors
-              mean_sqrt_len_tokens='mean_sqrt_len_tokens', weightedmean_tokens='weightedmean', lasttoken='lasttoken')
+# older flags, in the order of their vectors
+_modes = dict(cls_token='cls', max_tokens='max', mean_tokens='mean',
+              mean_sqrt_len_tokens='mean_sqrt_len_tokens', weightedmean_tokens='weightedmean',
+              lasttoken='lasttoken')
 
 def _pooling_of(said):
     "Our word for the pooling of a `1_Pooling/config.json`, older or newer, and a line where it can't be had"
@@ -162,7 +164,8 @@ def _dense_of(find, path, said):
     known = activation.startswith('torch.nn.') and hasattr(nn, name)
     if not of_text: why = 'is of tokens, not of a text'
     elif not known: why = f'has an activation of its own ({activation})'
-    elif not find(f'{path}/model.safetensors'): why = 'has no model.safetensors (pickled weights are never opened)'
+    elif not find(f'{path}/model.safetensors'):
+        why = 'has no model.safetensors (pickled weights are never opened)'
     if why: return None, f'its layer {path} {why}: it is not applied'
     widths = said['in_features'], said['out_features']
     return (path, *widths, said.get('bias', True), name, bool(said.get('use_residual'))), ''
@@ -203,8 +206,8 @@ def _after_pooling(find, modules, fields):
         elif kind != 'Dropout': odd = f'its part {path} ({kind}) is not applied'
         remarks.append(('pooling' if kind == 'Pooling' else 'dense', odd))
         if kind == 'Pooling' and said.get('include_prompt') is False and fields.pop('prompt', ''):
-            remarks.append(('prompt', 'its prompt is read and then left out of the mean, which can\'t be done here: '
-                                      'it goes without'))
+            remarks.append(('prompt', 'its prompt is read and then left out of the mean, which can\'t be '
+                                      'done here: it goes without'))
     return remarks
 
 # %% ../nbs/api/11_sources.ipynb #2f7f05dd
@@ -214,8 +217,8 @@ def _parts_of_vectors(find, name):
     if not modules: return {}, []
     (kind, path), *others = [(o['type'].rpartition('.')[2], o.get('path', '').strip('/')) for o in modules]
     if not kind.endswith('Transformer'):
-        raise TransferError(f'{name}: its first part is a {kind} (modules.json), not a transformer: it can\'t be '
-                            'adapted here')
+        raise TransferError(f'{name}: its first part is a {kind} (modules.json), not a transformer: it '
+                            'can\'t be adapted here')
     lengths, more = _read_length(find, f'{path}/' if path else '')
     prompt, without = _prompt_of(_asked(find, 'config_sentence_transformers.json') or {})
     fields = dict(subfolder=path, **lengths, **(dict(prompt=prompt) if prompt else {}))
@@ -287,11 +290,11 @@ def _on_hub(name, changes):
 def _check_kind(what):
     "Raises `TransferError` for what can be no name and no folder"
     if isinstance(what, nn.Module):
-        raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to a '
-                            'folder with save_pretrained, and name that')
+        raise TransferError(f'a {type(what).__name__} has no tokenizer with it: save model and tokenizer to '
+                            'a folder with save_pretrained, and name that')
     if isinstance(what, Path) or isinstance(what, str) and what.strip(): return
-    raise TransferError(f'{brief(what, 40)!r} is no model: give a name ({", ".join(_wheels)}, or one of a hub) '
-                        'or a folder')
+    raise TransferError(f'{brief(what, 40)!r} is no model: give a name ({", ".join(_wheels)}, or one of a '
+                        'hub) or a folder')
 
 def _found(what, changes):
     "What to start from, by name or folder"
@@ -354,9 +357,9 @@ def _from_hub(p, what, get):
     try: return get(revision=p.revision, trust_remote_code=p.trust_remote_code, **inside)
     except (OSError, ValueError, ImportError) as e:
         if 'trust_remote_code' in str(e): raise _untrusted(p, p.name) from e
-        raise TransferError(f'"{p.name}": there is no folder of this name, and its {what} could not be had from '
-                            f'the model hub ({_first_line(e)}). These need none: {", ".join(_wheels)}; or pass '
-                            'a folder with config.json, model.safetensors and tokenizer.json') from e
+        raise TransferError(f'"{p.name}": there is no folder of this name, and its {what} could not be had '
+                            f'from the model hub ({_first_line(e)}). These need none: {", ".join(_wheels)}; '
+                            'or pass a folder with config.json, model.safetensors and tokenizer.json') from e
 
 # %% ../nbs/api/11_sources.ipynb #2cd7af97
 _broken = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, AssertionError,
@@ -477,8 +480,8 @@ def load_transformer(
     if p.source == 'random': net, info = from_config(p, cls, config), dict(missing_keys=[])
     elif saved_here(p): net, info = _around_saved(p, cls)
     elif getattr(config, 'quantization_config', None):
-        raise TransferError(f'{p.name}: its weights are quantised, and can\'t be trained on: name the network '
-                            'that they were made from')
+        raise TransferError(f'{p.name}: its weights are quantised, and can\'t be trained on: name the '
+                            'network that they were made from')
     else:
         kwargs |= dict(adapter_kwargs=dict(subfolder='no-adapter')) # one that lies beside it would be put in
         net, info = _load(p, 'weights', cls, config=config, use_safetensors=True, dtype=torch.float32,
@@ -493,8 +496,8 @@ def whole_transformer(
     net, info = load_transformer(p, output_loading_info=True)
     lacks = sorted(k for k in info['missing_keys'] if not k.startswith('pooler.'))
     if not lacks: return net
-    raise TransferError(f'{p.name}: {len(lacks)} of its {len(net.state_dict())} tensors are not among its weights '
-                        f'(such as {lacks[0]}), which are of another network: copy or save it again')
+    raise TransferError(f'{p.name}: {len(lacks)} of its {len(net.state_dict())} tensors are not among its '
+                        f'weights (such as {lacks[0]}), which are of another network: copy or save it again')
 
 # %% ../nbs/api/11_sources.ipynb #65f6a7ab
 _late = ('roberta', 'camembert', 'mpnet', 'esm', 'data2vec') # whose positions begin at 2

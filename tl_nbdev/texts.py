@@ -223,20 +223,22 @@ def near_duplicates(
 # %% ../nbs/api/13_texts.ipynb #acd81afb
 _enough = 20_000 # characters of a text by which its length is estimated
 
+def _length(item): return sum(map(len, item)) if isinstance(item, tuple) else len(item)
+
 def _batches(items, most=10**6):
     "Items in order, about so many characters at a time"
     batch, held = [], 0
     for o in items:
         batch.append(o)
-        held += sum(map(len, o)) if isinstance(o, tuple) else len(o)
-        if held > most: yield batch; batch, held = [], 0
+        held += _length(o)
+        if held > most: yield batch
+        if held > most: batch, held = [], 0
     if batch: yield batch
 
 def _shortened(item):
     "The beginning of a text, and how many times longer the whole is"
     clipped = tuple(o[:_enough] for o in item) if isinstance(item, tuple) else item[:_enough]
-    length = lambda o: sum(map(len, o)) if isinstance(o, tuple) else len(o)
-    return clipped, length(item)/max(length(clipped), 1)
+    return clipped, _length(item)/max(_length(clipped), 1)
 
 # %% ../nbs/api/13_texts.ipynb #66a97237
 class Unknown:
@@ -244,7 +246,7 @@ class Unknown:
     def __init__(self):
         self.tokens, self.all = 0, 0 # that are unknown, and in all
         self.pieces = {} # number of a text → what is not known of it
-        self.alike = []  # of each text, a hash of what it is to the tokenizer; `None` of one that was not read to its end
+        self.alike = []  # of each text, a hash of its tokens; `None` where it was not read to its end
     def __len__(self): return len(self.pieces)
     def where(self):
         "What is not known → the numbers of the texts that hold it, the most frequent first"
@@ -254,35 +256,46 @@ class Unknown:
         return dict(sorted(at.items(), key=lambda o: -len(o[1])))
 
 # %% ../nbs/api/13_texts.ipynb #cd4bb77a
-def _not_known(text, one, tok, seen):
-    "The characters of a text, or of a pair, for which a tokenizer has but one and the same token; words, where it knows each of their characters"
+def _spots(text, one, unknown):
+    "The pieces of a text, or of a pair, that became the token for what is not known"
     texts = text if isinstance(text, tuple) else (text,)
-    spots = [(one.offsets[k], one.sequence_ids[k] or 0) for k in np.flatnonzero(np.array(one.ids) == tok.unk_token_id)]
+    at = np.flatnonzero(np.array(one.ids) == unknown)
+    return {texts[one.sequence_ids[k] or 0][slice(*one.offsets[k])] for k in at} - {''}
+
+def _not_known(pieces, tok, seen):
+    "The characters of pieces that a tokenizer does not know; or pieces, of which it knows each character"
     out = set()
-    for piece in {texts[which][a:b] for (a, b), which in spots if b > a}:
-        for c in set(piece) - seen.keys(): seen[c] = tok.unk_token_id in tok(c, add_special_tokens=False)['input_ids']
-        out |= {c for c in piece if seen[c]} or {piece}
+    for c in set(''.join(pieces)) - seen.keys():
+        seen[c] = tok.unk_token_id in tok(c, add_special_tokens=False)['input_ids']
+    for piece in pieces: out |= {c for c in piece if seen[c]} or {piece}
     return out or {'?'}
 
 # %% ../nbs/api/13_texts.ipynb #741482b3
+def _tokenised(tok, texts):
+    "What a tokenizer makes of texts, or of pairs"
+    pairs = isinstance(texts[0], tuple)
+    return tok(*([list(o) for o in zip(*texts)] if pairs else [list(texts)]), truncation=False, verbose=False)
+
 def _look(items, p):
-    "With the tokenizer of `p`: tokens of each text, how many are read, whose they are, and what it doesn't know"
-    known, unknown, seen = Tokens(p), Unknown(), {}
-    unk, lengths = known.tok.unk_token_id, []
+    "With the tokenizer of `p`: tokens of each text, how many are read, whose they are, what it doesn't know"
+    known, unknown, seen, lengths = Tokens(p), Unknown(), {}, []
+    tok, unk = known.tok, known.tok.unk_token_id
     for batch in _batches(items):
         short, times = zip(*map(_shortened, batch))
-        got = known.tok(*([list(o) for o in zip(*short)] if isinstance(short[0], tuple) else [list(short)]), truncation=False, verbose=False)
-        for i, ids in enumerate(got['input_ids']):
+        got = _tokenised(tok, short)
+        ones = getattr(got, 'encodings', None) or [None]*len(short)
+        for text, one, ids, more in zip(short, ones, got['input_ids'], times):
             here = 0 if unk is None else ids.count(unk)
-            if here: unknown.pieces[len(lengths)] = _not_known(short[i], got.encodings[i], known.tok, seen) if getattr(got, 'encodings', None) else {'?'}
-            lengths.append(round(len(ids)*times[i]))
-            unknown.alike.append(hash(tuple(ids)) if times[i] == 1 else None)
+            spots = _spots(text, one, unk) if one and here else ()
+            if here: unknown.pieces[len(lengths)] = _not_known(spots, tok, seen)
+            lengths.append(round(len(ids)*more))
+            unknown.alike.append(hash(tuple(ids)) if more == 1 else None)
             unknown.tokens, unknown.all = unknown.tokens + here, unknown.all + len(ids)
     return np.array(lengths), known.most, f'tokens of {p.name}', unknown
 
 # %% ../nbs/api/13_texts.ipynb #7e6769ec
 def _tells(where, labels):
-    "Of what is not known, what stands with one class more often than by chance (binomial, one in a hundred over all): piece → class"
+    "Of what is not known, what stands with a class more often than by chance (binomial, 1 % in all) → class"
     share, found = pd.Series(labels).value_counts(normalize=True), {}
     often = {o: i for o, i in where.items() if len(i) >= 5 and o != '?'}
     for piece, rows in often.items():
@@ -291,35 +304,56 @@ def _tells(where, labels):
     return found
 
 # %% ../nbs/api/13_texts.ipynb #1063d66c
-def _unknown_finding(task, unknown, what):
-    "A finding, where one text in a hundred or more holds what the tokenizer does not know, or classes differ by it"
-    n, where = len(task.df), unknown.where()
-    tells = _tells(where, task.df.label.map(str).to_list()) if task.problem == 'single-label' and task.labelled else {}
-    if len(unknown) < .01*n and not tells or not len(unknown): return []
-    share = 100*unknown.tokens/max(unknown.all, 1)
-    percent = lambda o: f'{o:.0f} %' if o >= 10 else f'{o:.2g} %'
-    found = f'texts with what is unknown to the tokenizer of {what.removeprefix("tokens of ")} ({percent(100*len(unknown)/n)} of the texts, {percent(share)} of their tokens)'
-    if tells: found += ', and it is what tells classes apart'
-    first = {**{o: where[o] for o in tells}, **where}
-    examples = [f'{brief(o, 20)} ({len(rows)}{f", most in {brief(tells[o], 20)}" if o in tells else ""})' for o, rows in first.items()]
-    next = 'all of it becomes one token: start from a network whose tokenizer knows it, such as a multilingual one, or one that reads bytes (RoBERTa, GPT-2)'
-    return [dict(found=found, count=len(unknown), examples='; '.join(examples[:3]), next=next)]
+def _percent(o): return f'{o:.0f} %' if o >= 10 else f'{o:.2g} %'
 
+def _examples(where, tells):
+    "What is not known, first what tells classes apart, and in how many texts it is"
+    said = lambda o: f', most in {brief(tells[o], 20)}' if o in tells else ''
+    first = [*tells, *(o for o in where if o not in tells)][:3]
+    return '; '.join(f'{brief(o, 20)} ({len(where[o])}{said(o)})' for o in first)
+
+def _unknown_finding(task, unknown, what):
+    "A finding, where one text in a hundred holds what a tokenizer does not know, or classes differ by it"
+    n, where, tells = len(task.df), unknown.where(), {}
+    plain = task.problem == 'single-label' and task.labelled
+    if plain: tells = _tells(where, task.df.label.map(str).to_list())
+    if len(unknown) < .01*n and not tells or not len(unknown): return []
+    share = _percent(100*unknown.tokens/unknown.all)
+    found = (f'texts with what is unknown to the tokenizer of {what.removeprefix("tokens of ")} '
+             f'({_percent(100*len(unknown)/n)} of the texts, {share} of their tokens)')
+    if tells: found += ', and it is what tells classes apart'
+    next = ('all of it becomes one token: start from a network whose tokenizer knows it, such as a '
+            'multilingual one, or one that reads bytes (RoBERTa, GPT-2)')
+    return [dict(found=found, count=len(unknown), examples=_examples(where, tells), next=next)]
+
+# %% ../nbs/api/13_texts.ipynb #65847338
 def _alike_finding(task, unknown, what):
     "A finding, where texts of two labels differ, but not to the tokenizer"
     if not unknown.alike or not task.labelled: return []
-    rows = pd.DataFrame(dict(alike=unknown.alike, same=task.df.same.to_list(), label=task.df.label.map(str).to_list(), item=task.df.item.to_list())).dropna(subset='alike')
-    kinds = rows.groupby('alike').agg(same=('same', 'nunique'), label=('label', 'nunique'), n=('item', 'size'), item=('item', 'first'))
+    rows = task.df[['item', 'same']].assign(label=task.df.label.map(str), alike=unknown.alike)
+    kinds = rows.dropna(subset='alike').groupby('alike').agg(
+        same=('same', 'nunique'), label=('label', 'nunique'), n=('item', 'size'), item=('item', 'first'))
     alike = kinds[(kinds.same > 1) & (kinds.label > 1)]
     if not len(alike): return []
-    found = f'texts under two labels that differ, but not to the tokenizer of {what.removeprefix("tokens of ")}, to which what they differ by is unknown'
-    return [dict(found=found, count=int(alike.n.sum()), examples='; '.join(brief(o, 40) for o in alike.item[:3]), next='no training can tell them apart: start from a network whose tokenizer can')]
+    found = ('texts under two labels that differ, but not to the tokenizer of '
+             f'{what.removeprefix("tokens of ")}, to which what they differ by is unknown')
+    next = 'no training can tell them apart: start from a network whose tokenizer can'
+    examples = '; '.join(brief(o, 40) for o in alike.item[:3])
+    return [dict(found=found, count=int(alike.n.sum()), examples=examples, next=next)]
 
 # %% ../nbs/api/13_texts.ipynb #d70067ec
 def _is_here(p):
     "Can the tokenizer of `p` be read without fetching anything?"
     if p.source in ('folder', 'random') and isinstance(p.where, Path): return True
     return any(o['name'] == p.name and o['here'] == 'yes' for o in samples('weights'))
+
+def _in_words(task, items):
+    "Lengths in words, where no tokenizer is here, and a finding that says so"
+    n = np.array([round(len(_word.findall(str(o)))*times) for o, times in map(_shortened, items)])
+    usual = task.usual_model
+    found = f'lengths are in words: the tokenizer of {usual} is not here, and nothing is fetched for an audit'
+    next = f'audit("{usual}"), or --model in a shell, fetches it, and looks for what it does not know'
+    return n, 200, 'words', Unknown(), [dict(found=found, count=0, examples='', next=next)]
 
 def _measured(task, items, model):
     "Lengths, how many tokens are read, of what, what is unknown, and a finding where words had to do"
@@ -328,16 +362,14 @@ def _measured(task, items, model):
         if model is not None or _is_here(p): return *_look(items, p), []
     except TransferError:
         if model is not None: raise
-    n = np.array([round(len(_word.findall(str(o)))*times) for o, times in map(_shortened, items)])
-    words = f'lengths are in words: the tokenizer of {task.usual_model} is not here, and nothing is fetched for an audit'
-    return n, 200, 'words', Unknown(), [dict(found=words, count=0, examples='', next=f'audit("{task.usual_model}"), or --model in a shell, fetches it, and looks for what it does not know')]
+    return _in_words(task, items)
 
 # %% ../nbs/api/13_texts.ipynb #6b9f8514
 def audit(
     task:TextTask,
-    model=None # whose tokens lengths are counted in, as for `transfer_learner`; default MiniLM if it is here, else words
+    model=None # whose tokens are counted, as for `transfer_learner`; default MiniLM if it is here, else words
 ) -> Audit:
-    "Look before training: empty, copied, leaking and wrongly decoded texts, tiny classes, lengths, what a tokenizer doesn't know"
+    "Look before training: empty, copied, leaking, wrongly decoded and unknown texts, tiny classes, lengths"
     rows, df = findings(task), task.df
     add = lambda found, which, next: rows.append(dict(found=found, count=len(which), examples='; '.join(brief(o, 40) for o in which[:3]), next=next)) if len(which) else None
     items, parts, labels = df.item.to_list(), df.part.to_list(), df.label.map(str).to_list()
@@ -348,8 +380,11 @@ def audit(
     add('texts that look wrongly decoded', [o for o in items if _misread(str(o))], 'save the file as UTF-8 and read it again')
     add('texts that look like binary data', [o for o in items if _binary(str(o))], 'remove them, or convert them to text')
     n, most, what, unknown, by_words = _measured(task, items, model)
-    beyond = f'{100*np.maximum(n - most, 0).sum()/max(n.sum(), 1):.0f} % of all {what.partition(" ")[0]} are beyond'
-    add(f'texts of more than {most} {what} (median {int(np.median(n))}, longest {int(n.max()):,}; {beyond})', [items[i] for i in np.flatnonzero(n > most)], 'their beginning alone is read, unless size= is larger; long="windows" reads all')
+    beyond = f'{100*np.maximum(n - most, 0).sum()/max(n.sum(), 1):.0f} % of all {what.partition(" ")[0]}'
+    many = (f'texts of more than {most} {what} (median {int(np.median(n))}, longest {int(n.max()):,}; '
+            f'{beyond} are beyond)')
+    long = [items[i] for i in np.flatnonzero(n > most)]
+    add(many, long, 'their beginning alone is read, unless size= is larger; long="windows" reads all')
     rows += _unknown_finding(task, unknown, what) + _alike_finding(task, unknown, what)
     if not rows: rows = [dict(found='nothing to worry about', count=0, examples='', next='train')]
     return Audit(task, rows + by_words)

@@ -25,7 +25,7 @@ class Tokens:
         positions, self.embedded = p.reach if p.library == 'transformers' else (None, None)
         limits = [self.tok.model_max_length, positions]
         self.most = min([p.size, *(o for o in limits if o and 0 < o < 10**6)]) # tokens of a window: what was asked for, or what tokenizer and network can take
-        self.from_end = getattr(self.tok, 'truncation_side', 'right') == 'left' # is the end of a text what is kept?
+        self.from_end = getattr(self.tok, 'truncation_side', 'right') == 'left' # is the end what is kept?
     @property
     def window(self): return self.p.size
     def __call__(self, items): # → a list of lists of windows
@@ -37,24 +37,27 @@ class Tokens:
 # %% ../nbs/api/12_tokens.ipynb #73931f67
 @patch
 def _add(self:Tokens, items):
+    cut = self._windows if self.p.long == 'windows' else self._begun
     for paired in (False, True):
         if not (mine := [o for o in items if isinstance(o, tuple) == paired]): continue
-        made = (self._windows if self.p.long == 'windows' else self._begun)([self._expected(o) for o in mine], paired)
-        self._check(mine, made)
+        made = cut([self._expected(o) for o in mine], paired)
+        self._check(made)
         self.known.update(zip(mine, made))
 
 @patch
 def _expected(self:Tokens, item):
     "An item as the network expects it: with its prompt, and in the case that it knows"
-    if isinstance(item, tuple): return (self._expected(item[0]), item[1].lower() if self.p.lower else item[1])
-    item = self.p.prompt + item
-    return item.lower() if self.p.lower else item
+    first, *second = item if isinstance(item, tuple) else (item,)
+    texts = tuple(o.lower() if self.p.lower else o for o in (self.p.prompt + first, *second))
+    return texts if second else texts[0]
 
+# %% ../nbs/api/12_tokens.ipynb #06e53bf9
 @patch
 def _numbers(self:Tokens, items, truncation=True, **kwargs):
     "What the tokenizer makes of texts, or of pairs"
     args = [list(o) for o in zip(*items)] if isinstance(items[0], tuple) else [items]
-    got = self.tok(*args, truncation=truncation, max_length=self.most, return_attention_mask=False, return_token_type_ids=False, **kwargs)
+    got = self.tok(*args, truncation=truncation, max_length=self.most, return_attention_mask=False,
+                   return_token_type_ids=False, **kwargs)
     return [np.array(o or [self._nothing], np.int32) for o in got['input_ids']], got
 
 @patch(as_prop=True)
@@ -73,14 +76,16 @@ def without_embedding(
     "Raises `TransferError` for tokens that a network has no embedding for"
     found = np.unique(np.concatenate([o[o >= embedded].ravel() for o in ids] or [np.array([], int)]))
     if not len(found): return
-    names = ', '.join(f'"{o}"' for o in tok.convert_ids_to_tokens(found[:4].tolist())) + (', …' if len(found) > 4 else '')
-    raise TransferError(f'{name}: its tokenizer knows {len(tok)} tokens, its network {embedded}: {names} {"has" if len(found) == 1 else "have"} no embedding. Take '
-                        f'{"it" if len(found) == 1 else "them"} out of the texts, or call resize_token_embeddings({len(tok)}) on the network and save it again')
+    names = [f'"{o}"' for o in tok.convert_ids_to_tokens(found[:4].tolist())] + ['…']*(len(found) > 4)
+    has, them = ('has', 'it') if len(found) == 1 else ('have', 'them')
+    raise TransferError(f'{name}: its tokenizer knows {len(tok)} tokens, its network {embedded}: '
+                        f'{", ".join(names)} {has} no embedding. Take {them} out of the texts, or call '
+                        f'resize_token_embeddings({len(tok)}) on the network and save it again')
 
 @patch
-def _check(self:Tokens, items, made):
+def _check(self:Tokens, made):
     if self.embedded is None: return
-    without_embedding([w for windows in made for w in windows], self.tok, self.embedded, self.p.name)
+    without_embedding([w for o in made for w in o], self.tok, self.embedded, self.p.name)
 
 # %% ../nbs/api/12_tokens.ipynb #e373b3cb
 @patch
@@ -95,7 +100,8 @@ def _begun(self:Tokens, items, paired):
     "What is read of each text: a megabyte is not tokenised for the sake of a page"
     clipped = [self._clipped(o) for o in items]
     out, _ = self._numbers(clipped)
-    short = [i for i, (o, c, ids) in enumerate(zip(items, clipped, out)) if len(ids) < self.most and c != o] # long words, or much white space
+    # long words, or much white space
+    short = [i for i, ids in enumerate(out) if len(ids) < self.most and clipped[i] != items[i]]
     if short:
         for i, ids in zip(short, self._numbers([items[i] for i in short])[0]): out[i] = ids
     return [[o] for o in out]
@@ -105,15 +111,22 @@ def _begun(self:Tokens, items, paired):
 def _windows(self:Tokens, items, paired):
     "All of each text; of a pair, the shorter one is in every window, or as much of it as fits in half of one"
     out, stride = [[] for _ in items], self.most//8
-    if not paired or self.p.library != 'transformers': groups = [(True, range(len(items)), items)]
-    else:
-        if self.most < 16: raise TransferError(f'windows of {self.most} tokens are too small for pairs of texts: use a size of 16 or more')
-        first = [len(a) > len(b) for a, b in items]
-        groups = [(f'only_{word}', which, [self._halved(items[i], at) for i in which]) for at, word in ((1, 'first'), (0, 'second')) if (which := [i for i, o in enumerate(first) if o == bool(at)])]
-    for truncation, which, texts in groups:
+    for truncation, which, texts in self._groups(items, paired):
         ids, got = self._numbers(texts, truncation, return_overflowing_tokens=True, stride=stride)
         for i, o in zip(got['overflow_to_sample_mapping'], ids): out[which[i]].append(o)
     return out
+
+@patch
+def _groups(self:Tokens, items, paired):
+    "How texts are cut, the numbers of those that are cut so, and they themselves"
+    if not paired or self.p.library != 'transformers': return [(True, range(len(items)), items)]
+    if self.most < 16:
+        raise TransferError(f'windows of {self.most} tokens are too small for pairs of texts: use a size of '
+                            '16 or more')
+    first = [len(a) > len(b) for a, b in items] # the longer text of a pair is the one that is cut
+    which = {word: [i for i, o in enumerate(first) if o == (word == 'first')] for word in ('first', 'second')}
+    halved = lambda i: self._halved(items[i], int(first[i]))
+    return [(f'only_{word}', ids, list(map(halved, ids))) for word, ids in which.items() if ids]
 
 @patch
 def _halved(self:Tokens, pair, at):
@@ -213,10 +226,12 @@ class FrozenText:
     @property
     def key(self):
         "Names everything that the features depend on, apart from the text"
-        p, tokens = self.p, self.tokens
-        said = f'1 {self.weights} {p.size} {p.pooling} {p.long} {self.mode} {hashlib.blake2b(tokens.tok.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()}'
-        more = [o for o in (p.prompt, p.lower and 'lower', p.normalize and 'normalize', p.dense, tokens.from_end and 'from the end') if o]
-        if more: said += f' {more}'
+        p, words = self.p, self.tokens.tok.backend_tokenizer.to_str().encode()
+        short = lambda o: hashlib.blake2b(o, digest_size=8).hexdigest()
+        said = f'1 {self.weights} {p.size} {p.pooling} {p.long} {self.mode} {short(words)}'
+        more = dict(prompt=p.prompt, lower=p.lower, normalize=p.normalize, dense=p.dense,
+                    end=self.tokens.from_end)
+        if any(more.values()): said += f' {more}'
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
     def probe(self): return self.all(['a probe', 'Another one, which is longer.', '1234', 'Grüße 👋']) # what is compared when a model is saved and loaded
