@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, ConvNextConfig,
                           ConvNextForImageClassification, Dinov2Config, Dinov2Model, ResNetConfig, ResNetForImageClassification, SiglipVisionConfig,
-                          SiglipVisionModel, SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification, ViTModel)
+                          SiglipVisionModel, SwinConfig, SwinForImageClassification, TimmWrapperConfig, TimmWrapperForImageClassification,
+                          ViTConfig, ViTForImageClassification, ViTModel)
 
 @pytest.fixture(scope='module')
 def task(tmp_path_factory): return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 3))
@@ -64,7 +65,7 @@ def test_what_the_user_says_wins():
     net = timm.create_model('resnet10t')
     p = pretrained(net, size=40, mean=.4, std=[.1, .2, .3], licence='mine')
     assert (p.size, p.mean, p.std, p.licence) == (40, (.4,)*3, (.1, .2, .3), 'mine')
-    for wrong, words in (dict(mean=(.5, .5)), '2 numbers, and the images have 3'), (dict(std=0), 'above 0'), (dict(mean='x'), 'a number for each'), (dict(colour=1), 'no such field'):
+    for wrong, words in (dict(mean=(.5, .5)), '2 numbers, and the images have 3'), (dict(std=0), 'above 0'), (dict(mean='x'), 'a number for each'), (dict(colour=1), 'no such field'), (dict(interpolation='cubic'), 'use nearest'), (dict(crop=0), 'crop=0'):
         with pytest.raises(TransferError, match=words): pretrained(net, **wrong)
 
 def test_what_is_assumed_is_said_once(task, capsys):
@@ -221,13 +222,11 @@ def test_a_users_module_stays_as_it_is(task):
 
 def test_half_precision_is_made_whole(): assert pretrained(simple(head()).to(torch.bfloat16), size=32).body()(noise(3, 32)).dtype == torch.float32
 
-def test_the_helping_heads_of_googlenet_and_inception_are_gone():
-    for name, size in ('googlenet', 64), ('inception_v3', 299):
-        net = torchvision.models.get_model(name, weights=None, init_weights=False)
-        body = headless(net, noise(3, size))
-        assert not any('aux' in n.lower() for n, _ in body.named_parameters())
-        old = {'body.net.aux1.conv.weight': torch.zeros(1), **{f'body.{k}': v for k, v in body.state_dict().items()}}
-        if name == 'googlenet': nn.ModuleDict(dict(body=body)).load_state_dict(old) # folders of before hold them
+def test_the_helping_heads_of_googlenet_are_gone():
+    body = headless(torchvision.models.googlenet(weights=None, init_weights=False), noise(3, 64))
+    assert body.gone == ['net.aux1', 'net.aux2'] and not any('aux' in n for n, _ in body.named_parameters())
+    older = {'body.net.aux1.conv.weight': torch.zeros(1), **{f'body.{k}': v for k, v in body.state_dict().items()}}
+    nn.ModuleDict(dict(body=body)).load_state_dict(older) # folders of before hold them
 
 def test_experts_that_noise_did_not_ask_stay():
     class Experts(nn.Module):
@@ -275,7 +274,7 @@ def test_a_network_of_transformers_gives_what_its_classifier_takes(name, tmp_pat
     net = made().eval()
     with torch.no_grad(): want = features(net, noise(3, 32))
     given = pretrained(net, size=32)
-    assert given.library == 'transformers' and given.source == 'module' and given.notes
+    assert given.library == 'transformers' and given.source == 'module' and '32 pixels' in given.notes[0]
     net.save_pretrained(tmp_path)
     beside(tmp_path, size=32, image_mean=[.1, .2, .3], image_std=[.4, .5, .6], resample=1)
     folder = pretrained(tmp_path)
@@ -341,6 +340,23 @@ def test_folders_that_do_not_hold_together_are_refused(tmp_path):
         (tmp_path/'config.json').write_text(json.dumps(said))
         with pytest.raises(TransferError, match=words): pretrained(tmp_path)
     with pytest.raises(TransferError, match='takes input_ids'): pretrained(BertModel(BertConfig(**{**texts, 'vocab_size': 99})))
+
+def test_weights_in_pieces_and_a_folder_of_timms_wrapper(tmp_path):
+    net = nets['vit'][0]().eval()
+    net.save_pretrained(tmp_path/'pieces', max_shard_size='20KB')
+    assert not (tmp_path/'pieces/model.safetensors').exists()
+    with torch.no_grad(): torch.testing.assert_close(pretrained(tmp_path/'pieces').body()(noise(3, 32)), nets['vit'][1](net, noise(3, 32)))
+    net = TimmWrapperForImageClassification(TimmWrapperConfig(architecture='resnet10t', num_labels=7, pretrained_cfg=dict(mean=[.1]*3))).eval()
+    net.save_pretrained(tmp_path/'wrapper')
+    p = pretrained(tmp_path/'wrapper')
+    assert (p.name, p.library, p.mean) == ('resnet10t', 'timm', (.1,)*3)
+    with torch.no_grad(): torch.testing.assert_close(p.body()(noise(3, 64)), pretrained(net, size=64).body()(noise(3, 64)))
+
+def test_a_folder_of_timm_for_grey_pictures(tmp_path):
+    save_file(timm.create_model('resnet10t', in_chans=1).state_dict(), tmp_path/'model.safetensors')
+    (tmp_path/'config.json').write_text(json.dumps(dict(architecture='resnet10t')))
+    p = pretrained(tmp_path)
+    assert p.channels == 1 == len(p.mean) and p.body()(noise(1, 64)).shape == (2, 512)
 
 def test_another_size_is_made_room_for():
     assert pretrained(nets['vit'][0](), size=64).body()(noise(3, 64)).shape == (2, 32)
@@ -413,6 +429,7 @@ def test_weights_of_a_file_go_into_a_named_network(task, tmp_path):
     with pytest.raises(TransferError, match='1 differ, such as layer1.0.conv1.weight'): pretrained('torchvision/resnet18', weights=tmp_path/'w.safetensors').body()
     with pytest.raises(TransferError, match='load_state_dict'): pretrained('resnet18', weights=tmp_path/'w.pth')
     with pytest.raises(TransferError, match='no such file'): pretrained('resnet18', weights=tmp_path/'gone.safetensors')
+    with pytest.raises(TransferError, match='name the network'): pretrained(net, weights=tmp_path/'w.safetensors')
 
 def test_names_of_timm_however_they_are_written(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -78,6 +78,7 @@ class Call:
         at = -1 if isinstance(self.module, nn.Linear) else 1
         return self.given.shape[at], self.shapes[0][at]
 
+# %% ../nbs/api/03_bodies.ipynb #c6e96097
 def _tensors(o):
     if isinstance(o, torch.Tensor): return [o]
     if is_dataclass(o) and not isinstance(o, Mapping): o = vars(o)
@@ -98,6 +99,7 @@ def examined(net, training=False):
         for m, on in modes.items(): m.training = on
         for p, on in grads.items(): p.requires_grad_(on)
 
+# %% ../nbs/api/03_bodies.ipynb #09086ad6
 def watch(
     net:nn.Module,
     x, # a batch it takes
@@ -148,6 +150,7 @@ def _innermost(root, out):
         if (last := next(alone, None)) is None: return call
         call = last
 
+# %% ../nbs/api/03_bodies.ipynb #61120ec9
 @torch.no_grad()
 def _affine(m, like):
     "Is a module a linear function of its input, with a constant?"
@@ -158,6 +161,7 @@ def _affine(m, like):
     if not all(isinstance(o, torch.Tensor) for o in (at_a, at_b, between)): return False
     return torch.allclose(between, (at_a + at_b)/2, rtol=1e-3, atol=1e-4*at_a.abs().max().item())
 
+# %% ../nbs/api/03_bodies.ipynb #8bd8b647
 _Conv = nn.modules.conv._ConvNd
 _moves = ('View', 'Reshape', 'Transpose', 'Permute', 'Squeeze', 'Unsqueeze', 'Select', 'Clone', 'T0', 'Slice')
 
@@ -195,8 +199,8 @@ def _check_told(root, last, out):
     last_used = [p for p in reached(out, inside) if p in names and p.dim() == 2 and min(p.shape) > 1]
     if not (matrices := [names[p] for p in last_used if out.shape[1] in p.shape]): return
     name = type(root.module).__name__
-    raise TransferError(f'{name} ends in a product with {matrices[0]}, and whether that is its head can\'t be '
-                        'told: make it a module that is called (nn.Linear), or say head_name="" if it is none')
+    raise TransferError(f'{name} ends in a product with {matrices[0]}; can\'t tell if that is its head: '
+                        'make it a module that is called, as nn.Linear, or say head_name="" if it is none')
 
 # %% ../nbs/api/03_bodies.ipynb #3d012c4e
 def _named_heads(root, names):
@@ -256,7 +260,15 @@ class Pooled(nn.Module):
         names = 'set_grad_checkpointing', 'gradient_checkpointing_enable'
         on = next((getattr(self.net, n) for n in names if hasattr(self.net, n)), None)
         if on is None: raise ValueError(f'{type(self.net).__name__} has no gradient checkpointing')
-        on()
+        on(*([dict(use_reentrant=False)] if on.__name__ == names[1] else [])) # the other kind loses gradients
+
+# %% ../nbs/api/03_bodies.ipynb #139dc3df
+def _close(body, x, want):
+    "Does a body give these features? One that can't run, for want of the old scores' shape, doesn't"
+    try:
+        with examined(body), torch.no_grad(): got = body(x)
+    except Exception: return False
+    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-4*want.abs().max().item())
 
 # %% ../nbs/api/03_bodies.ipynb #3843bf7e
 def _take_off(net, heads, x, options):
@@ -268,13 +280,6 @@ def _take_off(net, heads, x, options):
     if len(heads) == 1 and _close(plain, x, want): return plain, want
     for c, tap in zip(heads, taps): net.set_submodule(c.name, tap)
     return Pooled(net, dict.fromkeys(c.name for c in heads), options), want
-
-def _close(body, x, want):
-    "Does a body give these features? One that can't run, for want of the old scores' shape, doesn't"
-    try:
-        with examined(body), torch.no_grad(): got = body(x)
-    except Exception: return False
-    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-4*want.abs().max().item())
 
 # %% ../nbs/api/03_bodies.ipynb #60e2a8b2
 def _used(body, x, training):
@@ -323,6 +328,7 @@ def noise(
     "Images of noise"
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0))
 
+# %% ../nbs/api/03_bodies.ipynb #99a2b8cb
 def _lazy(net): return any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters())
 
 def _runs(net, x):
@@ -371,6 +377,7 @@ def _cut(net, x, names, options):
     body.said = ' and '.join(dict.fromkeys(f'{c.name} ({c.wide[0]} → {c.wide[1]})' for c in heads))
     return body
 
+# %% ../nbs/api/03_bodies.ipynb #6316d5ea
 def headless(
     net:nn.Module, # with a head
     x=None, # a batch of images that it takes; default noise

@@ -25,6 +25,7 @@ def _transformers():
         raise TransferError('this needs transformers: pip install "tl_nbdev[text]"') from e
     return transformers
 
+# %% ../nbs/api/03_image_transformers.ipynb #6a91ab25
 def _theirs(net): # a wrapped network of timm's is timm's
     return type(net).__module__.startswith('transformers.models.') and not hasattr(net, 'timm_model')
 
@@ -48,6 +49,7 @@ def _plain(config):
     found = known[type(config)] if type(config) in known else None
     return found if getattr(found, 'main_input_name', '') == 'pixel_values' else None
 
+# %% ../nbs/api/03_image_transformers.ipynb #3c6f1688
 def _class_for(config, named=''):
     "The class that a folder's network is read by; `named` is the one it was saved by"
     classifiers = _classifiers(config)
@@ -83,12 +85,14 @@ def check_images(net):
     raise TransferError(f'{type(net).__name__} takes {net.main_input_name}, not images: for texts, save it '
                         'with its tokenizer and name the folder; for images, pass what takes pixel_values')
 
+# %% ../nbs/api/03_image_transformers.ipynb #a4261af8
 def for_images(
     net # of a transformers class
 ): # for which `from_transformers` holds
     "The part of a network that takes images and nothing else"
     return net if net.main_input_name == 'pixel_values' else net.vision_model
 
+# %% ../nbs/api/03_image_transformers.ipynb #21beab51
 def as_classified(
     net # of a transformers class
 ) -> nn.Module: # with the same weights
@@ -117,12 +121,14 @@ def _edge(size):
     if len(sides) < 2: return sides.pop()
     raise TransferError(f'its images are {" x ".join(map(str, size))} pixels, and only square ones are made')
 
+# %% ../nbs/api/03_image_transformers.ipynb #727c72a2
 def _sizes(said):
     "Pixels that a network sees, and the share of an image's shorter side that they are"
     edge, crop = _edge(said.get('size')), _edge(said.get('crop_size'))
     if said.get('do_center_crop') and crop: return crop, min(1., crop/(edge or crop))
     return edge, said['crop_pct'] if said.get('crop_pct') and edge and edge < 384 else 1.
 
+# %% ../nbs/api/03_image_transformers.ipynb #7178a68a
 def _seen(config): return getattr(config, 'vision_config', None) or config # what is said of the images
 
 def preprocessing(
@@ -151,6 +157,7 @@ def _processor(name):
     found = getattr(_transformers(), name, None) if name else None
     return {k: getattr(found, k) for k in _fields if getattr(found, k, None) is not None}, found
 
+# %% ../nbs/api/03_image_transformers.ipynb #9c05c8f5
 def _usual(config):
     "What the processor of a network's family usually does, and its name; else ImageNet's numbers"
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as known
@@ -160,6 +167,7 @@ def _usual(config):
     own = found is not None and found.__module__.split('.')[:3] == family
     return (said, found.__name__) if own and said.get('image_mean') else (_imagenet, 'ImageNet')
 
+# %% ../nbs/api/03_image_transformers.ipynb #823c9465
 def _beside(folder):
     "What a folder says of preprocessing; `None` where it says nothing"
     for name, key in (('preprocessor_config.json', None), ('processor_config.json', 'image_processor')):
@@ -179,6 +187,7 @@ def _kept(net):
     found = try_to_load_from_cache(name, 'preprocessor_config.json') if name.count('/') == 1 else None
     return Path(found).parent if isinstance(found, str) else None
 
+# %% ../nbs/api/03_image_transformers.ipynb #cd6dc130
 def _prepared(config, folder, name):
     "Preprocessing, whether blue comes first, and what of it was guessed"
     said = _beside(folder) if folder else None
@@ -186,8 +195,8 @@ def _prepared(config, folder, name):
     usual, whose = _usual(config)
     native = _edge(getattr(_seen(config), 'image_size', None)) or 224
     got = {**preprocessing(usual, config), 'size': native, 'crop': 1.}
-    note = (f'{name} comes without preprocessor_config.json: images of {native} pixels with the usual mean and '
-            f'std of {whose} are assumed; pretrained(…, size=…, mean=…, std=…) says otherwise')
+    note = (f'{name} comes without preprocessor_config.json: {native} pixels and the usual mean and std of '
+            f'{whose} are assumed; pretrained(…, size=…, mean=…, std=…) says otherwise')
     return got, bool(usual.get('do_flip_channel_order')), (note,)
 
 # %% ../nbs/api/03_image_transformers.ipynb #9e297303
@@ -197,6 +206,7 @@ def _read(folder):
         raise TransferError(f'{folder}/config.json: can\'t be read ({_first(e)}); copy it again') from e
     return said
 
+# %% ../nbs/api/03_image_transformers.ipynb #27c84422
 def _licence(folder):
     "As the card beside the weights states it"
     try: card = (Path(folder)/'README.md').read_text(encoding='utf-8', errors='replace')
@@ -204,6 +214,7 @@ def _licence(folder):
     found = re.match(r'---\s.*?^license:\s*(\S+)', card, re.S | re.M)
     return found[1] if found else 'not stated'
 
+# %% ../nbs/api/03_image_transformers.ipynb #1dac6d9e
 def _parts(what):
     "The configuration, the class, and the folder of a network; a module may have none"
     if isinstance(what, nn.Module):
@@ -211,6 +222,7 @@ def _parts(what):
         return net.config, type(as_classified(net)), _kept(unwrapped(what))
     return *configuration(_read(what), f'{what}/config.json'), Path(what)
 
+# %% ../nbs/api/03_image_transformers.ipynb #6abe800e
 def rebuilds(net) -> bool:
     "Can a module's network be made again from its configuration alone?"
     config, cls, _ = _parts(net)
@@ -218,6 +230,7 @@ def rebuilds(net) -> bool:
     with torch.device('meta'): again = cls(config)
     return again.state_dict().keys() <= as_classified(for_images(net)).state_dict().keys()
 
+# %% ../nbs/api/03_image_transformers.ipynb #8fcbd2c6
 def describe(
     what # a folder that transformers wrote, or a network of one of its classes
 ) -> dict: # fields of `Pretrained`
@@ -241,23 +254,26 @@ def _quiet():
         logging.set_verbosity(was)
         if bars: logging.enable_progress_bar()
 
+# %% ../nbs/api/03_image_transformers.ipynb #a036a132
 def _loaded(folder, config, cls):
     "The network of a folder, and the names of the weights that are not in it"
     try:
         with _quiet():
-            net, lacks = cls.from_pretrained(folder, config=config, dtype=torch.float32, local_files_only=True,
-                                             use_safetensors=True, output_loading_info=True)
+            net, lacks = cls.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True,
+                                             local_files_only=True, output_loading_info=True)
     except Exception as e: # of whatever kind: the files are somebody else's
         raise TransferError(f'{folder}: its weights can\'t be used for {cls.__name__} ({_first(e)}): '
                             'copy the folder again') from e
     return net, set(lacks['missing_keys'])
 
+# %% ../nbs/api/03_image_transformers.ipynb #2fbaa993
 @torch.no_grad()
 def _red_first(net):
     "A network that takes blue first takes red first, once its first convolution is turned round"
     first = next((m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
     if first is not None: first.weight.copy_(first.weight.flip(1))
 
+# %% ../nbs/api/03_image_transformers.ipynb #d981e9a8
 def _made(what, weights):
     "A network with a head, and the names of weights that it lacks"
     config, cls, folder = _parts(what)

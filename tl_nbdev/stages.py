@@ -62,6 +62,13 @@ def _transformer_cut(net, name, layers):
         cut[layer if layer is not None else -1 if reached and 'embed' not in n else 0].append(n)
     return cut
 
+def _layer_cut(net, name, layers):
+    "The same, where a normalisation that alone follows the layers goes with the last of them"
+    cut = _transformer_cut(net, name, layers)
+    owners = [type(net.get_submodule(n.rpartition('.')[0])).__name__.lower() for n in cut[-1]]
+    if owners and all('norm' in o for o in owners): cut[-2:] = [cut[-2] + cut[-1]]
+    return cut
+
 # %% ../nbs/api/02_stages.ipynb #64aa1dbc
 def _kind(m): return type(m), next((len(p) for p in reversed(list(m.parameters()))), 0) # width of what it puts out
 
@@ -77,7 +84,7 @@ def _head_last(children):
 def _open(net, prefix=''):
     "The parts of `net`: pairs of a module (`None` where it can't be opened further) and its parameter names"
     if hasattr(net, 'group_matcher'): return [(None, [prefix + n for n in o]) for o in _timm_cut(net)]
-    if found := _layers(net): return [(None, [prefix + n for n in o]) for o in _transformer_cut(net, *found)]
+    if found := _layers(net): return [(None, [prefix + n for n in o]) for o in _layer_cut(net, *found)]
     parts, before = [], [f'{prefix}{n}' for n, _ in net.named_parameters(recurse=False)]
     children = _head_last([(f'{prefix}{k}.', m) for k, m in net.named_children() if _size(m)])
     for i, (k, m) in enumerate(children):
@@ -120,7 +127,7 @@ def _cut(net):
     if hasattr(net, 'group_matcher'): return _timm_cut(net)
     kids, lists = [(k, m) for k, m in net.named_children() if _size(m)], (nn.ModuleList, nn.Sequential)
     if len(kids) == 1 and list(kids[0][1].children()) and not any(True for _ in net.parameters(recurse=False)):
-        if isinstance(kids[0][1], lists) and (found := _layers(net)): return _transformer_cut(net, *found)
+        if isinstance(kids[0][1], lists) and (found := _layers(net)): return _layer_cut(net, *found)
         return [[f'{kids[0][0]}.{n}' for n in o] for o in _cut(kids[0][1])]
     towers = [] if isinstance(net, lists) else [(k, m) for k, m in kids if _layers(m)]
     if len(towers) > 1: return _tower_cut(net, towers)

@@ -21,7 +21,8 @@ def read_lite(
     first = {'_depthwise_conv': 'conv_dw', '_bn1': 'bn1', '_project_conv': 'conv_pw', '_bn2': 'bn2'}
     later = {'_expand_conv': 'conv_pw', '_bn0': 'bn1', '_depthwise_conv': 'conv_dw', '_bn1': 'bn2',
              '_project_conv': 'conv_pwl', '_bn2': 'bn3'}
-    ends = {'_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2', '_fc': 'classifier'}
+    ends = {'_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2',
+            '_fc': 'classifier'}
     def rename(k):
         parts = k.split('.')
         if parts[0] != '_blocks': return '.'.join([ends[parts[0]], *parts[1:]])
@@ -54,14 +55,16 @@ def read_squeezenet(
 ) -> dict: # name → tensor
     "SqueezeNet as Keras has it, for torchvision"
     import h5py
-    out, fire = {}, dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12))) # fire module → number in torchvision's features
+    out = {}
+    fire = dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12))) # module → number in torchvision's features
     means = (.485, .456, .406), (.229, .224, .225), (123.68, 116.779, 103.939)
     with h5py.File(path) as f:
         def get(layer):
             found = {}
             def keep(n, o): found.update({n.split('_')[-1]: o[()]} if hasattr(o, 'shape') else {})
             f[layer].visititems(keep)
-            return torch.from_numpy(found['W:0']).permute(3, 2, 0, 1).contiguous(), torch.from_numpy(found['b:0'])
+            w, b = (torch.from_numpy(found[k]) for k in ('W:0', 'b:0'))
+            return w.permute(3, 2, 0, 1).contiguous(), b
         w, b = get('conv1')
         mean, std, caffe = map(torch.tensor, means)
         w = w.flip(1)

