@@ -223,6 +223,7 @@ def stub(**about):
     return made
 
 def test_texts_are_asked_as_ever():
+    assert stub().predict(float('nan'))[0]['error'] == stub().predict(None)[0]['error'] == 'no text'
     assert stub().predict('a text')[0] == dict(text='a text', label='yes', probability=.75)
     for many in (['a', 'b'], ('a', 'b'), (o for o in 'ab'), iter('ab')): assert [o['text'] for o in stub().predict(many)] == ['a', 'b']
     assert stub().predict(['a', None, ('a', 'b')])[1:] == [dict(text='None', error='no text'), dict(text="('a', 'b')", error='one text is wanted')]
