@@ -94,7 +94,8 @@ def is_one(
     pairs=None # of pairs of them?
 ) -> bool:
     "Is it one thing, or many?"
-    if texts: return items is None or isinstance(items, (str, bytes, Path, *([tuple] if pairs else [])))
+    if texts and isinstance(items, (str, bytes, Path, *([tuple] if pairs else []))): return True
+    if texts: return not hasattr(items, '__iter__')
     if isinstance(items, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, dict)): return True
     if hasattr(items, 'read') or hasattr(items, 'detach'): return True
     if hasattr(items, '__array__'): return np.asarray(items).dtype.kind in 'buifc' # a picture; else a column
