@@ -440,7 +440,7 @@ def dls(
 ) -> DataLoaders: # fastai's, of train and valid
     "fastai DataLoaders of a task, prepared for a network"
     if augment not in augmentations: raise TransferError(f'augmentation "{augment}": use one of {", ".join(augmentations)}')
-    prep, d = p.prep(fit), device()
+    prep, d = Prep(p.size, p.interpolation, fit, p.channels, p.crop, p.reading), device()
     df = task.df[task.df.part != 'test'].reset_index(drop=True)
     files = df.item.to_list()
     splits = [np.flatnonzero(df.part == o).tolist() for o in ('train', 'valid')]
