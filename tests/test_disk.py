@@ -402,15 +402,15 @@ def trains(tmp_path, *words): return tl('train', photos(tmp_path/'photos', 8), '
 @pytest.fixture
 def after_batches(monkeypatch):
     "Something happens at the third batch of a fit that may be kept"
-    from tl_nbdev.training import KeepState
+    from tl_nbdev.training import GoOn, KeepState
     monkeypatch.setattr(KeepState, 'often', 1e9)
     def at(n, happens):
-        real, seen = KeepState.before_batch, []
+        real, seen = GoOn.before_batch, []
         def before_batch(self):
             real(self)
             seen.append(0)
             if len(seen) == n: happens()
-        monkeypatch.setattr(KeepState, 'before_batch', before_batch)
+        monkeypatch.setattr(GoOn, 'before_batch', before_batch)
     return at
 
 @posix
@@ -421,7 +421,7 @@ def test_sigterm_leaves_a_last_checkpoint_and_a_line(tmp_path, net_here, after_b
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     kept = max(net_here.glob('checkpoints/*/?/checkpoint.json'), key=lambda f: json.loads(f.read_text('utf-8'))['number'])
     said = json.loads(kept.read_text('utf-8'))['said']
-    assert (said['epoch'], said['batch']) == (2, 1) # of the batch at which it was asked
+    assert (said['epoch'], said['batch']) == (1, 2) # of the batch at which it was asked
     assert trains(tmp_path, '--resume', '--json', tmp_path/'out.json').status == 0
 
 @posix
@@ -585,7 +585,7 @@ def found(files):
     "What a scan says, and how many files it opened"
     seen, real = [], pixels._look
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(pixels, '_look', lambda f: seen.append(f) or real(f))
+        mp.setattr(pixels, '_look', lambda f, *more: seen.append(f) or real(f, *more))
         return scan(files), len(seen)
 
 def test_rows_come_from_the_cache(cache):

@@ -74,6 +74,22 @@ def listed(
     return {f.relative_to(folder).as_posix(): digest(f) for f in sorted(folder.rglob('*')) if f.is_file()}
 
 # %% ../nbs/api/01_disk.ipynb #51ce1b46
+def _which(folder):
+    "What another folder in its place would not have"
+    try: st = Path(folder).stat()
+    except OSError: return None
+    return st.st_dev, st.st_ino, st.st_mtime_ns
+
+def _first_foreign(folder, names):
+    known = written(folder) if names is None else dict.fromkeys(names)
+    for name in _below(folder):
+        if name.endswith('/') or _nobodys(name): continue # an empty folder holds nothing
+        if name not in known and not any(fnmatchcase(name, k) for k in known): return name
+        if not (want := known.get(name)): continue
+        if digest(Path(folder)/name, want) != want: return f'{name}, which was changed since it was written'
+    return ''
+
+# %% ../nbs/api/01_disk.ipynb #5665f7b6
 def _below(folder, above=''):
     "Names of what lies in a folder, in order; a folder in it ends with a slash, and comes after its files"
     try: found = sorted(os.scandir(folder), key=lambda o: o.name)
@@ -96,13 +112,10 @@ def foreign(
     names=None # patterns of what is written there; default what its record says
 ) -> str: # empty if there is nothing
     "The first thing in a folder that this package did not write there, or that was changed since"
-    known = written(folder) if names is None else dict.fromkeys(names)
-    for name in _below(folder):
-        if name.endswith('/') or _nobodys(name): continue # an empty folder holds nothing
-        if name not in known and not any(fnmatchcase(name, k) for k in known): return name
-        if not (want := known.get(name)): continue
-        if digest(Path(folder)/name, want) != want: return f'{name}, which was changed since it was written'
-    return ''
+    for _ in range(20): # while it is looked at, another process may put a new one in its place
+        before, name = _which(folder), _first_foreign(folder, names)
+        if not name or before is not None and _which(folder) == before: break
+    return name
 
 # %% ../nbs/api/01_disk.ipynb #8c3b1df5
 def check_ours(

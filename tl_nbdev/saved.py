@@ -34,12 +34,18 @@ def _file_columns(df):
     is_image = lambda o: isinstance(o, Path) or hasattr(o, 'getbands') or isinstance(o, str) and Path(o.strip()).suffix.lower() in image_types
     return [c for c in df if len(df) and 2*df[c].map(is_image).sum() > len(df)]
 
+def _are_pictures(items):
+    "Dicts may be pictures, as `datasets` has them, and no table: a table has a column of something"
+    if isinstance(items, dict): return not any(hasattr(o, '__len__') and not isinstance(o, (str, bytes)) for o in items.values())
+    return isinstance(items, (list, tuple)) and any(isinstance(o, dict) and 'bytes' in o for o in items)
+
 def _asked_about(items, texts, text=None, second=None, file=None, paired=False):
     "Items, taken from the column of a table, if they are one"
     odd = dict(file=file) if texts else dict(text=text, second=second)
     for name, column in odd.items():
         if column is not None: raise TransferError(f'{name}="{column}": this is a model of {"texts: say text=" if texts else "images: say file="}')
     if paired and second is None and 'second' in (columns_of(items) or ()): second = 'second'
+    if not texts and _are_pictures(items): return items
     found = from_table(items, text, 'text', text_columns, second) if texts else from_table(items, file, 'file', _file_columns)
     if found is not None: return found
     if (given := next((o for o in (text, second, file) if o is not None), None)) is not None:

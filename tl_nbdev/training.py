@@ -297,6 +297,7 @@ class KeepState(Callback):
 
     def before_fit(self):
         self._last, self._skipping = time.perf_counter(), False
+        writes_last(self)
         if not self.resume: return
         set_model_state(self.learn, *self.resume, also_random=False)
         for k, p in self.learn.model.named_parameters(): p.grad = g.to(p.device) if (g := self.resume[0].get(f'grad.{k}')) is not None else None
@@ -335,7 +336,9 @@ class KeepState(Callback):
     def after_train(self): self.go() # there was no batch left
     def after_batch(self):
         self._done += 1
+        end_if_asked(self.now)
         if hasattr(self.dls.train, 'skip') and not _workers(self.dls.train): self._perhaps(self.epoch, self._done, self._loader)
+    def after_fit(self): writes_no_more(self)
     def after_epoch(self):
         if not self._skipping and self.epoch + 1 < self.n_epoch: self._perhaps(self.epoch + 1, 0, _rng_of(self.dls.train))
 
