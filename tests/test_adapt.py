@@ -192,7 +192,7 @@ def test_the_same_items_and_a_forgotten_source_are_said(worlds):
     one = ImageTask.from_folder(worlds[0])
     got = adapt(one, one, 'mmd', 'squeezenet1_1', 'last:1', 2, **few)
     assert any('80 items are in source and target' in o for o in got.notes)
-    lost = adapt(one, ImageTask.from_folder(worlds[1]), 'mcc', 'squeezenet1_1', 'last:2', 3, weight=-1e6, **few)
+    lost = adapt(one, ImageTask.from_folder(worlds[1]), 'mcc', 'squeezenet1_1', 'last:2', 3, weight=-1e6, bs=64, **few)
     assert any('the source is forgotten' in o for o in lost.notes), (lost.notes, lost.rows())
 
 def test_nothing_is_trained_for_what_can_t_be_done(worlds, monkeypatch):

@@ -10,7 +10,8 @@ from conftest import photo, photos, tl
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
 from tl_nbdev.images import ImageTask, image_files
-from tl_nbdev.parts import Tree, dataset_table, find_layout, given_parts, parts_of, read_folder
+from tl_nbdev.parts import dataset_table, given_parts, parts_of
+from tl_nbdev.tree import Tree, find_layout, read_folder
 from tl_nbdev.settings import TransferError
 from tl_nbdev.texts import TextTask
 

@@ -188,7 +188,8 @@ class Frozen:
         "Names everything that the features depend on, apart from the image"
         said = f'2 {self.weights} {self.p.mean} {self.p.std} {self.prep} {self.mode}' # the number of this way to compute them
         if self.prep.reading: said += f' {self.prep.reading}' # of 8 bits there is none
-        if (more := (self.prep.channels, self.prep.crop)) != (3, 1.): said += f' {more}'
+        crop = self.prep.crop if self.prep.fit == 'crop' else 1.
+        if (self.prep.channels, crop) != (3, 1.): said += f' {self.prep.channels} {crop}'
         return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
     def probe(self):

@@ -27,6 +27,7 @@ from .files import *
 from .labels import *
 from .parts import *
 from .tasks import *
+from .tree import *
 from fastai.vision.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, PILImage, ToTensor, Transform
 from fastcore.basics import patch
 
@@ -220,7 +221,7 @@ def _table_of_files(path, file, label, read, kwargs):
     df, file = _read_files(path, find, file, others, **read)
     label, group, part = (column_called(df, o) for o in others)
     label = label_beside(df, file, label)
-    df = with_parts(with_columns(df, (file, label, group, part), name), part, kwargs.get('learn', True), (file, label, group))
+    df = with_parts(with_columns(df, (file, *label_columns(df.columns, label), group, part), name), part, kwargs.get('learn', True), (file, *label_columns(df.columns, label), group))
     paths, notes = found_files(df[file].map(str).to_list(), find, name)
     notes = [*df.attrs['notes'], *notes]
     df = df.assign(**{file: pd.Series(paths, dtype=object)})

@@ -243,7 +243,7 @@ def load_folder(
         if not (folder/name).is_file() or digest(folder/name, want) != want:
             raise TransferError(f'{folder}/{name} is not the file that was saved: {advice}')
     try: return as_ours(load(data), info.get('layout')), info
-    except SafetensorError as e: raise TransferError(f'{weights} can\'t be read ({e}): {advice}') from e
+    except SafetensorError as e: raise TransferError(f'{weights} cannot be read ({e}): {advice}') from e
 
 # %% ../nbs/api/08_keep.ipynb #3a7eaae9
 def saved_here(

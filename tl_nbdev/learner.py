@@ -29,6 +29,7 @@ from .tasks import *
 from .keep import *
 from .checkpoint import *
 from .training import *
+from .losses import *
 from .phases import *
 from .saved import *
 from .encoders import TextPretrained
@@ -59,36 +60,6 @@ def n_features(
         with torch.no_grad(): return net(p.example(2)).shape[-1]
     except (RuntimeError, IndexError, ValueError, AssertionError) as e:
         raise TransferError(f'{p.name} can\'t take {what} ({str(e).splitlines()[0][:100]}): use another size') from e
-
-# %% ../nbs/api/20_learner.ipynb #34287bcd
-def _weights(task, given):
-    "Weights of the classes, in the order of `task.vocab`; `None` for none"
-    if given is None or given is False: return None
-    if given is True: return torch.from_numpy(task.class_weights())
-    if not isinstance(given, dict): weights = torch.as_tensor(given, dtype=torch.float32).flatten()
-    else:
-        named = {str(k): v for k, v in given.items()}
-        if unknown := sorted(named.keys() - set(task.vocab)):
-            raise TransferError(f'class_weights: {task.name} has no class {", ".join(unknown)}; it has {", ".join(task.vocab) or "none"}')
-        weights = torch.tensor([float(named.get(c, 1)) for c in task.vocab])
-    if len(weights) != len(task.vocab):
-        raise TransferError(f'class_weights: {len(weights)} numbers for {len(task.vocab)} classes: give one each, in the order of '
-                            f'{", ".join(task.vocab) or "none: a number is predicted"}; or class → weight')
-    if not torch.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise TransferError(f'class_weights {weights.tolist()}: use positive numbers; 0 leaves a class out')
-    return weights
-
-# %% ../nbs/api/20_learner.ipynb #2a95a98d
-def _loss(task, weights):
-    "The usual loss of a task"
-    if task.problem == 'regression' and not torch.is_tensor(weights): return MSELossFlat()
-    return BCEWithLogitsLossFlat(pos_weight=weights) if task.multi else CrossEntropyLossFlat(weight=weights)
-
-def _moved(loss_func, d):
-    "A loss whose weights are on the device"
-    module = loss_func if isinstance(loss_func, nn.Module) else getattr(loss_func, 'func', None)
-    if isinstance(module, nn.Module): module.to(d)
-    return loss_func
 
 # %% ../nbs/api/20_learner.ipynb #8ca88c63
 def _recompute(net, name):
@@ -159,7 +130,7 @@ def transfer_learner(
     p = task.pretrained(task.usual_model if model is None else model, source, **changes, **(dict(size=size) if size is not None else {}))
     own = isinstance(head, str) and head == 'own'
     p, head = asked_head(p, head)
-    loss_func = loss_func or _loss(task, _weights(task, class_weights))
+    loss_func = loss_func or usual_loss(task, weights_of(task, class_weights))
     augment = task.usual_augment() if augment is None else augment
     net, d = p.body(), device()
     dim = n_features(net, p)
@@ -167,7 +138,7 @@ def transfer_learner(
     _assumptions(p, net, task)
     if p.texts: _remarks(p, frozen, head, task)
     if checkpointing: _recompute(net, p.name)
-    learn = Learner(_loaders(task, p, bs, augment, fit, num_workers), Network(net, first_head(p, head, dim, task, own)).to(d), _moved(loss_func, d), opt_func=opt_func,
+    learn = Learner(_loaders(task, p, bs, augment, fit, num_workers), Network(net, first_head(p, head, dim, task, own)).to(d), on_device(loss_func, d), opt_func=opt_func,
                     splitter=by_stages, train_bn=bool(train_bn), metrics=_metrics[task.problem]() if metrics is None else metrics, **kwargs)
     learn.add_cbs([Rest(), *(_fp16() if frozen.mode.precision == 'fp16' and d.type == 'cuda' else [Arithmetic(frozen.mode)])])
     learn.task, learn.pretrained, learn.mode, learn.fit_how, learn.augment, learn.compiled = task, p, frozen.mode, fit, augment, compile

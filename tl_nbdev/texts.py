@@ -20,6 +20,7 @@ from .tables import *
 from .labels import *
 from .parts import *
 from .tasks import *
+from .tree import *
 from scipy.stats import binom
 from fastai.basics import DataLoaders, Datasets, Transform
 
@@ -389,6 +390,9 @@ def audit(
     if not rows: rows = [dict(found='nothing to worry about', count=0, examples='', next='train')]
     return Audit(task, rows + by_words)
 
+TextTask.looked_for = ('texts that are missing or empty', 'copies and near copies', 'those in two parts of the split or under two labels',
+                       'texts wrongly decoded or binary', 'classes that are small or much larger than others', 'texts longer than is read',
+                       'characters that the tokenizer does not know')
 TextTask.audit = audit
 
 # %% ../nbs/api/13_texts.ipynb #d2a2ad99
