@@ -250,11 +250,14 @@ def test_every_callback_with_every_strategy(ready, callback, how, capsys):
 
 def test_a_callback_that_sees_images_gives_the_same_where_it_changes_nothing(task):
     "The slow path and the fast one end with the same answers, but for rounding"
+    class Same(Callback):
+        run_valid = False
+        def before_batch(self): self.learn.xb = (self.xb[0].clone(),)
     answers = []
-    for cbs in ([], [Look()]):
-        learn = quiet(made(task, augment='none', bs=64), FeatureExtraction(lr=.02, epochs=20), None, cbs) # one batch, whose order doesn't matter
-        answers.append(learn.evaluate('valid').probs)
-    assert np.ptp(answers[0]) > .02 and np.allclose(*answers, atol=1e-3)
+    for cbs in ([], [Same()]):
+        learn = transfer_learner(task, 'squeezenet1_1', size=64, augment='none', bs=64, seed=0) # one batch, whose order doesn't matter
+        answers.append(quiet(learn, FeatureExtraction(lr=.02, epochs=20), None, cbs).evaluate('valid').probs)
+    assert np.ptp(answers[0]) > .5 and np.allclose(*answers, atol=1e-3)
 
 @pytest.mark.parametrize('how', ['feature', 'last:2', 'full'])
 def test_the_best_weights_are_saved_and_come_back(task, tmp_path, how):
