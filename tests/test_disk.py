@@ -1000,3 +1000,11 @@ def test_clean_leaves_what_a_demo_did_not_make(tmp_path, capsys):
     (out/'model'/'mine.txt').touch()
     assert clean.demo(out) == ['model/README.md', 'model/config.json', 'model/mine.txt', 'model/model.safetensors', 'model/transfer.json', 'thesis.docx']
     assert 'mine.txt' in capsys.readouterr().err and not (out/'report.md').exists()
+
+def test_a_home_folder_is_the_home_folder(tmp_path, monkeypatch):
+    from tl_nbdev.keep import load_folder, save_folder
+    for name in ('HOME', 'USERPROFILE'): monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    made = save_folder('~/model', dict(w=torch.zeros(2)), {})
+    assert made == tmp_path/'model' and load_folder('~/model')[0]['w'].shape == (2,)
+    assert sorted(o.name for o in tmp_path.iterdir() if not o.name.startswith('.')) == ['model']

@@ -480,3 +480,12 @@ def test_texts_for_pretraining():
     assert _lines('t.jsonl', 'text') == _lines('t.txt.gz', None) == [t for t, _ in sentences()]
     refused(tl('adapt', '--texts', written('m.bin', (300).to_bytes(8, 'little') + b'{"a": 1}')), 'weights in safetensors, no text')
     refused(tl('adapt', '--texts', 't.jsonl'), '--text')
+
+def test_linked_folders_of_texts_are_predicted_too(model):
+    root = model[0]
+    Path('elsewhere').mkdir()
+    written('elsewhere/a.txt', 'the goal')
+    Path('asked').mkdir()
+    Path('asked/more').symlink_to('../elsewhere')
+    got = tl('predict', root/'texts', 'asked', '--json', 'p.json')
+    assert got.status == 0 and [Path(row['file']).name for row in got.json] == ['a.txt']

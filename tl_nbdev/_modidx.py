@@ -568,6 +568,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nbdev.files._ends_alike': ('api/files.html#_ends_alike', 'tl_nbdev/files.py'),
                                 'tl_nbdev.files._files_below': ('api/files.html#_files_below', 'tl_nbdev/files.py'),
                                 'tl_nbdev.files._from': ('api/files.html#_from', 'tl_nbdev/files.py'),
+                                'tl_nbdev.files._levels_shared': ('api/files.html#_levels_shared', 'tl_nbdev/files.py'),
                                 'tl_nbdev.files._not_found': ('api/files.html#_not_found', 'tl_nbdev/files.py'),
                                 'tl_nbdev.files._rooted': ('api/files.html#_rooted', 'tl_nbdev/files.py'),
                                 'tl_nbdev.files._tidy': ('api/files.html#_tidy', 'tl_nbdev/files.py'),

@@ -138,6 +138,7 @@ def _target(data, source, seed, **told):
     from tl_nbdev.images import ImageTask, image_files
     from tl_nbdev.tables import column_called, read_table
     from tl_nbdev.texts import TextTask
+    from tl_nbdev.tree import Tree
     told, path = {k: v for k, v in told.items() if k not in ('part', 'delim', 'regression')}, Path(data).expanduser()
     if path.is_dir() and not _tables_of(path): told = _only(told, ('text',)) # the rest is of the source, a table
     said = _told(**told)
@@ -147,7 +148,7 @@ def _target(data, source, seed, **told):
             df = read_table(path, columns=[said['text'], said.get('second')], **_only(said, _reads))
             text, second = (column_called(df, said.get(o)) for o in ('text', 'second'))
             if text in df: return TextTask.from_df(df, text, None, second, name=path.name)
-        if isinstance(source, TextTask) and path.is_dir() and (found := [f for f in sorted(path.rglob('*')) if f.suffix.lower() in text_types]): return TextTask.from_df(pd.DataFrame(dict(text=[f.read_bytes() for f in found], _named=found)), label=None, name=path.name)
+        if isinstance(source, TextTask) and path.is_dir() and (found := [f for f in sorted(Tree.of(path).files) if f.suffix.lower() in text_types]): return TextTask.from_df(pd.DataFrame(dict(text=[f.read_bytes() for f in found], _named=found)), label=None, name=path.name)
         if isinstance(source, ImageTask) and path.is_dir() and (found := image_files(path)[0]): return ImageTask.from_df(pd.DataFrame(dict(file=found)), label=None, name=path.name)
         raise e
 
@@ -290,6 +291,7 @@ def tl_eval(
 def _texts_in(files, text, second, **read):
     "Texts, what they are called, and notes"
     from tl_nbdev.encoders import text_types
+    from tl_nbdev.tree import Tree
     from tl_nbdev.samples import brief
     from tl_nbdev.tables import is_table
     if not files:
@@ -297,7 +299,7 @@ def _texts_in(files, text, second, **read):
         return [text if second is None else (text, second)], [brief(text)], []
     found, notes = [], []
     for f in map(Path, files):
-        inside = sorted(o for o in f.rglob('*') if o.suffix.lower() in text_types) if f.is_dir() else [f]
+        inside = sorted(o for o in Tree.of(f).files if o.suffix.lower() in text_types) if f.is_dir() else [f]
         for file in inside:
             rows = _rows_of(file, text, second, read, notes) if is_table(file) or text and _has_column(file, text, read) else [(_text_of(file, read), file)]
             found += rows

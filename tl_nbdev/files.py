@@ -72,6 +72,12 @@ def as_written(self:Finder,
             return found | {name: file for name in left if (file := at(place, name))}
     return found
 
+# %% ../nbs/api/10_files.ipynb #ac339cfd
+def _levels_shared(folders):
+    "How many folders paths have in common, from the root; none, where they are of different drives"
+    try: return len(os.path.commonpath(folders).split(os.sep)) if folders else 0
+    except ValueError: return 0
+
 # %% ../nbs/api/10_files.ipynb #cc5d4b5b
 def _copies(files):
     try: return all(filecmp.cmp(files[0], o, shallow=False) for o in files[1:])
@@ -109,7 +115,7 @@ def __call__(self:Finder,
     found = self.as_written(names)
     left = [o for o in names if o not in found]
     rooted = [_tidy(o) for o in left if _rooted(o)] # on another machine they began with another folder
-    common = len(os.path.commonpath([os.path.dirname(o) for o in rooted]).split(os.sep)) if rooted else 0
+    common = _levels_shared([os.path.dirname(o) for o in rooted])
     for name in left:
         parts = _tidy(name).count('/') + 1
         if (file := self.look_up(name, max(1, parts - common) if _rooted(name) else parts)): found[name] = file

@@ -121,6 +121,7 @@ def check_target(
     file=None # where a JSON will be written
 ):
     "Raises `TransferError` if writing there would lose something; asked before hours of training, not after"
+    folder = folder and Path(folder).expanduser()
     if folder and file and not is_stdout(file):
         one, other = Path(folder).resolve(), Path(file).resolve()
         if one == other or other in one.parents:
@@ -186,6 +187,7 @@ def save_folder(
     weights='model.safetensors' # name of the file of weights
 ) -> Path: # raises `TransferError` if it can't be written, or something else would be lost
     "Write weights and what is known about them, whole or not at all"
+    folder = Path(folder).expanduser()
     check_target(folder)
     try:
         with finishing(), whole(folder) as tmp:
@@ -230,7 +232,7 @@ def load_folder(
     folder # written by `save_folder`
 ) -> tuple: # `(state, info)`; raises `TransferError` if something is missing, torn or changed
     "Read a model folder; only safetensors and JSON are opened"
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     repair(folder)
     if not folder.is_dir(): raise TransferError(f'{folder}: no such folder; name one that save_transfer or tl-train --out wrote')
     info, advice = _known_of(folder), 'copy the folder again, or train again'

@@ -240,6 +240,7 @@ def load_transfer(
     trust_remote_code=False # run code that the folder holds
 ) -> Predictor: # raises `TransferError` if the folder is torn, changed, or no model folder
     "Load a saved model; nothing is unpickled"
+    folder = Path(folder).expanduser()
     state, info = load_folder(folder)
     try: made = _rebuild(info, folder, state, body, head, trust_remote_code)
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
@@ -279,7 +280,8 @@ def save_transfer(
     check=True # load the folder in a fresh process and compare
 ) -> Path: # raises `TransferError` if what was saved doesn't give the same probabilities
     "Save a model with all that its use needs, and check it"
-    task, p, result = learn.task, learn.pretrained, result or learn.evaluate()
+    folder, task, p = Path(folder).expanduser(), learn.task, learn.pretrained
+    result = result or learn.evaluate()
     count = {o: task.n(o) for o in ('train', 'valid', 'test')}
     start = {k: v for k, v in asdict_shallow(p).items() if k not in ('where', 'reading')}
     info = dict(made=now(), versions=versions(), pretrained=start, head=learn.head_kind, dim=_width(learn),
