@@ -40,7 +40,7 @@ def test_it_runs(heading, tmp_path, monkeypatch):
 
 def test_the_picture_has_every_room_in_order():
     picture = next(code for heading, language, _, code in blocks(page) if heading == 'The house')
-    assert re.findall(r'\d\d_[a-z]+', picture) == sorted(o.stem for o in (root/'nbs/api').glob('[0-9]*.ipynb'))
+    assert re.findall(r'\d\d_[a-z_]+', picture) == sorted(o.stem for o in (root/'nbs/api').glob('[0-9]*.ipynb'))
 
 def test_notebooks_and_files_that_it_names_are_there():
     text = re.sub(r'```.*?```', '', page, flags=re.S)
