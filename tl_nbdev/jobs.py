@@ -222,7 +222,7 @@ def rows(self:Job) -> list: # of dicts: `at` (epochs), and `loss`, `rate`, or `v
 # %% ../nbs/api/30_jobs.ipynb #e99c2e12
 class _Watch(Callback):
     "Tell the folder of a job how far training is, and do what it asks"
-    order = 56 # after `KeepState`
+    order = 67 # after `KeepState`
     def __init__(self, job): self.job, self._told, self._seen = job, 0., 0
 
     def say(self, **row):

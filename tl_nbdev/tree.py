@@ -327,7 +327,7 @@ def _passed_over(folder):
 # %% ../nbs/api/10_tree.ipynb #3e5f1ebe
 @dataclass
 class Tree:
-    "What lies below a folder; `Tree.of` reads it"
+    "What lies below a folder; the class method of reads it"
     root: Path
     files: list = field(default_factory=list) # of `Path`
     kinds: dict = field(default_factory=dict) # folder, as a tuple from the outermost → suffixes, counted
