@@ -7,7 +7,7 @@ __all__ = ['plain', 'versions', 'now', 'as_json', 'is_stdout', 'check_target', '
            'load_folder', 'saved_here']
 
 # %% ../nbs/api/08_keep.ipynb #c3ba04f4
-import errno, hashlib, json, math, os, platform, stat, sys, tempfile
+import errno, hashlib, json, math, os, platform, stat, sys, tempfile, threading
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -179,6 +179,8 @@ def as_ours(
     return {ours(k): v for k, v in state.items()}
 
 # %% ../nbs/api/08_keep.ipynb #f3d5c705
+_saving = threading.RLock() # of several threads of a process, one saves at a time
+
 def save_folder(
     folder, # to make; a model that is there is replaced, anything else is not
     state:dict, # name → tensor
@@ -188,19 +190,20 @@ def save_folder(
 ) -> Path: # raises `TransferError` if it can't be written, or something else would be lost
     "Write weights and what is known about them, whole or not at all"
     folder = Path(folder).expanduser()
-    check_target(folder)
     try:
-        with finishing(), whole(folder) as tmp:
-            tmp.mkdir()
-            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-            save_file(tensors, tmp/weights)
-            for name, text in (files or {}).items():
-                (tmp/name).parent.mkdir(parents=True, exist_ok=True)
-                (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
-            hashes = listed(tmp)
-            named = dict(weights=weights) if weights != 'model.safetensors' else {}
-            record = {'format': 1, 'sha256': hashes[weights], **named, **info, 'files': hashes}
-            (tmp/'transfer.json').write_bytes(as_json(record))
+        with _saving:
+            check_target(folder)
+            with finishing(), whole(folder) as tmp:
+                tmp.mkdir()
+                tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+                save_file(tensors, tmp/weights)
+                for name, text in (files or {}).items():
+                    (tmp/name).parent.mkdir(parents=True, exist_ok=True)
+                    (tmp/name).write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
+                hashes = listed(tmp)
+                named = dict(weights=weights) if weights != 'model.safetensors' else {}
+                record = {'format': 1, 'sha256': hashes[weights], **named, **info, 'files': hashes}
+                (tmp/'transfer.json').write_bytes(as_json(record))
     except (OSError, SafetensorError) as e:
         why = getattr(e, 'strerror', None) or e
         raise TransferError(f'{folder}: could not be written ({why}); what was there before is untouched: '
