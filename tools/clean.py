@@ -1,8 +1,8 @@
 "Remove what `make docs` and `make demo` made; what they did not make is named, and stays."
 import subprocess, sys
 from pathlib import Path
-from tl_nbdev.disk import remove, remove_listed
-from tl_nbdev.settings import TransferError
+from tl_nbdev.base.disk import remove, remove_listed
+from tl_nbdev.base.settings import TransferError
 
 root = Path(__file__).resolve().parent.parent
 

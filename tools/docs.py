@@ -7,15 +7,19 @@ from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from tl_nbdev.disk import listed, remove, written
-from tl_nbdev.settings import TransferError
+sys.path.insert(0, str(Path(__file__).parent)) # the processes that proc_nbs spawns import this file, from elsewhere
+import apidocs
+from wings import wings
+from tl_nbdev.base.disk import listed, remove, written
+from tl_nbdev.base.settings import TransferError
 
 cfg = get_config(Path(__file__).parent)
 root, nbs, site = cfg.config_path, cfg.nbs_path, cfg.doc_path
 made = site, root/'_proc' # folders that are made anew each time
 
+apidocs.install() # here, at module level, so that those processes have it too
+
 # Without a repository address in pyproject.toml, nbdev's [source] links lead nowhere.
-# Module level, so that the processes that proc_nbs spawns, which import this file, have it too.
 if not cfg.git_url: NbdevLookup.code = lambda self, sym: None
 
 def edit(file, *subs):
@@ -62,14 +66,32 @@ def label_pictures(proc):
                 c['source'] = '#| fig-alt: ' + json.dumps(re.sub(r'[{}"`]', '', f'{above}: the picture made by {made[-1].strip()[:80]}'), ensure_ascii=False) + '\n' + source
         p.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
 
+# What stands above a group of pages in the sidebar: folder of nbs/ → title; a subfolder is a group within it.
+groups = {'tutorials': 'Learn, step by step', 'howto': 'Do one thing', 'evidence': 'What was measured',
+          'api': 'Every function (API)'}
+
+def pages_of(folder): return sorted(str(o.relative_to(nbs).as_posix()) for o in folder.glob('[!._]*.ipynb'))
+
+def subfolders(folder):
+    "Those with pages, in the order of `wings`; those that it doesn't name come last"
+    found = [o for o in folder.glob('[!._]*') if o.is_dir() and pages_of(o)]
+    return sorted(found, key=lambda o: ([*wings].index(o.name) if o.name in wings else len(wings), o.name))
+
+def group_lines(title, folder, indent=6):
+    "A group of the sidebar as lines of YAML, and the groups within it"
+    title_of = lambda o: wings.get(o.name, o.name.capitalize())
+    within = [line for o in subfolders(folder) for line in group_lines(title_of(o), o, indent + 4)]
+    own = [f'{" "*(indent + 4)}- {o}' for o in pages_of(folder)]
+    return [f'{" "*indent}- section: "{title}"', f'{" "*indent}  contents:', *own, *within]
+
 def sidebar():
     "Write the sidebar: what one reads first stands first"
-    sections = {'Tutorials': 'tutorials', 'How to': 'howto', 'Evidence': 'evidence', 'API': 'api'}
-    pages = {k: sorted(str(o.relative_to(nbs)) for o in (nbs/v).glob('*.ipynb')) for k, v in sections.items()}
     top = 'index.ipynb', 'dashboard.ipynb', 'licences.ipynb'
-    if lost := {str(o.relative_to(nbs)) for o in nbs.rglob('[!.]*.ipynb') if '.ipynb_checkpoints' not in o.parts} - {*top, *(o for v in pages.values() for o in v)}: sys.exit(f'pages that the sidebar has no place for: {", ".join(sorted(lost))}')
     lines = ['website:', '  sidebar:', '    contents:', *(f'      - {o}' for o in top)]
-    for k, v in pages.items(): lines += [f'      - section: {k}', '        contents:', *(f'          - {o}' for o in v)]
+    for folder, title in groups.items(): lines += group_lines(title, nbs/folder)
+    every = {o.relative_to(nbs).as_posix() for o in nbs.rglob('[!._]*.ipynb') if '.ipynb_checkpoints' not in o.parts}
+    lost = sorted(every - {o.strip().removeprefix('- ') for o in lines})
+    if lost: sys.exit(f'pages that the sidebar has no place for: {", ".join(lost)}')
     (nbs/'sidebar.yml').write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 def smalldocs():
@@ -78,8 +100,8 @@ def smalldocs():
     proc = proc_nbs(nbs)
     as_quarto_names(proc)
     label_pictures(proc)
-    # Markdown copies of the pages are Quarto's alone.
-    edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''))
+    # Markdown copies of the pages, and widths by option, are Quarto's alone: nbs/styles.css says the widths, too.
+    edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''), (r'^ *grid:\n(?: {6,}.*\n)*', ''))
     edit(proc/'nbdev.yml', (r'^format-links:\n(?: .*\n)*', ''))
     for verb in 'check', 'render':
         if subprocess.run([sys.executable, '-P', '-m', 'smalldocs.cli', verb, proc]).returncode: sys.exit('the site is not built: see above')

@@ -1,36 +1,229 @@
-"""Stored outputs belong to the code above them. A page's code has a hash in nbs/outputs.json, written when its outputs were stored;
-`--check` fails where the code has changed since. Without it, stale pages (or those that are named) are run, and their outputs stored."""
-import hashlib, json, subprocess, sys
-from pathlib import Path
+"""Stored outputs belong to the code above them, and to the code of the package behind it. When the outputs of a page were stored, nbs/outputs.json
+got two hashes: of its own cells, and of what they import (`behind.py`). After them stand the cells that show something else each time.
 
-root = Path(__file__).resolve().parent.parent
+    outputs.py                    run the pages that are stale, and store what they show; one that shows what is stored is only marked so
+    outputs.py PAGE …             run and store these
+    outputs.py --check            fail where a page's own code has changed since
+    outputs.py --check --package  fail also where the package behind a page has: before a release
+    outputs.py --stale            say which those are
+    outputs.py --test …           nbdev-test, with its options; what the notebooks show as they run is compared with what is stored
+    outputs.py --stamp PAGE …     they were stored just now, by other means"""
+import json, re, subprocess, sys
+from pathlib import Path
+from behind import behind, cells_of, digest, root
+
 file = root/'nbs'/'outputs.json'
+seen = root/'.outputs' # what the last test of each page saw, on this machine
+here = Path(sys.executable).parent
+
+
+# what is stale
 
 def pages(): return sorted(o for o in (root/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(root).parts))
 
-def code(page):
-    "Hash of the code of a page, cell by cell"
-    cells = [''.join(c['source']).strip() for c in json.loads(page.read_text('utf-8'))['cells'] if c['cell_type'] == 'code']
-    return hashlib.blake2b(json.dumps(cells).encode(), digest_size=8).hexdigest()
+def name(page): return page.relative_to(root/'nbs').as_posix()
 
-def known(): return json.loads(file.read_text('utf-8')) if file.exists() else {}
+def mark(page):
+    "Hashes of a page's own code, and of what is behind it"
+    return f'{digest(cells_of(page))} {behind(page) or "-"}'
 
-def stale():
+def known():
+    "Page → its two hashes, and the cells that show something else each time"
+    return json.loads(file.read_text('utf-8')) if file.exists() else {}
+
+def state(page, was):
+    "`fresh`, `own` (its own code has changed), `package` (what is behind it has), or `unknown` (what was behind it was not written down)"
+    then, now = was.get(name(page), '').split(), mark(page).split()
+    if then[:1] != now[:1]: return 'own'
+    if then[1:2] == now[1:] or now[1] == '-': return 'fresh'
+    return 'package' if len(then) > 1 else 'unknown'
+
+def stale(*states):
     was = known()
-    return [p for p in pages() if was.get(str(p.relative_to(root/'nbs'))) != code(p)]
+    return [page for page in pages() if state(page, was) in states]
 
-def stamp(done):
-    now = {str(p.relative_to(root/'nbs')): code(p) for p in pages()}
+def varying(page, was):
+    "The cells of a page that show something else each time"
+    return was.get(name(page), '').split()[2:]
+
+def stamp(done, varies={}):
+    "Mark pages as stored just now; `varies`: page → cells that were seen to show something else each time"
+    was, now = known(), {}
+    for page in pages():
+        there = {cell.get('id') for cell in cells(page)}
+        odd = sorted({*varying(page, was), *varies.get(page, [])} & there)
+        hashes = mark(page) if page in done else ' '.join(was.get(name(page), '').split()[:2])
+        now[name(page)] = ' '.join([hashes, *odd])
+    file.write_text(json.dumps(now, indent=1) + '\n', encoding='utf-8')
+
+
+# what differs
+
+_address = re.compile(r'\b0x[0-9a-fA-F]+')
+_date = re.compile(r'\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?')
+_measured = re.compile(r'\d\s?(?:s|ms|µs|min|h|KiB|MiB|GiB|KB|MB|GB)\b|\b(?:seconds?|minutes?|ms|MiB|GiB|MB|GB)\b|\b\w+/s\b')
+_number = re.compile(r'[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
+_progress = re.compile(r'[^\n]*[█▉▊▋▌▍▎▏\r][^\n]*\n?')
+_decimal = re.compile(r'\d\.\d')
+_between = re.compile(r'[\s|:-]+') # columns are as wide as what is in them
+
+def _words(text): return _between.sub(' ', _number.sub('#', text)).strip()
+
+def _lasting(text):
+    "Without what no second run shows again: progress, addresses, dates, and where time or memory is measured, the numbers"
+    text = _date.sub('DATE', _address.sub('0x', _progress.sub('', text)))
+    return _words(text) if _measured.search(text) else text.strip()
+
+def _shown(cell):
+    "`(text, pictures)` that a cell shows; warnings are not of it"
+    text, pictures = [], []
+    for output in cell.get('outputs', []):
+        if output.get('name') == 'stdout': text.append(''.join(output.get('text', '')))
+        for kind, value in sorted(output.get('data', {}).items()):
+            if kind.startswith('text/'): text.append(''.join(value) + '\n')
+            elif kind.startswith('image/'): pictures.append(''.join(value).strip())
+    return ''.join(text), pictures
+
+def _kind(was, now):
+    "How far what a cell shows differs: in `words`, only in `numbers` that another machine may compute otherwise, in a `picture`, or not"
+    (text_was, pictures_was), (text_now, pictures_now) = was, now
+    if _lasting(text_was) == _lasting(text_now): return '' if pictures_was == pictures_now else 'picture'
+    computed = _decimal.search(text_was) and _decimal.search(text_now)
+    return 'numbers' if computed and _words(text_was) == _words(text_now) else 'words'
+
+def _odd(was, now):
+    "The first lines that differ"
+    was, now = was.splitlines() or [''], now.splitlines() or ['']
+    pairs = list(zip(was + ['']*(len(now) - len(was)), now + ['']*(len(was) - len(now))))
+    return next(((a[:160], b[:160]) for a, b in pairs if _lasting(a) != _lasting(b)), pairs[0])
+
+def differences(was, now):
+    "Of the cells of a notebook, as they are stored and as they ran: `(kind, id of the cell, line that is stored, line now)`"
+    found = []
+    for stored, ran in zip(was, now):
+        if stored['cell_type'] != 'code': continue
+        before, after = _shown(stored), _shown(ran)
+        if kind := _kind(before, after): found.append([kind, stored.get('id', ''), *_odd(before[0], after[0])])
+    return found
+
+def cells(page): return json.loads(page.read_text('utf-8'))['cells']
+
+
+# while they are tested
+
+def _seen_file(page): return seen/f'{name(page).replace("/", "+")}.json'
+
+def test_page(fn, save=False, **kwargs):
+    "What nbdev runs for each notebook; instead of storing what it shows, it is compared with what is stored"
+    import nbdev.test
+    page, before = Path(fn).resolve(), []
+    if save or page not in pages(): return _test_nb()(fn, save=save, **kwargs)
+    def compare(nb, fn): before.append(differences(cells(page), clean(nb).cells))
+    nbdev.test.write_nb = compare
+    result = _test_nb()(fn, save=True, **kwargs)
+    if before: _seen_file(page).write_text(json.dumps(dict(mark=mark(page), differs=before[0])), encoding='utf-8')
+    return result
+
+def clean(nb):
+    "A notebook as nbdev-clean leaves it, where of several forms only the richest stays"
+    from nbdev.clean import clean_nb
+    clean_nb(nb)
+    return nb
+
+def _test_nb():
+    "nbdev's own function"
+    import nbdev.test
+    if nbdev.test.test_nb is not test_page: nbdev.test._test_nb = nbdev.test.test_nb
+    return nbdev.test._test_nb
+
+def saw(page):
+    "What the last test saw differ, of the page and the package as they are now; `None` where there was none"
+    try: found = json.loads(_seen_file(page).read_text('utf-8'))
+    except (OSError, ValueError): return None
+    return found['differs'] if found.get('mark') == mark(page) else None
+
+def steady(page, differs, was):
+    "Differences in cells that don't show something else each time"
+    return [difference for difference in differs if difference[1] not in varying(page, was)]
+
+def verdict():
+    "`(lines to tell, lines that fail)` of what was tested"
+    was, told, failed = known(), [], []
+    for page in pages():
+        differs = steady(page, saw(page) or [], was)
+        kinds = {difference[0] for difference in differs}
+        if 'words' in kinds and state(page, was) == 'package': failed += [_line(page, o) for o in differs if o[0] == 'words']
+        elif kinds - {'picture'}: told.append(f'{name(page)} ({", ".join(sorted(kinds))})')
+    return told, failed
+
+def _line(page, difference):
+    kind, cell, was, now = difference
+    return f'{page.relative_to(root).as_posix()}, cell {cell}: stored is {was!r}, and it shows {now!r}'
+
+def listen():
+    "From now on nbdev-test compares what it runs"
+    import nbdev.test
+    seen.mkdir(exist_ok=True)
+    _test_nb()
+    nbdev.test.test_nb = test_page
+
+def report():
+    "What was seen"
+    told, failed = verdict()
+    if told: print('shows something else than is stored, by chance, by this machine, or since nobody ran it after a change of the package: ' + ', '.join(told))
+    if failed: sys.exit('the package behind these pages has changed, and what is stored is no longer what they show:\n' + '\n'.join(failed) + '\nrun make outputs, look at them, and commit')
+
+
+# the commands
+
+def listing(found): return ', '.join(page.relative_to(root).as_posix() for page in found)
+
+def check(also_package):
+    if old := stale('own'): sys.exit(f'stored outputs are older than their code: {listing(old)}\nrun python tools/outputs.py, look at them, and commit')
+    if also_package and (old := stale('package', 'unknown')):
+        sys.exit(f'the package behind {len(old)} pages has changed since their outputs were stored: {listing(old)}\nrun python tools/outputs.py, look at them, and commit')
+
+def store(page):
+    "Run a page, and keep what it shows"
+    if subprocess.run([here/'nbdev-test', '--n-workers', '1', '--save', page], cwd=root).returncode:
+        sys.exit(f'{page.relative_to(root)}: it does not run, so its outputs stay as they were')
+
+def renew(page):
+    "Run a page whose own code is as it was; its file stays too, where it shows what is stored"
+    before = page.read_bytes()
+    store(page)
+    subprocess.run([here/'nbdev-clean', '--fname', page], cwd=root, check=True)
+    if not steady(page, differences(json.loads(before)['cells'], cells(page)), known()): page.write_bytes(before)
+
+def renew_all():
+    "Mark what was seen to be as it is stored, with the package as it is; run the rest of what is stale"
+    stamp([], {page: [o[1] for o in saw(page) or []] for page in stale('fresh')}) # nothing has changed, and yet they show something else
     was = known()
-    file.write_text(json.dumps({k: v if root/'nbs'/k in done else was.get(k, '') for k, v in now.items()}, indent=1) + '\n', encoding='utf-8')
+    stamp([page for page in stale('package', 'unknown') if saw(page) is not None and not steady(page, saw(page), was)])
+    for kind, run in dict(own=store, package=renew, unknown=renew).items():
+        for page in stale(kind):
+            run(page)
+            stamp([page])
+
+def main(args):
+    if args[:1] == ['--check']: check('--package' in args)
+    elif args == ['--stale']:
+        for kind, why in dict(own='its own code has changed', package='the package behind it has changed', unknown='what was behind it was not written down').items():
+            for page in stale(kind): print(f'{page.relative_to(root).as_posix()}: {why}')
+    elif args[:1] == ['--stamp']: stamp([(root/o).resolve() for o in args[1:]] or pages())
+    elif args:
+        for page in [(root/o).resolve() for o in args]:
+            store(page)
+            stamp([page])
+    else: renew_all()
+    if not args or args[0][:2] != '--': subprocess.run([here/'nbdev-clean'], cwd=root, check=True)
 
 if __name__ == '__main__':
-    args = sys.argv[1:]
-    if args == ['--check']:
-        if (old := stale()): sys.exit('stored outputs are older than their code: ' + ', '.join(str(p.relative_to(root)) for p in old) + '\nrun python tools/outputs.py, look at them, and commit')
-    elif args[:1] == ['--stamp']: stamp([(root/o).resolve() for o in args[1:]] or pages()) # they were stored just now
+    import outputs # by its name, for the processes that run notebooks
+    if sys.argv[1:2] != ['--test']: outputs.main(sys.argv[1:])
     else:
-        for p in [(root/o).resolve() for o in args] or stale():
-            if subprocess.run([Path(sys.executable).parent/'nbdev-test', '--n-workers', '1', '--save', p], cwd=root).returncode: sys.exit(f'{p.relative_to(root)}: it does not run, so its outputs stay as they were')
-            stamp([p])
-        subprocess.run([Path(sys.executable).parent/'nbdev-clean'], cwd=root, check=True)
+        from nbdev.test import nbdev_test
+        del sys.argv[1]
+        if '--flags' not in sys.argv: outputs.listen() # a device, or hours, show something else
+        nbdev_test() # reads the options itself, and exits where a notebook fails
+        outputs.report()
