@@ -10,9 +10,9 @@ both = ('images', 'texts')
 quick = dict(methods=['mcc'], repeats=1, n=64)
 
 def _learner(kind, n, bs):
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.training.learner import transfer_learner
+    from tl_nbdev.text.texts import TextTask
     import copy
     images = kind == 'images'
     task = copy.copy(ImageTask.from_sample('mnist') if images else TextTask.from_sample('sentiment-news'))
@@ -24,7 +24,7 @@ def cost(kind, methods, n, bs, repeats):
     "Seconds of the steps of an epoch, validation left out: plain, and with each method, in turn, in one process"
     import time
     from fastai.basics import Callback
-    from tl_nbdev.adapt import methods as known, target_loader
+    from tl_nbdev.adaptation.adapt import methods as known, target_loader
     task, learn = _learner(kind, n, bs)
     class Timed(Callback):
         order = 90

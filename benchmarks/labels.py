@@ -3,7 +3,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, fresh_cache, goal, half_is_faster, pairs
+from .common import Laps, Records, answers, fresh_cache, goal, half_is_faster, pairs
 
 everyone = ('ours', 'frozen', 'trainer', 'trainer_tuned', 'tfidf')
 data = dict(r8={}, **{'20newsgroups': {}, 'sentiment-movies': {}})
@@ -13,7 +13,7 @@ size = 128 # tokens
 def _task(sample, n, seed):
     "`n` labels in all, of which a tenth chooses; at most 1,000 texts to test"
     import pandas as pd
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     whole = TextTask.from_sample(sample)
     learn, test = whole.df[whole.df.part != 'test'], whole.df[whole.df.part == 'test']
     rng_rows = learn.sample(min(n, len(learn)), random_state=seed).assign(part='train')
@@ -25,7 +25,7 @@ def _task(sample, n, seed):
 
 def ours(sample, n, seed, epochs, bs):
     "Everything trains, at the rates that are usual here"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     task = _task(sample, n, seed)
     learn = transfer_learner(task, size=size, bs=bs, seed=seed)
     laps = Laps()
@@ -37,7 +37,7 @@ def frozen(sample, n, seed, **_):
     "Features and a linear head; the whole job is timed, tokenising and loading the network included; importing libraries is in nobody's time"
     from transformers import AutoModel, AutoTokenizer # which transformers imports when they are asked for
     from transformers.models.bert import modeling_bert
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     task = _task(sample, n, seed)
     with fresh_cache():
         laps = Laps()
@@ -55,8 +55,8 @@ def trainer(sample, n, seed, epochs, bs, tuned=False):
     "transformers' Trainer with the textbook's rate, warm-up and batches; tuned: five times that rate, and bf16 where it is faster"
     import tempfile, time
     import torch, transformers as tf
-    from tl_nbdev.metrics import metrics
-    from tl_nbdev.samples import sample as fetched
+    from tl_nbdev.data.metrics import metrics
+    from tl_nbdev.base.samples import sample as fetched
     task, folder, half = _task(sample, n, seed), fetched('all-MiniLM-L6-v2'), tuned and half_is_faster()
     tok = tf.AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def tfidf(sample, n, seed, **_):
     "Words and pairs of words, logistic regression, its strength chosen on valid"
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from tl_nbdev.metrics import metrics
+    from tl_nbdev.data.metrics import metrics
     task, laps, score = _task(sample, n, seed), Laps(), metrics['accuracy']
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     x = {o: (words.fit_transform if o == 'train' else words.transform)(task.part(o).item.map(str)) for o in ('train', 'valid', 'test')}
@@ -106,7 +106,7 @@ def bench(
 ):
     "Few labels of texts: accuracy beside the Trainer, with paired intervals"
     import numpy as np
-    from tl_nbdev.metrics import Result, mean_interval, paired_interval
+    from tl_nbdev.data.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached, ratio = Records('labels', again, out), [], [], [], {}
     for s in samples:
         made = {p: [] for p in peers}
@@ -116,7 +116,7 @@ def bench(
         runs += sum(made.values(), [])
         got = {p: [o['found'] for o in v] for p, v in made.items()}
         task = _task(s, n, 0)
-        results = {p: [Result('accuracy', task.targets('test'), np.array(o['probs']), task.vocab) for o in v] for p, v in got.items()}
+        results = {p: [Result('accuracy', task.targets('test'), answers(o, len(task.vocab)), task.vocab) for o in v] for p, v in got.items()}
         seconds = {p: median(records.seconds(v)) for p, v in made.items()}
         for p, v in got.items():
             low, high = mean_interval(results[p])
@@ -128,10 +128,11 @@ def bench(
                 row['− Trainer, points'] = f'{apart:+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
                 if p in ('ours', 'frozen'):
                     if p == 'ours':
-                        reached.append(goal(f'{s}: ours − Trainer, points, {same} seeds [{100*a:+.1f}, {100*b:+.1f}]: the upper end not below 0', 100*b, least=0, show='{:+.1f}'))
+                        reached.append(goal(f'{s}: ours − Trainer, points, {same} seeds', apart, least=0, show='{:+.1f}', ends=[100*a, 100*b]))
                         if tuned := got.get('trainer_tuned'):
                             low, high = paired_interval(results[p][:len(tuned)], results['trainer_tuned'])
-                            reached.append(goal(f'{s}: ours − tuned Trainer, points, {len(tuned)} seeds [{100*low:+.1f}, {100*high:+.1f}]: the upper end not below 0', 100*high, least=0, show='{:+.1f}'))
+                            gain = 100*(mean(o['value'] for o in v[:len(tuned)]) - mean(o['value'] for o in tuned))
+                            reached.append(goal(f'{s}: ours − tuned Trainer, points, {len(tuned)} seeds', gain, least=0, show='{:+.1f}', ends=[100*low, 100*high]))
                     if together := pairs(made[p], made['trainer']):
                         ratio[f'{s} trainer / {p}'] = median(b['seconds']/a['seconds'] for a, b in together)
                         reached.append(goal(f'{s}: {epochs} epochs of the Trainer / {"whole job with frozen features" if p == "frozen" else "of ours"}', ratio[f'{s} trainer / {p}'], least=20 if p == 'frozen' else None))

@@ -15,8 +15,8 @@ quick = dict(splits=[1], limit=100, epochs=1)
 
 def ours(split, limit, r, epochs):
     "The verb, everything else as transfer_learner sets it"
-    from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.strategy import LoRA
+    from tl_nbdev.training.learner import transfer_learner
+    from tl_nbdev.strategies.strategy import LoRA
     learn = transfer_learner(_task(split, limit), model, seed=split)
     laps = Laps()
     with learn.no_bar(), learn.no_logging(): learn.transfer(LoRA(r), epochs)
@@ -30,9 +30,9 @@ def trainer(split, limit, r, epochs, tuned=False):
     from torch import nn
     from torchvision.transforms import v2
     from transformers import Trainer, TrainingArguments
-    from tl_nbdev.metrics import metrics
-    from tl_nbdev.stages import stages
-    from tl_nbdev.strategy import _adaptable
+    from tl_nbdev.data.metrics import metrics
+    from tl_nbdev.networks.stages import stages
+    from tl_nbdev.strategies.steps import _adaptable
     task = _task(split, limit)
     torch.manual_seed(split)
     net = timm.create_model(model, pretrained=True, num_classes=len(task.vocab), pretrained_cfg_overlay=dict(file=_weights()))

@@ -3,7 +3,7 @@ from statistics import mean, median
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, goal
+from .common import Laps, Records, answers, goal
 
 everyone = ('wheel', 'continued', 'minilm', 'tfidf')
 domains = ('licences', 'icd10')
@@ -13,7 +13,7 @@ quick = dict(samples=['icd10'], shots=[3], seeds=1, budget=5, peers=['wheel', 'c
 def _parts(sample):
     "A third of the owners, or of the categories, is kept to test on: at most 1,000 texts; classes of 300 texts and more"
     import pandas as pd
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     df = TextTask.from_sample(sample).df
     if sample == 'licences': df = df.assign(label=df.label.map(asks))
     df = df[df.groupby('label').label.transform('size') >= 300]
@@ -25,13 +25,13 @@ def _parts(sample):
 def _task(sample, shots, seed):
     "`shots` labels a class; valid is a copy of train, and chooses nothing"
     import pandas as pd
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     learn, test = _parts(sample)
     rows = learn.groupby('label').sample(shots, random_state=seed)
     return TextTask(pd.concat([rows.assign(part='train'), rows.assign(part='valid'), test.assign(part='test')]).reset_index(drop=True), sample)
 
 def _folder(sample, budget):
-    from tl_nbdev.settings import settings
+    from tl_nbdev.base.settings import settings
     return settings().cache/'benchmarks-pretraining'/f'{sample}-{budget:g}'
 
 
@@ -39,8 +39,8 @@ def _folder(sample, budget):
 
 def pretrain(sample, budget):
     "bert-tiny goes on reading, without labels and without the texts that are tested on"
-    from tl_nbdev.disk import remove
-    from tl_nbdev.pretraining import continue_pretraining
+    from tl_nbdev.base.disk import remove
+    from tl_nbdev.adaptation.pretraining import continue_pretraining
     learn, test = _parts(sample)
     remove(_folder(sample, budget))
     _folder(sample, budget).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def pretrain(sample, budget):
 
 def few(sample, shots, seed, start, budget, epochs=10):
     "Everything trains; or, of MiniLM, a head on frozen features"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     names = dict(wheel='bert-tiny', continued=_folder(sample, budget), minilm='all-MiniLM-L6-v2')
     learn = transfer_learner(_task(sample, shots, seed), names[start], size=128, bs=16, seed=seed)
     laps = Laps()
@@ -65,7 +65,7 @@ def tfidf(sample, shots, seed):
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from tl_nbdev.metrics import metrics
+    from tl_nbdev.data.metrics import metrics
     task, laps = _task(sample, shots, seed), Laps()
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     x = {o: (words.fit_transform if o == 'train' else words.transform)(task.part(o).item.map(str)) for o in ('train', 'test')}
@@ -88,7 +88,7 @@ def bench(
 ):
     "Continued pretraining, legal and medical"
     import numpy as np
-    from tl_nbdev.metrics import Result, mean_interval, paired_interval
+    from tl_nbdev.data.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached = Records('pretraining', again, out), [], [], []
     for s in samples:
         runs.append(records.measure('pretrain', anew=not _folder(s, budget).exists(), sample=s, budget=budget))
@@ -104,7 +104,7 @@ def bench(
                 for p in peers:
                     runs.append(records.measure('tfidf', ours=False, sample=s, shots=k, seed=seed) if p == 'tfidf' else records.measure('few', sample=s, shots=k, seed=seed, start=p, budget=budget))
                     got[p].append(runs[-1]['found'])
-            results = {p: [Result('accuracy', y, np.array(o['probs']), names) for o in v] for p, v in got.items()}
+            results = {p: [Result('accuracy', y, answers(o, len(names)), names) for o in v] for p, v in got.items()}
             for p, v in got.items():
                 low, high = mean_interval(results[p])
                 row = {'data': s, 'labels a class': k, 'what': p, 'test accuracy % [95 %]': f'{100*mean(o["value"] for o in v):.1f} [{100*low:.1f}, {100*high:.1f}]', 'seconds, median': f'{median(o["seconds"] for o in v):.1f}'}
@@ -112,7 +112,7 @@ def bench(
                     a, b = paired_interval(results[p], results['wheel'])
                     gain = 100*(mean(o['value'] for o in v) - mean(o['value'] for o in got['wheel']))
                     row['− wheel, points'] = f'{gain:+.1f} [{100*a:+.1f}, {100*b:+.1f}]' + (', no difference shown' if a <= 0 <= b else '')
-                    if p == 'continued': reached.append(goal(f'{s}, {k} a class: gain by continued pretraining, points [{100*a:+.1f}, {100*b:+.1f}]', gain, show='{:+.1f}'))
+                    if p == 'continued': reached.append(goal(f'{s}, {k} a class: gain by continued pretraining, points', gain, show='{:+.1f}', ends=[100*a, 100*b], than=0))
                 table.append(row)
     records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, shots=shots, peers=peers, seeds=seeds, budget=budget),
                   remarks=['wheel: bert-tiny as it comes, everything trains for 10 epochs; continued: the same, after reading the texts of the domain without labels; minilm: a head on frozen features of MiniLM; tfidf: words and pairs of words, logistic regression. 128 tokens. Nothing is chosen: valid is a copy of train.',

@@ -6,7 +6,7 @@ import numpy as np
 from fastcore.script import call_parse
 from PIL import Image
 from scipy import stats
-from tl_nbdev.disk import remove
+from tl_nbdev.base.disk import remove
 from .common import Meter, Records, fresh_cache, fresh_process, goal, settings
 
 model, size = 'squeezenet1_1', 96
@@ -18,8 +18,8 @@ def cut_cells(
     n # files to write
 ):
     "Write `n` different JPEG files of 128x128 pixels: ELPV cells, cropped and flipped at random"
-    from tl_nbdev.images import image_files
-    from tl_nbdev.samples import sample
+    from tl_nbdev.vision.images import image_files
+    from tl_nbdev.base.samples import sample
     rng = np.random.default_rng(0)
     files = rng.permutation(image_files(sample('elpv'))[0])
     _folder().mkdir()
@@ -36,16 +36,16 @@ def cut_cells(
 
 def ready():
     "Find this machine's fastest arithmetic once, for all sizes"
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.training.learner import transfer_learner
     transfer_learner(ImageTask.from_sample('elpv', limit=100), model, size=size)
 
 def grow(n, epochs):
     "Look at `n` images, make their features into an empty cache, and train a head on them"
     import pandas as pd
-    from tl_nbdev.features import cached_features
-    from tl_nbdev.images import ImageTask, image_files
-    from tl_nbdev.learner import frozen_body, transfer_learner
+    from tl_nbdev.vision.features import cached_features
+    from tl_nbdev.vision.images import ImageTask, image_files
+    from tl_nbdev.training.learner import frozen_body, transfer_learner
     files = image_files(_folder())[0][:n]
     df = pd.DataFrame(dict(file=files, label=[f.stem.split('-')[1] for f in files], part=['valid' if i % 10 == 0 else 'train' for i in range(n)]))
     with fresh_cache():

@@ -10,7 +10,7 @@ def work(n, d, classes, repeats):
     "Both in turn, on the same features"
     import time
     import numpy as np
-    from tl_nbdev.scores import _log_evidence, h_score, logme, shrunken_h_score
+    from tl_nbdev.selection.scores import _log_evidence, h_score, logme, shrunken_h_score
     rng = np.random.default_rng(0)
     y = rng.integers(0, classes, n)
     f = (rng.normal(size=(n, d)) + rng.normal(size=(classes, d))[y]).astype(np.float32)

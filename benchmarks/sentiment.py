@@ -14,7 +14,7 @@ size = 64 # tokens: nearly every text is shorter
 def _task(domain, limit, seed=0):
     "At most `limit` texts to learn from, drawn by the seed, a tenth of them to choose by; at most 1,000 texts to test, the same for every seed, of other documents than those"
     import pandas as pd
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     df = TextTask.from_sample(f'sentiment-{domain}').df
     learn, test = df[df.part != 'test'], df[df.part == 'test']
     rows = learn.sample(min(limit, len(learn)), random_state=seed).assign(part='train')
@@ -23,7 +23,7 @@ def _task(domain, limit, seed=0):
     return TextTask(pd.concat([rows, test.sample(min(1000, len(test)), random_state=0)]).reset_index(drop=True), domain)
 
 def _folder(domain, limit, budget):
-    from tl_nbdev.settings import settings
+    from tl_nbdev.base.settings import settings
     return settings().cache/'benchmarks-sentiment'/f'{domain}-{limit}-{budget:g}'
 
 
@@ -31,8 +31,8 @@ def _folder(domain, limit, budget):
 
 def read(domain, limit, budget):
     "MiniLM goes on reading the domain's texts, a masked-language head being trained first, as its own was not kept"
-    from tl_nbdev.disk import remove
-    from tl_nbdev.pretraining import continue_pretraining
+    from tl_nbdev.base.disk import remove
+    from tl_nbdev.adaptation.pretraining import continue_pretraining
     task, to = _task(domain, limit), _folder(domain, limit, budget)
     remove(to)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def read(domain, limit, budget):
 
 def run(source, target, seed, limit, epochs, budget):
     "All methods with one seed: at each epoch accuracy on the target's test part, and what every validator thinks of it"
-    from tl_nbdev.adapt import adapt, agreement
+    from tl_nbdev.adaptation.adapt import adapt, agreement
     a, b, laps, got = _task(source, limit, seed), _task(target, limit, seed), Laps(), {}
     start = adapt(a, b, 'none', how='last:2', epochs=epochs, seed=seed, size=size, bs=16)
     laps('source only')
@@ -79,7 +79,7 @@ def bench(
     out:str=None # folder of the records; default benchmarks/results
 ):
     "Another domain: sentiment"
-    from tl_nbdev.adapt import validators
+    from tl_nbdev.adaptation.adapt import validators
     records, runs, table, reached, losses, got, words = Records('sentiment', again, out), [], [], [], [], {}, {}
     for d in samples:
         runs.append(records.measure('read', anew=not _folder(d, limit, budget).exists(), domain=d, limit=limit, budget=budget))
@@ -104,11 +104,9 @@ def bench(
                       **{f'{k} %': f'{100*mean(map(v, o)):.1f}' for k, v in value.items() if not k.startswith('any')}})
     for name, v in value.items():
         gains = [100*mean(v(e) - e['plain']['accuracy'] for e in o) for o in got.values()]
-        low, high = interval(gains) or [mean(gains)]*2
-        reached.append(goal(f'{name}: mean gain over source only, points, {len(gains)} pairs [{low:+.1f}, {high:+.1f}]', mean(gains), show='{:+.1f}'))
+        reached.append(goal(f'{name}: mean gain over source only, points, {len(gains)} pairs', mean(gains), show='{:+.1f}', ends=interval(gains), than=0))
     gains = [100*(mean(words[k]) - mean(e['plain']['accuracy'] for e in o)) for k, o in got.items()]
-    low, high = interval(gains) or [mean(gains)]*2
-    reached.append(goal(f'tfidf: mean gain over source only, points, {len(gains)} pairs [{low:+.1f}, {high:+.1f}]', mean(gains), show='{:+.1f}'))
+    reached.append(goal(f'tfidf: mean gain over source only, points, {len(gains)} pairs', mean(gains), show='{:+.1f}', ends=interval(gains), than=0))
     records.write(ratio={}, table=table, reached=reached, measurements=runs, arguments=dict(samples=samples, seeds=seeds, limit=limit, epochs=epochs, budget=budget),
                   remarks=[f'MiniLM, last:2, {epochs} epochs, {seeds} seeds; {limit:,} texts of each domain at most, drawn anew for each seed, a tenth to choose by; the target\'s without labels. At most 1,000 texts of the target to test, the same for all.',
                            f'tapt: MiniLM went on reading the target\'s texts for {budget:g} s, with a masked-language head that was trained first, then source only; held-out masked loss: {", ".join(losses)}. pseudo: self-training, answers surer than 0.9 are taken for labels. Chosen without labels: of each method the epoch that im likes best, or source only; of the methods the one that agrees most with the mean of all. By a validator: among all methods, epochs and source only. The oracle knows the labels.',

@@ -2,7 +2,7 @@
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, goal
+from .common import Laps, Records, answers, goal
 from .features import model
 
 every = ('feature', 'last:2', 'full', 'gradual', 'lpft', 'layerdecay:0.75', 'surgical:early', 'bitfit', 'lora:8', 'l2sp', 'wise', 'lpft+wise')
@@ -10,18 +10,18 @@ data = dict(elpv=dict(epochs=3, size=160), mnist=dict(epochs=5, size=64, limit=2
 quick = dict(samples=['mnist'], strategies=['feature', 'last:1'], seeds=2, epochs=1, limit=120)
 
 def _task(sample, limit):
-    from tl_nbdev.images import ImageTask
+    from tl_nbdev.vision.images import ImageTask
     return ImageTask.from_sample(sample, limit=limit)
 
 def ours(sample, limit, how, seed, epochs, size=None):
     "One run: its predictions on test are in the record, so that intervals can be made later"
-    from tl_nbdev.compare import compare
+    from tl_nbdev.selection.compare import compare
     run = compare(_task(sample, limit), model, [how], [seed], epochs, size=size)[0]
     return dict(valid=run.valid.value, value=run.report.value, probs=run.report.probs.round(5).tolist(), seconds=run.seconds, epochs=run.epochs, trained=run.trained, total=run.total, mib=run.mib)
 
 def fine_tune(sample, limit, seed, epochs, size=None):
     "fastai's own verb on a learner of this package, so that weights, files, split and arithmetic are the same"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     learn = transfer_learner(_task(sample, limit), model, seed=seed, size=size)
     laps = Laps()
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs)
@@ -41,7 +41,7 @@ def bench(
 ):
     "Strategies side by side, with intervals over items and seeds"
     import numpy as np
-    from tl_nbdev.metrics import Result, mean_interval, paired_interval
+    from tl_nbdev.data.metrics import Result, mean_interval, paired_interval
     records, runs, table, reached = Records('strategies', again, out), [], [], []
     for sample in samples:
         set_up = {**data.get(sample, {}), **{k: v for k, v in dict(epochs=epochs, limit=limit).items() if v}}
@@ -52,7 +52,7 @@ def bench(
                 own = None if how == 'feature' else many
                 runs.append(records.measure('ours', sample=sample, limit=most, how=how, seed=seed, epochs=own, size=size) if how in strategies else records.measure('fine_tune', sample=sample, limit=most, seed=seed, epochs=many, size=size))
                 got.setdefault(how, []).append(runs[-1]['found'])
-        results = {how: [Result(task.metric, task.targets(task.reported), np.array(o['probs']), task.vocab, task.reported) for o in v] for how, v in got.items()}
+        results = {how: [Result(task.metric, task.targets(task.reported), answers(o, len(task.vocab)), task.vocab, task.reported) for o in v] for how, v in got.items()}
         chosen = max(strategies, key=lambda how: np.mean([o['valid'] for o in got[how]]))
         for how, v in got.items():
             value, (low, high) = np.mean([o['value'] for o in v]), mean_interval(results[how])
@@ -64,7 +64,7 @@ def bench(
         for how in [o for o in ('lpft', 'layerdecay:0.75') if o in got]:
             a, b = paired_interval(results[how], results["fastai's fine_tune"])
             apart = 100*(np.mean([o['value'] for o in got[how]]) - np.mean([o['value'] for o in theirs]))
-            reached.append(goal(f'{sample}: {how} − fastai\'s fine_tune, points [{100*a:+.1f}, {100*b:+.1f}]', apart, least=0, show='{:+.1f}'))
+            reached.append(goal(f'{sample}: {how} − fastai\'s fine_tune, points', apart, least=0, show='{:+.1f}', ends=[100*a, 100*b]))
             reached.append(goal(f'{sample}: time of fine_tune / of {how}', np.median([o['seconds'] for o in theirs])/np.median([o['seconds'] for o in got[how]]), least=1, show='{:.2f}'))
     records.write(ratio={}, reached=reached, table=table, arguments=dict(samples=samples, strategies=strategies, seeds=seeds, epochs=epochs, limit=limit), measurements=runs,
                   remarks=[f'{model}, {seeds} seeds on the split of seed 0; ELPV at 160 pixels, 3 epochs where the body trains, 2,000 digits at 64 pixels, 5 epochs; intervals (95 %) by bootstrap over test items and seeds, differences paired by both. Chosen on valid, reported on test.',

@@ -10,7 +10,7 @@ quick = dict(samples=['r8'], n=60, repeats=1, square=256)
 size = 256 # tokens
 
 def _task(sample, n):
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.text.texts import TextTask
     task = TextTask.from_sample(sample)
     df = task.df
     kept = df[df.part == 'train'].sample(n, random_state=0), df[df.part == 'valid'].iloc[:100], df[df.part == 'test'].iloc[:1000]
@@ -29,7 +29,7 @@ def matrix_peak(size=2048):
     "The most floating-point operations a second that matrix products of this machine reach, in each arithmetic: the best of twenty, or of what fits into ten seconds"
     import time
     import torch
-    from tl_nbdev.settings import device
+    from tl_nbdev.base.settings import device
     best, d = {}, device()
     for name, dtype in dict(bf16=torch.bfloat16, fp32=torch.float32).items():
         a, b = (torch.randn(size, size).to(d, dtype) for _ in range(2))
@@ -47,7 +47,7 @@ def matrix_peak(size=2048):
 
 def ours(sample, n, seed, bs, padded=False, buckets=0):
     "Everything trains, at the rates that are usual here; with a validation of 100 texts. Tokens are packed; or padded, in random order, or sorted by length within so many batches"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     task = _task(sample, n)
     learn = transfer_learner(task, size=size, bs=bs, seed=seed)
     if padded: learn.model.body.net.set_attn_implementation(learn.model.body._usual); learn.model.body.offset = None
@@ -69,7 +69,7 @@ def buckets(**args): return ours(padded=True, buckets=50, **args)
 
 def textbook(sample, n, seed, bs):
     "The Trainer's own recipe, its head and its rate, through this package"
-    from tl_nbdev.learner import textbook as recipe
+    from tl_nbdev.training.learner import textbook as recipe
     task, laps = _task(sample, n), Laps()
     learn = recipe(task, size=size, bs=bs, epochs=1, seed=seed)
     laps('make and train')
@@ -79,8 +79,8 @@ def trainer(sample, n, seed, bs, tuned=False):
     "transformers' Trainer on the same texts, tokenised before; tuned: bf16 where it is faster, and batches of texts of one length"
     import tempfile, time
     import torch, transformers as tf
-    from tl_nbdev.metrics import metrics
-    from tl_nbdev.samples import sample as fetched
+    from tl_nbdev.data.metrics import metrics
+    from tl_nbdev.base.samples import sample as fetched
     task, folder, half = _task(sample, n), fetched('all-MiniLM-L6-v2'), tuned and half_is_faster()
     tok = tf.AutoTokenizer.from_pretrained(folder)
     net = tf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(task.vocab), dtype=torch.float32)

@@ -11,11 +11,11 @@ quick = dict(models=['squeezenet1_1'], images=64, repeats=2)
 def share(model, images, repeats):
     "Images a second, the three ways in turn"
     import torch
-    from tl_nbdev.features import Frozen
-    from tl_nbdev.images import image_files
-    from tl_nbdev.pixels import batches
-    from tl_nbdev.samples import sample
-    from tl_nbdev.zoo import body, pretrained
+    from tl_nbdev.vision.features import Frozen
+    from tl_nbdev.vision.images import image_files
+    from tl_nbdev.vision.pixels import batches
+    from tl_nbdev.base.samples import sample
+    from tl_nbdev.vision.zoo import body, pretrained
     p = pretrained(model)
     frozen, files = Frozen(body(p), p), image_files(sample('elpv'))[0][:images]
     arrays = [a for _, a in batches(files, frozen.prep)]

@@ -17,9 +17,9 @@ quick = dict(samples=['mnist'], seeds=1, limit=100, epochs=1, share=[.5], minute
 def _task(sample, limit):
     "`limit` labels to learn from, of which a tenth chooses; a test part that was given stays, else all the others test; of texts at most 1,000"
     import pandas as pd
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.samples import sample_info
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.base.samples import sample_info
+    from tl_nbdev.text.texts import TextTask
     kind = {'image': ImageTask, 'text': TextTask}[sample_info(sample).kind]
     df = kind.from_sample(sample).df
     group = 'group' if 'group' in df else None
@@ -29,7 +29,7 @@ def _task(sample, limit):
     return kind.from_df(df, 'item', part='part', group=group, name=sample)
 
 def _models(sample):
-    from tl_nbdev.samples import sample_info
+    from tl_nbdev.base.samples import sample_info
     return images if sample_info(sample).kind == 'image' else texts
 
 
@@ -37,7 +37,7 @@ def _models(sample):
 
 def run(sample, limit, size, epochs, model, how, seed):
     "One pair, carried out whole"
-    from tl_nbdev.learner import transfer_learner, watched
+    from tl_nbdev.training.learner import transfer_learner, watched
     with fresh_cache():
         learn, laps = transfer_learner(_task(sample, limit), model, seed=seed, size=size), Laps()
         with watched(learn): learn.transfer(how, None if how == 'feature' else epochs)
@@ -66,10 +66,10 @@ def _sfda(x, y):
 def scores(sample, limit, size, model):
     "Each score of the frozen features of train and valid"
     import numpy as np
-    from tl_nbdev.learner import transfer_learner
-    from tl_nbdev.phases import part_features
-    from tl_nbdev.scores import score
-    from tl_nbdev.zoo import source_accuracy
+    from tl_nbdev.training.learner import transfer_learner
+    from tl_nbdev.training.phases import part_features
+    from tl_nbdev.selection.scores import score
+    from tl_nbdev.vision.zoo import source_accuracy
     task = _task(sample, limit)
     learn = transfer_learner(task, model, seed=0, size=size)
     f = [part_features(learn, o) for o in ('train', 'valid')]
@@ -78,10 +78,10 @@ def scores(sample, limit, size, model):
 
 def advice(sample, limit, size, epochs, budget, seed):
     "advise, with an empty cache, and what its winner reaches in the table"
-    from tl_nbdev.choose import advise
+    from tl_nbdev.selection.choose import advise
     with fresh_cache():
         got = advise(_task(sample, limit), budget, list(_models(sample)), strategies, epochs, seed, size=size)
-        return dict(**got.best, foretold=got.entries[0].waits, trained=got.as_dict()['trained'], seconds=got.seconds, budget=budget, test=got.result.value, prior=got.prior, tied=len(got.tied), tried=len(got.entries), ranking=got.ranking)
+        return dict(**got.best, predicted=got.entries[0].waits, trained=got.as_dict()['trained'], seconds=got.seconds, budget=budget, test=got.result.value, prior=got.prior, tied=len(got.tied), tried=len(got.entries), ranking=got.ranking)
 
 
 # the run
@@ -122,8 +122,8 @@ def bench(
 ):
     "What every pair reaches; and how much is lost by taking advice instead of trying everything"
     import numpy as np
-    from tl_nbdev.images import ImageTask
-    from tl_nbdev.texts import TextTask
+    from tl_nbdev.vision.images import ImageTask
+    from tl_nbdev.text.texts import TextTask
     records, runs, table, taus, races, picks = Records('truth', again, out, earlier), [], [], [], [], {}
     truth, said = {}, {}
     for s in samples:
@@ -144,7 +144,7 @@ def bench(
             for i in range(seeds):
                 runs.append(records.measure('advice', sample=s, budget=round(budget, 1), seed=i, **o))
                 f = runs[-1]['found']
-                races.append(dict(sample=s, what=what, regret=lost(f['model'], f['strategy']), itself=100*(best - f['test']), cost=f['seconds']/whole, over=f['seconds']/f['budget'], **{k: f[k] for k in ('model', 'strategy', 'foretold', 'trained')}))
+                races.append(dict(sample=s, what=what, regret=lost(f['model'], f['strategy']), itself=100*(best - f['test']), cost=f['seconds']/whole, over=f['seconds']/f['budget'], predicted=f.get('predicted', f.get('foretold')), **{k: f[k] for k in ('model', 'strategy', 'trained')}))
         # what one would do without a race
         prior, usual = runs[-1]['found']['prior'], (ImageTask if ms is images else TextTask).usual_model
         score = lambda n: max((m for m in ms if said[s, m][n]['value'] is not None), key=lambda m: said[s, m][n]['value'], default=None)
@@ -162,16 +162,16 @@ def bench(
     reached, lines = [], []
     for what in dict.fromkeys(o['what'] for o in races):
         mine = [o for o in races if o['what'] == what]
-        value, (low, high) = _mean({s: [o['regret'] for o in mine if o['sample'] == s] for s in samples})
+        value, ends = _mean({s: [o['regret'] for o in mine if o['sample'] == s] for s in samples})
         aim = what == f'advise, {share[0]:.0%} of the cost'
-        reached.append(goal(f'{what}: mean regret, points [{low:.1f}, {high:.1f}]', value, most=1 if aim else None, show='{:.2f}'))
-        value, (low, high) = _mean({s: [o['itself'] for o in mine if o['sample'] == s] for s in samples})
-        reached.append(goal(f'{what}: mean regret of the network that it hands over, points [{low:.1f}, {high:.1f}]', value, most=1 if aim else None, show='{:.2f}'))
+        reached.append(goal(f'{what}: mean regret, points', value, most=1 if aim else None, show='{:.2f}', ends=ends))
+        value, ends = _mean({s: [o['itself'] for o in mine if o['sample'] == s] for s in samples})
+        reached.append(goal(f'{what}: mean regret of the network that it hands over, points', value, most=1 if aim else None, show='{:.2f}', ends=ends))
         reached.append(goal(f'{what}: the most that it used, % of what it was given', 100*max(o['over'] for o in mine), most=115, show='{:.0f}'))
-        lines += [dict(data=o['sample'], model=what, strategy=f'took {o["model"]} {o["strategy"]}' + (', foretold' if o['foretold'] else ''), **{'test %, mean of seeds': f'regret {o["regret"]:.1f}, of the network itself {o["itself"]:.1f}', 'seconds': f'{100*o["cost"]:.0f} % of all'}) for o in mine]
+        lines += [dict(data=o['sample'], model=what, strategy=f'took {o["model"]} {o["strategy"]}' + (', predicted' if o['predicted'] else ''), **{'test %, mean of seeds': f'regret {o["regret"]:.1f}, of the network itself {o["itself"]:.1f}', 'seconds': f'{100*o["cost"]:.0f} % of all'}) for o in mine]
     for what, of in picks.items():
-        value, (low, high) = _mean({s: [o['regret']] for s, o in of.items()})
-        reached.append(goal(f'{what}: mean regret, points [{low:.1f}, {high:.1f}]', value, show='{:.2f}'))
+        value, ends = _mean({s: [o['regret']] for s, o in of.items()})
+        reached.append(goal(f'{what}: mean regret, points', value, show='{:.2f}', ends=ends))
     for t in list(taus): # over the sets of data
         mine = [o for o in taus if (o['score'], o['against']) == (t['score'], t['against'])]
         if t is mine[0] and len(mine) > 1: taus.append(dict(sample='mean', score=t['score'], against=t['against'], networks=None, tau=mean(o['tau'] for o in mine), interval=_ends(np.nanmean([o['draws'] for o in mine], 0))))
