@@ -7,17 +7,17 @@ import pytest
 import torch
 from fastai.basics import DataLoaders, Learner
 from PIL import Image
-from tl_nbdev import adapt as a
-from tl_nbdev.adapt import adapt, methods, target_loader, validators
-from tl_nbdev.encoders import masked_language_model, text_pretrained
-from tl_nbdev.gap import domain_gap
-from tl_nbdev.heads import Network
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import seeded, transfer_learner
-from tl_nbdev.pretraining import blocks_of, continue_pretraining, masked
-from tl_nbdev.settings import TransferError
-from tl_nbdev.tasks import RowLoader
-from tl_nbdev.texts import TextTask
+from tl_nbdev.adaptation import adapt as a
+from tl_nbdev.adaptation.adapt import adapt, methods, target_loader, validators
+from tl_nbdev.text.encoders import masked_language_model, text_pretrained
+from tl_nbdev.adaptation.gap import domain_gap
+from tl_nbdev.networks.heads import Network
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import seeded, transfer_learner
+from tl_nbdev.adaptation.pretraining import blocks_of, continue_pretraining, masked
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.data.tasks import RowLoader
+from tl_nbdev.text.texts import TextTask
 from torch import nn
 
 from conftest import photos, refused, tl
@@ -207,7 +207,7 @@ def test_a_gap_of_few_items_is_no_verdict(worlds, tmp_path):
 def test_words_that_only_the_target_has():
     rows = lambda extra: pd.DataFrame(dict(text=[f'a {w} film {extra} of number {i}' for i in range(20) for w in ('good', 'bad')], label=['pos', 'neg']*20))
     gap = domain_gap(TextTask.from_df(rows('')), TextTask.from_df(rows('zig zag zog')), 'bert-tiny')
-    assert abs(gap.texts['share of the target that is words the source lacks'] - 1/3) < 1e-6
+    assert abs(gap.facts['share of the target that is words the source lacks'] - 1/3) < 1e-6
 
 def test_texts_of_another_domain():
     rows = lambda words, n=30: pd.DataFrame(dict(text=[f'a {w} {words} of number {i}' for i in range(n) for w in ('good', 'bad')], label=['pos', 'neg']*n))
@@ -229,7 +229,7 @@ def test_from_the_shell(worlds, tmp_path):
     same = tl('gap', worlds[0], worlds[0], *args, '--json', tmp_path/'s.json')
     assert same.json['interval'][0] <= 0 <= same.json['interval'][1] and same.json['copies'] == 80
     refused(tl('train', worlds[0], '--target', worlds[1], '--adapt', 'dann', '--strategy', 'feature', *args), 'trains the body')
-    refused(tl('train', worlds[0], '--target', worlds[1], '--dry-run', *args), '--dry-run can\'t be had together with --target')
+    refused(tl('train', worlds[0], '--target', worlds[1], '--dry-run', *args), '--dry-run can\'t be used together with --target')
     (loose/'torn.png').write_bytes(b'no photo')
     got = tl('train', worlds[0], '--target', loose, '--epochs', 1, *args, '--json', tmp_path/'c.json') # its strategy trains the body
     assert got.status == 0 and [o['reason'] for o in got.json['skipped_target']] == ['not an image'] and 'left out, not an image' in got.out and 'classes' not in ' '.join(got.json['notes'])
@@ -288,8 +288,13 @@ def test_a_folder_to_start_from(tmp_path):
     done = continue_pretraining(licence(60), tmp_path/'legal', tmp_path/'more', steps=4, rounds=2, block=32) # and on from there
     assert done.before < 6
 
-def test_pretraining_goes_on_after_it_was_cut_off(tmp_path, monkeypatch):
-    from tl_nbdev.pretraining import _Best
+@pytest.fixture
+def often(monkeypatch):
+    "A checkpoint after every batch, however long it takes here"
+    monkeypatch.setattr('tl_nbdev.training.loop.KeepState.often', 0.)
+
+def test_pretraining_goes_on_after_it_was_cut_off(tmp_path, monkeypatch, often):
+    from tl_nbdev.adaptation.pretraining import _Best
     args = dict(steps=12, rounds=3, block=32, resume=True)
     want = continue_pretraining(licence(100), 'bert-tiny', tmp_path/'whole', **args)
     real = _Best.after_epoch
@@ -300,11 +305,11 @@ def test_pretraining_goes_on_after_it_was_cut_off(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): continue_pretraining(licence(100), 'bert-tiny', tmp_path/'cut', **args)
     monkeypatch.setattr(_Best, 'after_epoch', real)
     got = continue_pretraining(licence(100), 'bert-tiny', tmp_path/'cut', **args)
-    assert got.after == pytest.approx(want.after, abs=.2)
+    assert got.after == pytest.approx(want.after, abs=.2) and len(got.curve) == len(want.curve) == 3
 
-def test_a_budget_is_measured_once(tmp_path, monkeypatch):
+def test_a_budget_is_measured_once(tmp_path, monkeypatch, often):
     "What a budget came to stays what it was, or the checkpoint would be of another run"
-    from tl_nbdev.pretraining import _Best
+    from tl_nbdev.adaptation.pretraining import _Best
     real = _Best.after_epoch
     def stop(self):
         real(self)

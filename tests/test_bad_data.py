@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import photo, photos, refused, small, tl
-from tl_nbdev.images import ImageTask
-from tl_nbdev.settings import TransferError
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.base.settings import TransferError
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import photo, photos, refused, small, tl
 from PIL import Image, ImageFile
-from tl_nbdev.images import ImageTask, image_files
-from tl_nbdev.pixels import Prep, open_image, pixels, scan
-from tl_nbdev.settings import TransferError
+from tl_nbdev.vision.images import ImageTask, image_files
+from tl_nbdev.vision.pixels import Prep, open_image, pixels, scan
+from tl_nbdev.base.settings import TransferError
 
 base, other = photo('round', 0, 64).crop((0, 0, 64, 48)), photo('square', 1, 64).crop((0, 0, 64, 48))
 grey = base.convert('L')

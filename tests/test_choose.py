@@ -4,18 +4,19 @@ import json, time
 import numpy as np
 import pandas as pd
 import pytest
-import tl_nbdev.choose as choose
+import tl_nbdev.selection.choose as choose
+import tl_nbdev.selection.race as race
 from hypothesis import given, settings as hypo, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from tl_nbdev.choose import advise, candidates, rule_of_thumb, source_distance, source_probs
-from tl_nbdev.uncertainty import Judged, expected_gain, foretold, label_curve, spread
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.metrics import Result
-from tl_nbdev.scores import gbc, h_score, knn, leep, logme, nce, ridge, score, shrunken_h_score, transrate
-from tl_nbdev.settings import TransferError
-from tl_nbdev.texts import TextTask
+from tl_nbdev.selection.choose import advise, candidates, rule_of_thumb, source_distance, source_probs
+from tl_nbdev.selection.uncertainty import Judged, expected_gain, predicted, label_curve, spread
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.data.metrics import Result
+from tl_nbdev.selection.scores import gbc, h_score, knn, ledoit_wolf, leep, logme, nce, ridge, score, shrunken_h_score, transrate
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.text.texts import TextTask
 
 from conftest import photos, refused, tl
 
@@ -90,6 +91,15 @@ def test_h_score_of_separate_classes(): # as many as there are, less one
     f = np.eye(4)[np.arange(40) % 4] + np.random.default_rng(0).normal(0, 1e-6, (40, 4))
     assert np.isclose(h_score(f, np.arange(40) % 4), 3, atol=1e-3)
 
+def test_h_score_of_features_that_are_noise():
+    "Where all of the covariance is replaced nothing is left, also of more dimensions than items"
+    rng, replaced = np.random.default_rng(0), 0
+    for n, d in [(60, 61)]*20 + [(60, 20)]*20:
+        f = rng.normal(size=(n, d))
+        replaced += ledoit_wolf(f - f.mean(0)) == 1
+        assert np.isfinite(shrunken_h_score(f, np.arange(n) % 2))
+    assert replaced
+
 def test_scores_refuse(task):
     rng = np.random.default_rng(0)
     with pytest.raises(TransferError, match='row of features'): logme(np.ones((3, 2)), [0, 1])
@@ -159,7 +169,7 @@ def test_only_what_was_asked_for_is_advised(noisy):
 def test_a_leader_without_an_error_and_a_model_without_room(task, monkeypatch):
     got = advise(task, 60, 'tf_efficientnet_lite0', ('feature', 'full'), 1, **few)
     if got.entries[0].estimate == 1: assert 'which nothing can surpass' in got.ranking[-1]['why'] and got.interval(0)[0] < .97
-    monkeypatch.setattr(choose, 'free_mib', lambda: 12.)
+    monkeypatch.setattr(race, 'free_mib', lambda: 12.)
     got = advise(task, 60, ['squeezenet1_1', 'tf_efficientnet_lite0'], ('feature',), **few)
     assert 'MiB of memory' in got.ranking[-1]['why'] and got.best['model'] == 'squeezenet1_1'
     with pytest.raises(TransferError, match='no model fits into memory'): advise(task, 60, 'tf_efficientnet_lite0', **few)
@@ -177,31 +187,31 @@ def test_time_that_runs_out(noisy, monkeypatch):
     got = advise(noisy, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
     assert [e.how.name for e in got.entries] == ['feature'] and any('budget was over' in e.out for e in got.left)
 
-def test_what_could_not_be_trained_is_foretold(noisy, monkeypatch):
+def test_what_could_not_be_trained_is_predicted(noisy, monkeypatch):
     monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e4)
-    monkeypatch.setattr(choose, 'expected_gain', lambda how, steps, batchnorm=False: (.2*(how == 'full'), .04*(how != 'feature')))
+    monkeypatch.setattr(race, 'expected_gain', lambda how, steps, batchnorm=False: (.2*(how == 'full'), .04*(how != 'feature')))
     got = advise(noisy, 60, 'squeezenet1_1', ('feature', 'full'), 2, **few)
     d, words = got.as_dict(), ' '.join(got.words())
     assert got.best == dict(model='squeezenet1_1', strategy='full') and d['trained'] == dict(model='squeezenet1_1', strategy='feature')
-    assert [r['foretold'] for r in d['ranking']] == [True, False] and d['ranking'][0]['valid'] is None and 'it would take about 20000 s' in d['ranking'][0]['why']
+    assert [r['predicted'] for r in d['ranking']] == [True, False] and d['ranking'][0]['valid'] is None and 'it would take about 20000 s' in d['ranking'][0]['why']
     assert 'not trained' in words and 'squeezenet1_1 with FeatureExtraction()' in words and "learn.transfer('full', 2)" in got.code
-    assert got.learn.transfers[-1]['strategy'] != 'full' and got.result.part == 'test' and 'foretold' in repr(got) and got.plot() is not None and got.more_labels()
+    assert got.learn.transfers[-1]['strategy'] != 'full' and got.result.part == 'test' and 'predicted' in repr(got) and got.plot() is not None and got.more_labels()
     only = advise(noisy, 60, 'squeezenet1_1', ('full',), 2, **few)
     assert only.instead and only.best['strategy'] == 'full' and only.result.n == noisy.n('test') and 'None of the strategies' in ' '.join(only.words())
 
-def test_a_network_with_batchnorm_is_not_foretold_from_a_few_steps(noisy, monkeypatch):
+def test_a_network_with_batchnorm_is_not_predicted_from_a_few_steps(noisy, monkeypatch):
     monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e4)
     got = advise(noisy, 60, 'mobilenet_v2', ('feature', 'full'), 2, **few)
-    assert got.best['strategy'] == 'feature' and not any(r['foretold'] for r in got.ranking) and len(got.ranking) == 2
+    assert got.best['strategy'] == 'feature' and not any(r['predicted'] for r in got.ranking) and len(got.ranking) == 2
     monkeypatch.setattr(choose._Race, 'steps_of', lambda self, e: 500)
-    assert any(r['foretold'] for r in advise(noisy, 60, 'mobilenet_v2', ('feature', 'full'), 2, **few).ranking)
+    assert any(r['predicted'] for r in advise(noisy, 60, 'mobilenet_v2', ('feature', 'full'), 2, **few).ranking)
 
-def test_foretelling():
+def test_predicting():
     pairs = [(p, h) for p in 'ab' for h in ('feature', 'last:2', 'full')]
     rng = np.random.default_rng(0)
     seen, noise = np.array([.7, .72, .75, .8, np.nan, np.nan]), np.diag(rng.uniform(.005, .03, 6)**2)
     gains, own = zip(*(expected_gain(h, 100) for _, h in pairs))
-    mean, sure = foretold(pairs, seen, noise, gains, own)
+    mean, sure = predicted(pairs, seen, noise, gains, own)
     # the same from the definition: the joint Gaussian of a, g and u, conditioned on what was seen
     a, g, u = 2, 3, 6
     z = np.zeros((6, a + g + u)) # shared by all strategies, by last:2, by full

@@ -1,10 +1,12 @@
 "The examples of CONTRIBUTING.md, run section by section; its picture of the rooms, and its links to them."
-import ast, re
+import ast, re, sys
 from pathlib import Path
 
 import pytest
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+import wings
 page = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
 
 def blocks(text):
@@ -40,7 +42,7 @@ def test_it_runs(heading, tmp_path, monkeypatch):
 
 def test_the_picture_has_every_room_in_order():
     picture = next(code for heading, language, _, code in blocks(page) if heading == 'The house')
-    assert re.findall(r'\d\d_[a-z_]+', picture) == sorted(o.stem for o in (root/'nbs/api').glob('[0-9]*.ipynb'))
+    assert picture.rstrip('\n') == wings.picture(root/'nbs'/'api'), 'python tools/wings.py draws it'
 
 def test_notebooks_and_files_that_it_names_are_there():
     text = re.sub(r'```.*?```', '', page, flags=re.S)

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import die, killed, photo, photos, refused, tl
+from conftest import die, edited, killed, photo, photos, refused, tl
 from PIL import Image
-from tl_nbdev import cli, demo, disk, disk_cache, keep, pixels, processes, samples, shell
-from tl_nbdev.checkpoint import Checkpoints
-from tl_nbdev.disk import ours, remove, whole
-from tl_nbdev.disk_cache import clear_cache, remembered
-from tl_nbdev.features import cached_features
-from tl_nbdev.images import ImageTask
-from tl_nbdev.keep import check_target, load_folder, save_folder, write_json
-from tl_nbdev.pixels import open_image, scan
-from tl_nbdev.processes import child_command, child_env
-from tl_nbdev.settings import TransferError, settings
+from tl_nbdev.apps import cli, demo, shell; from tl_nbdev.base import disk, disk_cache, keep, processes, samples; from tl_nbdev.vision import pixels
+from tl_nbdev.training.checkpoint import Checkpoints
+from tl_nbdev.base.disk import ours, remove, whole
+from tl_nbdev.base.disk_cache import clear_cache, remembered
+from tl_nbdev.vision.features import cached_features
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.base.keep import check_target, load_folder, save_folder, write_json
+from tl_nbdev.vision.pixels import open_image, scan
+from tl_nbdev.base.processes import child_command, child_env
+from tl_nbdev.base.settings import TransferError, settings
 
 root = Path(__file__).resolve().parent.parent
 as_root = pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root')
@@ -95,12 +95,10 @@ def test_a_folder_that_cannot_be_looked_into_is_not_replaced(tmp_path, monkeypat
 @pytest.mark.parametrize('texts', [False, True])
 def test_of_an_older_version_the_names_are_known(texts, tmp_path):
     folder = model(tmp_path/'model')
-    info = json.loads((folder/'transfer.json').read_text('utf-8'))
-    del info['files']
-    if texts: info['pretrained'] = dict(pooling='mean')
-    else: (folder/'config.json').unlink() # which only a model of texts has
-    (folder/'transfer.json').write_text(json.dumps(info), 'utf-8')
-    assert value(folder) == 0
+    more = dict(pretrained=dict(pooling='mean')) if texts else {}
+    edited(folder, lambda o: {k: v for k, v in o.items() if k != 'files'} | more, False)
+    if not texts: (folder/'config.json').unlink() # which only a model of texts has
+    with pytest.raises(TransferError, match='has no seal, as an earlier version wrote it.*save again'): value(folder)
     for name in ['mine.txt', *([] if texts else ['vocab.txt'])]:
         (folder/name).touch()
         with pytest.raises(TransferError, match=name): model(folder, 1)
@@ -118,7 +116,7 @@ def test_a_file_that_is_called_like_a_record_gives_nothing_away(text, tmp_path):
         assert beside(folder) == ['a thesis.docx', name]
 
 def test_pretraining_refuses_before_it_reads_anything(tmp_path):
-    from tl_nbdev.pretraining import continue_pretraining
+    from tl_nbdev.adaptation.pretraining import continue_pretraining
     (tmp_path/'out').mkdir()
     (tmp_path/'out'/'pretraining.json').write_text('{"of": "bert", "block": 128}')
     (tmp_path/'out'/'thesis.docx').touch()
@@ -131,14 +129,13 @@ def test_what_is_put_there_while_we_work_stays(tmp_path):
         (folder/'late.txt').write_text('I was here')
     assert value(folder) == 0 and (folder/'late.txt').read_text() == 'I was here' and beside(tmp_path) == ['model']
 
-def test_an_image_of_a_dataset_that_was_altered_is_written_again(tmp_path):
-    from tl_nbdev.images import _write_images
-    rows = [dict(image=photo('round'))]
-    file, = _write_images(rows, 'image', tmp_path)
+def test_an_image_of_a_dataset_that_was_altered_is_written_again():
+    from tl_nbdev.vision.found import file_of
+    file = file_of(photo('round'))
     want = file.read_bytes()
     for data in (want[:-9], b'', bytes(reversed(want))):
         file.write_bytes(data)
-        assert _write_images(rows, 'image', tmp_path) == [file] and file.read_bytes() == want
+        assert file_of(photo('round')) == file and file.read_bytes() == want
 
 def test_class_folders_named_0_and_1_are_no_checkpoints(tmp_path):
     for o in '01': (tmp_path/o).mkdir(); photo('round').save(tmp_path/o/'a.png')
@@ -164,7 +161,13 @@ def test_a_report_is_replaced_only_as_it_was_written(older, tmp_path, monkeypatc
         with ours(tmp_path/'report.md'): pytest.fail('it should refuse before')
     assert (tmp_path/'report.md').read_text() == 'two, and what I think of it'
 
-@pytest.mark.parametrize('name', ['report.md', 'report.json', 'confusion.png'])
+def test_a_page_beside_a_report_of_an_older_version_stays(tmp_path):
+    (tmp_path/'report.json').write_text(json.dumps([dict(strategy='feature', metric='accuracy', valid=.5)]))
+    assert demo._check_out(tmp_path)
+    (tmp_path/'report.html').write_text('<p>mine')
+    with pytest.raises(TransferError, match='report.html.*would be lost'): demo._check_out(tmp_path)
+
+@pytest.mark.parametrize('name', ['report.md', 'report.json', 'report.html', 'confusion.png'])
 def test_a_report_of_somebody_else_stays(name, tmp_path):
     data = photos(tmp_path/'photos', 4)
     (tmp_path/'out').mkdir()
@@ -188,7 +191,7 @@ def test_places_that_cannot_be_replaced_are_found_out_before(tmp_path, monkeypat
 def test_only_one_room_removes_and_replaces():
     "Whoever removes, moves or replaces asks the room of the disk, which asks what is ours"
     found = {}
-    for f in sorted((root/'tl_nbdev').glob('*.py')):
+    for f in sorted((root/'tl_nbdev').rglob('*.py')):
         for n in ast.walk(ast.parse(f.read_text('utf-8'))):
             if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in ('rmtree', 'rename', 'unlink', 'rmdir', 'removedirs'):
                 if n.keywords and n.func.attr == 'rename': continue # columns of a table
@@ -197,7 +200,7 @@ def test_only_one_room_removes_and_replaces():
     rest = {k: v for k, v in found.items() if k not in allowed}
     assert rest == {'checkpoint': ['self.folder.rmdir()'], # if it is empty
                     'jobs': ["(self.folder / 'end.json').unlink(missing_ok=True)"],
-                    'pretraining': ['plan.unlink(missing_ok=True)'],
+                    'pretraining': ['_plan(out).unlink(missing_ok=True)'],
                     'samples': ['wheel.unlink()']}, rest # in a temporary folder
 
 
@@ -402,7 +405,7 @@ def trains(tmp_path, *words): return tl('train', photos(tmp_path/'photos', 8), '
 @pytest.fixture
 def after_batches(monkeypatch):
     "Something happens at the third batch of a fit that may be kept"
-    from tl_nbdev.training import GoOn, KeepState
+    from tl_nbdev.training.loop import GoOn, KeepState
     monkeypatch.setattr(KeepState, 'often', 1e9)
     def at(n, happens):
         real, seen = GoOn.before_batch, []
@@ -417,7 +420,7 @@ def after_batches(monkeypatch):
 def test_sigterm_leaves_a_last_checkpoint_and_a_line(tmp_path, net_here, after_batches):
     after_batches(5, lambda: signal.raise_signal(signal.SIGTERM))
     got = trains(tmp_path, '--resume', '--json', tmp_path/'out.json')
-    assert got.status == 143 and re.fullmatch(rf'tl-train: ended by SIGTERM: a checkpoint is in {re.escape(str(net_here))}\S+; the same command goes on from it\n', got.err), got.err
+    assert got.status == 143 and re.fullmatch(rf'tl-train: ended by SIGTERM: a checkpoint is in {re.escape(str(net_here))}\S+, and the same command goes on from it\n', got.err), got.err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     kept = max(net_here.glob('checkpoints/*/?/checkpoint.json'), key=lambda f: json.loads(f.read_text('utf-8'))['number'])
     said = json.loads(kept.read_text('utf-8'))['said']
@@ -425,7 +428,7 @@ def test_sigterm_leaves_a_last_checkpoint_and_a_line(tmp_path, net_here, after_b
     assert trains(tmp_path, '--resume', '--json', tmp_path/'out.json').status == 0
 
 @posix
-@pytest.mark.parametrize('words, hint', [([], ': nothing was kept; with --resume the same command'), (['--resume'], ': a checkpoint is in ')])
+@pytest.mark.parametrize('words, hint', [([], ': nothing was kept. With --resume the same command'), (['--resume'], ': a checkpoint is in ')])
 def test_ctrl_c_says_how_to_go_on(words, hint, tmp_path, net_here, monkeypatch):
     from fastai.basics import Learner
     real = Learner.one_batch
@@ -438,7 +441,7 @@ def test_ctrl_c_says_how_to_go_on(words, hint, tmp_path, net_here, monkeypatch):
 
 @posix
 def test_without_a_fit_it_ends_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageTask, 'audit', lambda self: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(ImageTask, 'audit', lambda self, model=None: signal.raise_signal(signal.SIGTERM))
     got = tl('audit', photos(tmp_path/'photos', 4))
     assert (got.status, got.err) == (143, 'tl-audit: ended by SIGTERM\n')
 
@@ -481,30 +484,30 @@ def test_a_child_runs_nothing_of_the_current_folder(trapped, monkeypatch):
     assert trapped.read_text() == 'random ' # the trap works
     trapped.unlink()
     monkeypatch.setenv('PYTHONPATH', f'{root}{os.pathsep}') # whose empty entry is the current folder
-    code = 'import sys, subprocess, random, filelock, json, numpy, tl_nbdev.settings; print(tl_nbdev.__file__, sys.argv[1:])\nsubprocess.run([sys.executable, "-c", "import random"], check=True)'
+    code = 'import sys, subprocess, random, filelock, json, numpy, tl_nbdev.base.settings; print(tl_nbdev.__file__, sys.argv[1:])\nsubprocess.run([sys.executable, "-c", "import random"], check=True)'
     run = subprocess.run(child_command(code, 'one', Path('two')), env=child_env(), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == f"{Path(cli.__file__).with_name('__init__.py')} ['one', 'two']" and not trapped.exists()
+    assert run.stdout.strip() == f"{root/'tl_nbdev'/'__init__.py'} ['one', 'two']" and not trapped.exists()
 
 def test_a_child_of_a_checkout_runs_the_checkout(tmp_path, monkeypatch):
     monkeypatch.delenv('PYTHONPATH', raising=False)
     for place in (tmp_path, Path('/')):
-        run = subprocess.run(child_command('import tl_nbdev.settings; print(tl_nbdev.settings.__file__)'), env=child_env(), capture_output=True, text=True, cwd=place)
-        assert Path(run.stdout.strip()) == Path(cli.__file__).with_name('settings.py')
+        run = subprocess.run(child_command('import tl_nbdev.base.settings; print(tl_nbdev.base.settings.__file__)'), env=child_env(), capture_output=True, text=True, cwd=place)
+        assert Path(run.stdout.strip()) == root/'tl_nbdev'/'base'/'settings.py'
 
 def test_every_child_process_is_started_so(tmp_path, monkeypatch):
-    from tl_nbdev import jobs, saved
+    from tl_nbdev.apps import jobs; from tl_nbdev.training import saving
     seen = []
     def run(cmd, **kwargs): seen.append((cmd, kwargs)); return SimpleNamespace(returncode=0, stdout='', stderr='', poll=lambda: 0)
     for name in ('run', 'Popen'): monkeypatch.setattr(subprocess, name, run)
-    saved._check_in_fresh_process(tmp_path)
+    saving._check_in_fresh_process(tmp_path)
     with pytest.raises(TransferError): samples.fetch_wheel('tiny==1', '0'*64, tmp_path)
     job = jobs.Job(tmp_path/'job')
     job.folder.mkdir()
     job.start()
     assert len(seen) == 3
     for cmd, kwargs in seen: assert cmd[1] == '-P' and kwargs['env']['PYTHONSAFEPATH'] == '1'
-    for f in (root/'tl_nbdev').glob('*.py'): # and there is no other
+    for f in (root/'tl_nbdev').rglob('*.py'): # and there is no other
         calls = [ast.unparse(n) for n in ast.walk(ast.parse(f.read_text('utf-8'))) if isinstance(n, ast.Call) and 'sys.executable' in ast.unparse(n)]
         assert not calls, f'{f.name}: {calls}'
 
@@ -552,7 +555,7 @@ def test_a_relative_cache_is_relative_to_the_file(tmp_path, monkeypatch):
         assert settings(tmp_path/'a').cache == want
 
 def test_images_leave_the_process_as_it_was(tmp_path, monkeypatch):
-    code = 'import warnings; before = warnings.filters[:]\nfrom PIL import Image; limit = Image.MAX_IMAGE_PIXELS\nimport tl_nbdev.pixels\nprint(Image.MAX_IMAGE_PIXELS == limit, [o for o in warnings.filters if o not in before and "PIL" in str(o)])'
+    code = 'import warnings; before = warnings.filters[:]\nfrom PIL import Image; limit = Image.MAX_IMAGE_PIXELS\nimport tl_nbdev.vision.pixels\nprint(Image.MAX_IMAGE_PIXELS == limit, [o for o in warnings.filters if o not in before and "PIL" in str(o)])'
     assert subprocess.run(child_command(code), env=child_env(), capture_output=True, text=True).stdout == 'True []\n'
     files = [tmp_path/f'{i}.png' for i in range(40)]
     for f in files: photo('round').save(f)
@@ -631,7 +634,7 @@ def test_only_the_shard_that_was_harmed_is_made_again(cache):
     assert torch.equal(rows(net), want) and net.n == 8
 
 def test_states_of_tokens_are_checked_too(tmp_path):
-    from tl_nbdev.tokens import StateStore
+    from tl_nbdev.text.tokens import StateStore
     keys, states = [bytes([i])*16 for i in range(3)], [torch.full((n, 4), float(n), dtype=torch.bfloat16) for n in (1, 5, 2)]
     StateStore(tmp_path/'s').put(keys, states)
     store = StateStore(tmp_path/'s')
@@ -925,7 +928,7 @@ def test_nothing_stays_open_or_mapped(cache):
 
 @pytest.mark.parametrize('end', ['\n', '\r\n'])
 def test_rows_of_a_job_are_read_on_from_where_one_was(end, tmp_path):
-    from tl_nbdev.jobs import Job, _Watch
+    from tl_nbdev.apps.jobs import Job, _Watch
     job, file = Job(tmp_path), tmp_path/'rows.jsonl'
     _Watch(job).say(about='ä€𝄞', done=0, of=3)
     assert b'\r' not in file.read_bytes()
@@ -934,12 +937,12 @@ def test_rows_of_a_job_are_read_on_from_where_one_was(end, tmp_path):
         assert [o['done'] for o in job.rows] == list(range(i + 1))
 
 def test_a_job_is_apart_from_the_terminal(monkeypatch):
-    from tl_nbdev import jobs
+    from tl_nbdev.apps import jobs
     assert jobs._apart() == (dict(start_new_session=True) if os.name != 'nt' else dict(creationflags=512))
 
 def test_every_text_file_has_an_encoding():
     missing = []
-    for f in sorted((root/'tl_nbdev').glob('*.py')):
+    for f in sorted((root/'tl_nbdev').rglob('*.py')):
         for n in ast.walk(ast.parse(f.read_text('utf-8'))):
             if not isinstance(n, ast.Call): continue
             name = n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, 'id', '')
@@ -1002,7 +1005,7 @@ def test_clean_leaves_what_a_demo_did_not_make(tmp_path, capsys):
     assert 'mine.txt' in capsys.readouterr().err and not (out/'report.md').exists()
 
 def test_a_home_folder_is_the_home_folder(tmp_path, monkeypatch):
-    from tl_nbdev.keep import load_folder, save_folder
+    from tl_nbdev.base.keep import load_folder, save_folder
     for name in ('HOME', 'USERPROFILE'): monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     made = save_folder('~/model', dict(w=torch.zeros(2)), {})

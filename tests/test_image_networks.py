@@ -6,17 +6,17 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import photos
+from conftest import edited, photos
 from PIL import Image
 from safetensors.torch import save_file
-from tl_nbdev.bodies import headless, noise
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.pixels import pixels, squared
-from tl_nbdev.saved import check_saved, load_transfer
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import stages
-from tl_nbdev.zoo import pretrained
+from tl_nbdev.networks.bodies import headless, noise
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.vision.pixels import pixels, squared
+from tl_nbdev.training.saved import check_saved, load_transfer
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import stages
+from tl_nbdev.vision.zoo import pretrained
 from torch import nn
 from torch.nn import functional as F
 from transformers import (BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel, ConvNextConfig,
@@ -452,9 +452,7 @@ bad = [('timm', 'hf-hub:somebody/net'), ('timm', 'local-dir:/elsewhere'), ('timm
 @pytest.mark.parametrize('library,name', bad)
 def test_a_doctored_folder_asks_nobody(library, name, tmp_path, no_socket, saved):
     for o in saved.iterdir(): (tmp_path/o.name).write_bytes(o.read_bytes())
-    info = json.loads((tmp_path/'transfer.json').read_text())
-    info['pretrained'] |= dict(library=library, name=name)
-    (tmp_path/'transfer.json').write_text(json.dumps(info))
+    edited(tmp_path, lambda o: o | dict(pretrained=o['pretrained'] | dict(library=library, name=name)))
     if library == 'transformers': ViTConfig(**small).save_pretrained(tmp_path)
     for use in (load_transfer, lambda folder: pretrained(folder).body()):
         with pytest.raises(TransferError) as e: use(tmp_path)
@@ -492,3 +490,9 @@ def test_stages_stand_in_the_order_in_which_they_run():
         def __init__(self): super().__init__(); self.head, self.c, self.b, self.a = head(), nn.Conv2d(8, 16, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(3, 8, 3)
         def forward(self, x): return self.head(pooled(self.c(self.b(self.a(x)))))
     assert [s.name for s in stages(headless(Backwards(), noise(3, 32)))] == ['net.a', 'net.b', 'net.c']
+
+def test_a_parameter_without_a_dimension_is_of_a_stage_too():
+    class Scale(nn.Module):
+        def __init__(self): super().__init__(); self.by = nn.Parameter(torch.tensor(1.))
+    inner = nn.Sequential(nn.Conv2d(8, 8, 3), Scale())
+    assert len(partition(nn.Sequential(low(), inner, head()))) >= 3 and len(partition(nn.Sequential(low(), head(), Scale()))) >= 3

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from conftest import photos
-from tl_nbdev.images import ImageTask
-from tl_nbdev.jobs import Experiment, Job, load_task, save_task
-from tl_nbdev.settings import TransferError
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.apps.jobs import Experiment, Job, load_task, save_task
+from tl_nbdev.base.settings import TransferError
 
 def until(true, seconds=90):
     "Wait until it is so, and say whether it is"

@@ -8,10 +8,10 @@ import pytest
 from conftest import photo, photos, refused, tl
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as Picture, LargeList, List, Sequence, Value
 from hypothesis import example, given, settings as hypothesis_settings, strategies as st
-from tl_nbdev.images import ImageTask
-from tl_nbdev.labels import as_number, class_names, gathered, in_order, is_missing, label_columns, read_labels, tidy, without_labels, written_list
-from tl_nbdev.settings import TransferError
-from tl_nbdev.texts import TextTask
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.data.labels import as_number, class_names, gathered, in_order, is_missing, label_columns, read_labels, tidy, without_labels, written_list
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.text.texts import TextTask
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=80)
 
@@ -53,7 +53,7 @@ def test_vectors_are_several_labels_in_any_form(form):
 def test_vectors_in_tasks(files):
     for form in 'ints', 'numpy', 'tuples', 'commas':
         for task in tasks([*map(forms[form], vectors)], files, classes=['sport', 'cooking', 'law']):
-            assert task.multi and task.metric == 'f1' and task.vocab == ['cooking', 'law', 'sport']
+            assert task.answer.several and task.metric == 'f1' and task.vocab == ['cooking', 'law', 'sport']
             assert task.df.label[1] == ['cooking', 'law']
             assert task.targets('train').shape[1] == 3
 
@@ -122,7 +122,7 @@ def test_lists_in_a_csv(tmp_path, files):
     pd.DataFrame(dict(file=files, label=lists)).to_csv(tmp_path/'l.csv', index=False)
     for delim in None, ',', ';':
         task = ImageTask.from_csv(tmp_path/'l.csv', delim=delim)
-        assert task.multi and task.vocab == ['cat', 'dog', 'night'] and any('written as strings' in o for o in task.notes)
+        assert task.answer.several and task.vocab == ['cat', 'dog', 'night'] and any('written as strings' in o for o in task.notes)
     texts(lists).to_csv(tmp_path/'t.csv', index=False)
     assert TextTask.from_csv(tmp_path/'t.csv').vocab == ['cat', 'dog', 'night']
 
@@ -146,7 +146,7 @@ def test_nothing_in_a_string_is_run(tmp_path):
 def test_lists_in_image_tables(files):
     for make in list, tuple, np.array, set:
         for task in tasks([make(o) for o in [['cat'], ['cat', 'night'], ['dog'], ['dog', 'night']]*6], files):
-            assert task.multi and task.vocab == ['cat', 'dog', 'night'] and task.df.label[1] == ['cat', 'night']
+            assert task.answer.several and task.vocab == ['cat', 'dog', 'night'] and task.df.label[1] == ['cat', 'night']
 
 def test_a_delimiter_as_before():
     assert values(['a; b', 'b', '', None, ' b ;a'], delim=';') == [['a', 'b'], ['b'], [], None, ['a', 'b']]
@@ -164,7 +164,7 @@ def test_names_of_a_dataset(files):
             rows = dict(text=[f'text {i}' for i in range(24)], image=[dict(path=str(f), bytes=f.read_bytes()) for f in files], label=given_as)
             ds = Dataset.from_dict(rows, features=Features(dict(text=Value('string'), image=Picture(), label=kind(ClassLabel(names=names)))))
             for task in ImageTask.from_dataset(ds), TextTask.from_dataset(ds), TextTask.from_dataset(ds, delim=','), TextTask.from_dataset(ds.with_format('numpy')):
-                assert task.multi and task.vocab == names and task.df.label[1] == ['cat', 'night']
+                assert task.answer.several and task.vocab == names and task.df.label[1] == ['cat', 'night']
 
 def text_set(label, feature, **more): return Dataset.from_dict(dict(text=[f'text {i} {len(more)}' for i in range(len(label))], label=label), features=Features(dict(text=Value('string'), label=feature)))
 
@@ -177,7 +177,7 @@ def test_a_dataset_keeps_its_other_columns(files):
     rows = dict(image=[dict(path=str(f), bytes=f.read_bytes()) for f in files], label=[o.parent.name for o in files], who=[f'p{i//4}' for i in range(24)])
     ds = Dataset.from_dict(rows, features=Features(dict(image=Picture(), label=Value('string'), who=Value('string'))))
     assert ImageTask.from_dataset(ds, group='who').df.group.nunique() == 6
-    with pytest.raises(TransferError, match='no column "kind" in the dataset; its columns are image'): ImageTask.from_dataset(ds, label='kind')
+    with pytest.raises(TransferError, match='no column "kind" in the dataset: its columns are image'): ImageTask.from_dataset(ds, label='kind')
 
 
 # a column for each class
@@ -185,13 +185,22 @@ def test_a_dataset_keeps_its_other_columns(files):
 def test_columns_of_0_and_1(files):
     hot = dict(sport=[1, 0, 0, 1]*6, cooking=['0', '1', '0', '0']*6, law=[False, True, True, False]*6, film=[0., 1., 0., 0.]*6)
     for label in ['sport', 'cooking', 'law', 'film'], ('sport', 'cooking', 'law', 'film'), 'sport,cooking,law,film', 'sport, cooking, law, film', np.array(['sport', 'cooking', 'law', 'film']):
-        for task in tasks(hot, files, label): assert task.multi and task.vocab == ['cooking', 'film', 'law', 'sport'] and task.df.label[1] == ['cooking', 'film', 'law']
+        for task in tasks(hot, files, label): assert task.answer.several and task.vocab == ['cooking', 'film', 'law', 'sport'] and task.df.label[1] == ['cooking', 'film', 'law']
+
+@pytest.mark.parametrize('several', [['cat', 'night'], ('cat', 'night'), 'cat,night', np.array(['cat', 'night']), pd.Index(['cat', 'night'])], ids=lambda o: type(o).__name__)
+def test_columns_of_a_file_are_named_as_those_of_a_table(several, tmp_path, files):
+    bits = dict(cat=[1, 0]*12, night=[1, 1, 0]*8)
+    pd.DataFrame(dict(file=list(map(str, files)), text=[f'text number {i} of many' for i in range(24)], **bits)).to_csv(tmp_path/'hot.csv', index=False)
+    for task in (ImageTask.from_csv(tmp_path/'hot.csv', 'file', several), TextTask.from_csv(tmp_path/'hot.csv', 'text', several), TextTask.from_csv(tmp_path/'hot.csv', label=several)):
+        assert task.answer.several and task.vocab == ['cat', 'night']
+    for cls, item in ((ImageTask, 'file'), (TextTask, 'text')):
+        with pytest.raises(TransferError, match='no column "dog"'): cls.from_csv(tmp_path/'hot.csv', item, ['cat', 'dog'])
 
 def test_columns_in_a_shell(tmp_path, files):
     pd.DataFrame(dict(file=files, sport=[1, 0]*12, law=[1, 1, 0, 0]*6)).to_csv(tmp_path/'hot.csv', index=False)
     got = tl('audit', tmp_path/'hot.csv', '--label', 'sport,law', '--json', tmp_path/'a.json')
     assert got.status == 0 and got.json['classes'] == dict(law=12, sport=12), got
-    refused(tl('audit', tmp_path/'hot.csv', '--label', 'sport,lwa'), 'no column "lwa"; its columns are file, sport, law')
+    refused(tl('audit', tmp_path/'hot.csv', '--label', 'sport,lwa'), 'no column "lwa": its columns are file, sport, law')
 
 @pytest.mark.parametrize('columns, words', [
     (dict(a=[1, 0], b=[2, 0]), 'column "b" holds "2" in row 0'), (dict(a=[1, 0], b=['x', '']), 'column "b" holds "x" in row 0'), (dict(a=[1, None], b=[1, 0]), 'column "a" is empty in row 1'),
@@ -223,7 +232,7 @@ def test_a_row_for_each_pair(files):
         assert 'the same content under two labels' not in found
         assert any('12 items stand in several rows' in o and 'gather=True' in o for o in task.notes)
         task = make(df, gather=True)
-        assert task.multi and len(task.df) == 24 and task.vocab == ['cat', 'dog', 'night'] and sorted(map(str, task.df.label)) == sorted(map(str, lists)) and not task.notes
+        assert task.answer.several and len(task.df) == 24 and task.vocab == ['cat', 'dog', 'night'] and sorted(map(str, task.df.label)) == sorted(map(str, lists)) and not task.notes
 
 def test_rows_of_an_item_must_agree_in_all_else():
     df = pd.DataFrame(dict(item=['a', 'a', 'b'], label=['x', None, None], part=['train', 'train', 'test']))
@@ -283,7 +292,7 @@ def test_an_order_of_numbers_is_another_task():
     "What was recorded when 10 stood before 2 is not read in another order"
     task = TextTask.from_df(texts([i % 12 for i in range(36)]))
     was = task.fingerprint
-    task.vocab = sorted(task.vocab)
+    task.answer.classes = sorted(task.vocab)
     assert task.fingerprint != was
 
 def test_names_given_for_numbers():

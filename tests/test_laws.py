@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from torch import nn
-from tl_nbdev.metrics import Result
-from tl_nbdev.samples import Table
-from tl_nbdev.disk import whole
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import resting, stages
-from tl_nbdev.strategy import Phase, strategy
-from tl_nbdev.parts import split_parts
+from tl_nbdev.data.metrics import Result
+from tl_nbdev.base.samples import Table
+from tl_nbdev.base.disk import whole
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import resting, stages
+from tl_nbdev.strategies.strategy import Phase, strategy
+from tl_nbdev.data.parts import split_parts
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=60)
 items = st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 12)), min_size=1, max_size=60)

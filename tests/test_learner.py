@@ -2,9 +2,10 @@
 import copy, json, os, signal, warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import killed, photo, photos, tl
+from conftest import edited, killed, photo, photos, tl
 from fastai.basics import (Callback, CrossEntropyLossFlat, F1Score, LabelSmoothingCrossEntropyFlat, Learner, accuracy, before_batch_cb, error_rate,
                            load_learner, trainable_params)
 from fastai.callback.all import (BnFreeze, CSVLogger, CutMix, EarlyStoppingCallback, GradientAccumulation, GradientClip, MixedPrecision, MixUp,
@@ -12,17 +13,17 @@ from fastai.callback.all import (BnFreeze, CSVLogger, CutMix, EarlyStoppingCallb
 from fastai.losses import FocalLossFlat
 from PIL import Image
 from torch import nn
-from tl_nbdev.compare import Comparison, Run, compare, kept_runs
-from tl_nbdev.features import weights_hash
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import textbook, transfer_learner, watched
-from tl_nbdev.phases import few_steps
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import stages
-from tl_nbdev.strategy import FeatureExtraction, FullFineTune, GradualUnfreeze, LPFT, strategy
-from tl_nbdev.tasks import Loader, RowLoader, evenly, size_of_batches
-from tl_nbdev.texts import TextTask
-from tl_nbdev.training import Accumulate, Rest, touching
+from tl_nbdev.selection.compare import Comparison, Run, compare, kept_runs
+from tl_nbdev.vision.features import weights_hash
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import textbook, transfer_learner, watched
+from tl_nbdev.training.phases import few_steps
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import stages
+from tl_nbdev.strategies.strategy import FeatureExtraction, FullFineTune, GradualUnfreeze, LPFT, strategy
+from tl_nbdev.data.tasks import Loader, RowLoader, evenly, size_of_batches
+from tl_nbdev.text.texts import TextTask
+from tl_nbdev.training.loop import Accumulate, Rest, touching
 
 def block(a, b): return nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
 
@@ -85,10 +86,12 @@ def test_the_default_follows_the_number_of_items(task):
 def test_the_plan_tells_batches_and_steps(task):
     learn, n = made(task), task.n('train')
     plan, dry = learn.plan('lpft', accumulate=2), learn.transfer('lpft', dry_run=True)
-    each = -(-n//8)
-    assert f'2 batches of 8 a step: {-(-each//2)} steps an epoch, {35*-(-each//2):,} in all' in plan.about
-    assert f'Batches of 8: {each} steps an epoch, {35*each} in all' in dry.about
-    assert [(o['batch'], o['steps an epoch'], o['steps in all']) for o in dry] == [(8, each, 30*each), (8, each, 5*each)]
+    each, head = -(-n//8), -(-n//64) # a head alone goes over rows of features, 64 at once
+    halves = -(-head//2), -(-each//2)
+    assert f'2 batches of 64, then 8 a step: {halves[0]}, then {halves[1]} steps an epoch, {30*halves[0] + 5*halves[1]:,} in all' in plan.about
+    assert f'Batches of 64, then 8: {head}, then {each} steps an epoch, {30*head + 5*each} in all' in dry.about
+    assert [(o['batch'], o['steps an epoch'], o['steps in all']) for o in dry] == [(64, head, 30*head), (8, each, 5*each)]
+    assert 'Batches of 16:' in made(task, bs=16).plan('feature').about # as the user says
     assert 'Batches of 32: 2 steps an epoch, 10 in all' in made(task, bs=32).plan('full').about
 
 def test_one_item_a_batch_and_batchnorm_are_refused(task):
@@ -125,7 +128,7 @@ def test_statistics_rest_where_steps_are_few(task, train_bn, moves):
     learn = made(task, train_bn=train_bn)
     before, weights = buffers(learn), {n: m.weight.clone() for n, m in learn.model.body.named_modules() if isinstance(m, nn.BatchNorm2d)}
     report = learn.frozen('full')
-    assert all(('rest' in o['BatchNorm']) != moves for o in list(report)[:-1]) and 'train' in report[-1]['BatchNorm']
+    assert all(('eval' in o['BatchNorm']) != moves for o in list(report)[:-1]) and 'train' in report[-1]['BatchNorm']
     assert ('keeps the statistics' in learn.plan('full').about) != moves
     quiet(learn, 'full', 1)
     assert moved(before, learn) == moves
@@ -170,14 +173,27 @@ def test_losses(task, loss):
     assert learn.loss_func is loss and 0 <= learn.evaluate().value <= 1
     with pytest.raises(TransferError, match='give them to your loss_func'): made(task, loss_func=loss, class_weights=True)
 
-def test_a_splitter_is_refused_in_one_line(task):
-    with pytest.raises(TransferError, match='splitter: the groups of this learner are its stages') as e: made(task, splitter=trainable_params)
-    assert '\n' not in str(e.value)
+def test_a_splitter_gives_fastai_s_verbs_their_groups_and_strategies_go_by_stages(task):
+    halves = lambda net: [list(net.body.parameters()), list(net.head.parameters())]
+    learn, plain = made(task, splitter=halves), made(task)
+    assert len(learn.opt.param_lists) == 2 and not any(o.requires_grad for o in learn.model.body.parameters() if o.ndim > 1)
+    with learn.no_bar(), learn.no_logging():
+        learn.unfreeze()
+        learn.fit_one_cycle(1, slice(1e-5, 1e-3))
+        assert all(o.requires_grad for o in learn.model.parameters())
+        learn.freeze_to(-1)
+        learn.fit(1)
+    again = made(task, splitter=halves)
+    quiet(again, 'last:2', 1)
+    quiet(plain, 'last:2', 1)
+    assert all(torch.equal(v, plain.model.state_dict()[k]) for k, v in again.model.state_dict().items())
+    assert len(again.opt.param_lists) == 2 and len(plain.opt.param_lists) == len(stages(plain.model))
+    again.frozen()
 
 @pytest.mark.parametrize('given, weights', [({'round': 2.}, [2, 1]), ([1, 3], [1, 3]), (np.array([1., 3.]), [1, 3]), (torch.tensor([1, 3]), [1, 3]), ({}, [1, 1])])
 def test_class_weights(task, given, weights): assert made(task, class_weights=given).loss_func.func.weight.tolist() == weights
 
-@pytest.mark.parametrize('given, words', [({'round': 1, 'rond': 2}, 'no class rond; it has round, square'), ([1, 2, 3], '3 numbers for 2 classes'),
+@pytest.mark.parametrize('given, words', [({'round': 1, 'rond': 2}, 'no class rond. It has round, square'), ([1, 2, 3], '3 numbers for 2 classes'),
                                           ([1, float('nan')], 'use positive numbers'), ([-1, 1], 'use positive numbers'), ([0, 0], 'use positive numbers')])
 def test_class_weights_that_do_not_fit(task, given, words):
     with pytest.raises(TransferError, match=words): made(task, class_weights=given)
@@ -202,6 +218,39 @@ def test_what_fastai_does_works_as_ever(task, tmp_path):
         learn.export()
         again = load_learner(tmp_path/'export.pkl')
         assert again.predict(files[0])[0] == learn.predict(files[0])[0]
+
+def test_new_items_in_any_form_make_a_loader(task, tmp_path):
+    learn, files = made(task, path=tmp_path), task.part('test').item.to_list()
+    quiet(learn, 'feature', 1)
+    for o in learn.model.head.parameters(): o.data.mul_(5000) # so that answers differ
+    want = np.stack([learn.predict(f)[2].numpy() for f in files])
+    assert np.ptp(want[:, 0]) > .01
+    pictures = [Image.open(f).convert('RGB') for f in files]
+    forms = [files, [*map(str, files)], pictures, [*map(np.asarray, pictures)], [f.read_bytes() for f in files], (f for f in files),
+             pd.DataFrame(dict(file=[*map(str, files)], label='x')), [dict(bytes=f.read_bytes(), path=None) for f in files]]
+    asked = lambda some, items: some.get_preds(dl=some.dls.test_dl(items))[0].numpy()
+    with learn.no_bar(), learn.no_logging():
+        for items in forms: assert np.allclose(asked(learn, items), want, atol=1e-3)
+        assert np.allclose(learn.get_preds(dl=learn.dls.test_dl(files, bs=2))[0], want, atol=1e-4)
+        learn.export()
+        assert np.allclose(asked(load_learner(tmp_path/'export.pkl'), [*map(str, files)]), want, atol=1e-4)
+        with pytest.raises(TransferError, match='nowhere.png: no such file'): asked(learn, [tmp_path/'nowhere.png'])
+        with pytest.raises(TransferError, match='nothing in it'): asked(learn, [])
+
+def test_new_texts_in_any_form_make_a_loader(tmp_path):
+    df = pd.DataFrame([(f'{word} is what number {i} is about', word) for i in range(12) for word in ('rain', 'wool')], columns=['text', 'label'])
+    learn = transfer_learner(TextTask.from_df(df), 'bert-tiny', seed=0, size=16, path=tmp_path)
+    quiet(learn, 'feature', 2)
+    texts = df.text.to_list()
+    want = np.stack([learn.predict(o)[2].numpy() for o in texts])
+    assert np.ptp(want[:, 0]) > .01
+    asked = lambda some, items: some.get_preds(dl=some.dls.test_dl(items))[0].numpy()
+    with learn.no_bar(), learn.no_logging():
+        for items in (texts, tuple(texts), df, df[['text']], df.text, df.to_dict('records'), iter(texts)): assert np.allclose(asked(learn, items), want, atol=1e-3)
+        learn.export()
+        assert np.allclose(asked(load_learner(tmp_path/'export.pkl'), texts), want, atol=1e-4)
+        with pytest.raises(TransferError, match='item 1: there is no text'): asked(learn, ['fine', ' '])
+        with pytest.raises(TransferError, match='item 0 is .*: a text is wanted'): asked(learn, [('a', 'b')])
 
 
 # callbacks
@@ -304,7 +353,7 @@ def test_pairs_of_mixed_items_are_refused(task):
 @pytest.mark.parametrize('how, accumulate, cbs', [('full', 3, []), ('full', 1, [MixUp]), ('full', 2, [lambda: SaveModelCallback(fname='kept')]), ('last:2', 1, [CutMix])],
                          ids=['accumulated', 'mixed', 'tracked', 'cut'])
 def test_it_goes_on_where_it_was(task, tmp_path, monkeypatch, how, accumulate, cbs):
-    monkeypatch.setattr('tl_nbdev.training.KeepState.often', 0.)
+    monkeypatch.setattr('tl_nbdev.training.loop.KeepState.often', 0.)
     class Die(Callback):
         order = 90
         def after_batch(self):
@@ -318,15 +367,11 @@ def test_what_was_trained_otherwise_is_not_taken_for_the_same(task, tmp_path):
     learn = made(task)
     quiet(learn, 'last:1', 1, folder=tmp_path/'run', resume=True)
     for file in (tmp_path/'run').glob('*/checkpoint.json'): # as it was written before batches were even
-        said = json.loads(file.read_text())
-        del said['about']['settings']['way of training']
-        file.write_text(json.dumps(said))
+        edited(file, lambda o: o | dict(about=o['about'] | dict(settings={k: v for k, v in o['about']['settings'].items() if k != 'way of training'})))
     with pytest.raises(TransferError, match='another settings'): quiet(made(task), 'last:1', 1, folder=tmp_path/'run', resume=True)
     compare(task, small(), ['feature'], epochs=1, size=32, augment='flip', out=tmp_path/'runs')
     assert len(kept_runs(task, tmp_path/'runs')) == 1
     file = next((tmp_path/'runs').glob('*.json'))
-    said = json.loads(file.read_text())
-    del said['about']['way of training']
-    file.write_text(json.dumps(said))
+    edited(file, lambda o: o | dict(about={k: v for k, v in o['about'].items() if k != 'way of training'}))
     assert len(kept_runs(task, tmp_path/'runs')) == 0
     with pytest.raises(TransferError, match='another way of training'): compare(task, small(), ['feature'], epochs=1, size=32, augment='flip', out=tmp_path/'runs')

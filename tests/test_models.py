@@ -5,19 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import die, killed, photos, refused, run, tl
+from conftest import die, edited, killed, photos, refused, run, tl
 from fastai.vision.all import ImageDataLoaders, Resize, resnet18, vision_learner
-from tl_nbdev import disk, keep
-from tl_nbdev.compare import compare
-from tl_nbdev.encoders import pretrained
-from tl_nbdev.images import ImageTask
-from tl_nbdev.keep import save_folder
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.saved import check_saved, load_transfer, save_transfer
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import stages
-from tl_nbdev.strategy import strategy
-from tl_nbdev.zoo import models
+from tl_nbdev.base import disk, keep
+from tl_nbdev.selection.compare import compare
+from tl_nbdev.vision.zoo import pretrained
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.base.keep import save_folder
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.training.saved import check_saved, load_transfer
+from tl_nbdev.training.saving import save_transfer
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import stages
+from tl_nbdev.strategies.strategy import strategy
+from tl_nbdev.vision.zoo import models
 
 @pytest.fixture(scope='module')
 def task(tmp_path_factory):
@@ -118,9 +119,7 @@ def test_a_fresh_process_says_the_same(model, tmp_path):
 
 def test_a_save_that_gives_other_probabilities_is_refused(model, tmp_path):
     shutil.copytree(model.folder, tmp_path/'saved')
-    info = json.loads((tmp_path/'saved/transfer.json').read_text())
-    info['check'][0].reverse()
-    (tmp_path/'saved/transfer.json').write_text(json.dumps(info))
+    edited(tmp_path/'saved', lambda o: o | dict(check=[o['check'][0][::-1], *o['check'][1:]]))
     with pytest.raises(TransferError, match='gives other probabilities than before'): check_saved(tmp_path/'saved')
 
 
@@ -130,12 +129,8 @@ def tear(folder, name, share=2):
     data = (folder/name).read_bytes()
     (folder/name).write_bytes(data[:len(data)//share])
 
-def edit(folder, change):
-    info = json.loads((folder/'transfer.json').read_text())
-    (folder/'transfer.json').write_text(json.dumps(change(info)))
-
 def rehashed(folder, name='model.safetensors'):
-    edit(folder, lambda o: {**o, 'sha256': keep.hashlib.sha256((folder/name).read_bytes()).hexdigest()})
+    edited(folder, lambda o: {**o, 'sha256': keep.hashlib.sha256((folder/name).read_bytes()).hexdigest()})
 
 def flip(folder):
     data = bytearray((folder/'model.safetensors').read_bytes())
@@ -153,13 +148,15 @@ spoilt = { # what happens to the folder, words of the line
     'no weights in it':  (lambda d: ((d/'model.safetensors').write_bytes(b''), rehashed(d)), 'cannot be read'),
     'torn json':         (lambda d: tear(d, 'transfer.json'), 'is not JSON'),
     'binary json':       (lambda d: (d/'transfer.json').write_bytes(bytes(range(256))), 'is not JSON'),
-    'a list':            (lambda d: edit(d, lambda o: [o]), 'transfer.json'),
-    'another format':    (lambda d: edit(d, lambda o: {**o, 'format': 9}), 'has format 9'),
-    'nothing in json':   (lambda d: edit(d, lambda o: {'format': 1}), 'transfer.json'),
-    'no classes':        (lambda d: edit(d, lambda o: {k: v for k, v in o.items() if k != 'classes'}), 'transfer.json'),
-    'a class more':      (lambda d: edit(d, lambda o: {**o, 'classes': [*o['classes'], 'line']}), 'weights are of another network'),
-    'another network':   (lambda d: edit(d, lambda o: {**o, 'pretrained': {**o['pretrained'], 'name': 'mobilenet_v2'}}), 'weights are of another network'),
-    'no such network':   (lambda d: edit(d, lambda o: {**o, 'pretrained': {**o['pretrained'], 'name': 'squeezenet9'}}), 'squeezenet9')}
+    'edited':            (lambda d: edited(d, lambda o: {**o, 'seal': '0'*64}, False), 'its seal differs'),
+    'no seal':           (lambda d: edited(d, lambda o: o, False), 'has no seal'),
+    'a list':            (lambda d: edited(d, lambda o: [o]), 'transfer.json'),
+    'another format':    (lambda d: edited(d, lambda o: {**o, 'format': 9}), 'has format 9'),
+    'nothing in json':   (lambda d: edited(d, lambda o: {'format': 1}), 'transfer.json'),
+    'no classes':        (lambda d: edited(d, lambda o: {k: v for k, v in o.items() if k != 'classes'}), 'transfer.json'),
+    'a class more':      (lambda d: edited(d, lambda o: {**o, 'classes': [*o['classes'], 'line']}), 'they name different classes'),
+    'another network':   (lambda d: edited(d, lambda o: {**o, 'pretrained': {**o['pretrained'], 'name': 'mobilenet_v2'}}), 'weights are of another network'),
+    'no such network':   (lambda d: edited(d, lambda o: {**o, 'pretrained': {**o['pretrained'], 'name': 'squeezenet9'}}), 'squeezenet9')}
 
 @pytest.mark.parametrize('case', spoilt)
 def test_a_spoilt_folder_is_refused_in_a_line(case, model, tmp_path):

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tl_nbdev.compare import compare
-from tl_nbdev.encoders import AttentivePooling, text_pretrained
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.saved import load_transfer
-from tl_nbdev.settings import TransferError
-from tl_nbdev.labels import as_number
-from tl_nbdev.texts import TextTask
+from tl_nbdev.selection.compare import compare
+from tl_nbdev.text.encoders import AttentivePooling, text_pretrained
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.training.saved import load_transfer
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.data.labels import as_number
+from tl_nbdev.text.texts import TextTask
 
 from conftest import refused, tl
 
@@ -84,7 +84,7 @@ def test_refused(grey, tmp_path):
     with pytest.raises(TransferError, match='regression=True'): TextTask.from_df(prices(), label='price')
     task = TextTask.from_df(prices(), label='price', regression=True)
     with pytest.raises(TransferError, match='no classes to weight'): transfer_learner(task, small, class_weights=True)
-    with pytest.raises(TransferError, match='one label an item'): transfer_learner(task, small).transfer('contrastive')
+    with pytest.raises(TransferError, match='one label per item'): transfer_learner(task, small).transfer('contrastive')
     odd = TextTask.from_df(pd.concat([prices(), pd.DataFrame(dict(text=['x', 'y', 'z'], price=['dear', None, '1,000']))]), label='price', regression=True)
     assert [w.split(':')[0] for _, w in odd.skipped] == ['no label', 'its label is no number', 'its label is no number']
     refused(tl('train', grey/'labels.csv', '--label', 'bright', '--regression', '--metric', 'f1'), 'f1 is of classes', 'r2')
@@ -122,11 +122,11 @@ def test_pooling_that_is_learned(tmp_path):
     windows = transfer_learner(task, text_pretrained(small, pooling='attention', size=24, long='windows'), seed=0)
     windows.transfer('feature', 2)
     assert windows.evaluate().n == task.n('test')
-    with pytest.raises(TransferError, match='one vector a text'): transfer_learner(task, p).transfer('contrastive')
+    with pytest.raises(TransferError, match='one vector per text'): transfer_learner(task, p).transfer('contrastive')
 
 def test_states_of_tokens_are_kept(tmp_path, monkeypatch):
     "Attentive pooling reads the states of tokens from disk: a second learner computes none, and after an interruption only those that are missing"
-    from tl_nbdev.tokens import FrozenText
+    from tl_nbdev.text.tokens import FrozenText
     monkeypatch.setenv('TL_CACHE', str(tmp_path))
     net, ran, run = text_pretrained(small).body(), [], FrozenText.run
     monkeypatch.setattr(FrozenText, 'run', lambda self, x: ran.append(len(x)) or run(self, x))

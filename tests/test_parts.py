@@ -9,11 +9,12 @@ import pytest
 from conftest import photo, photos, tl
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
-from tl_nbdev.images import ImageTask, image_files
-from tl_nbdev.parts import dataset_table, given_parts, parts_of
-from tl_nbdev.tree import Tree, find_layout, read_folder
-from tl_nbdev.settings import TransferError
-from tl_nbdev.texts import TextTask
+from PIL import Image
+from tl_nbdev.vision.images import ImageTask, image_files
+from tl_nbdev.data.parts import dataset_table, given_parts, parts_of
+from tl_nbdev.data.tree import Tree, find_layout, read_folder
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.text.texts import TextTask
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -281,7 +282,7 @@ def lay(root, *folders, n=4):
         (root/folder).mkdir(parents=True, exist_ok=True)
         for i in range(n):
             seed = sum(map(ord, folder))*100 + i
-            photo('round', seed, 24).save(root/folder/f'{i}.png')
+            Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(root/folder/f'{i}.png')
             (root/folder/f'{i}.txt').write_text(f'text {i} in {folder}, number {seed}', encoding='utf-8')
     return root
 

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import edited
 from PIL import Image, ImageFile, features
-from tl_nbdev.features import Frozen
-from tl_nbdev.images import ImageTask
-from tl_nbdev.jobs import load_task, save_task
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.pixels import Prep, open_image, pixels, scan
-from tl_nbdev.saved import load_transfer
-from tl_nbdev.settings import TransferError
-from tl_nbdev.zoo import pretrained
+from tl_nbdev.vision.features import Frozen
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.apps.jobs import load_task, save_task
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.vision.pixels import Prep, open_image, pixels, scan
+from tl_nbdev.training.saved import load_transfer
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.vision.zoo import pretrained
 
 rng = np.random.default_rng(0)
 y, x = np.mgrid[:40, :48]
@@ -177,10 +178,11 @@ def test_floats_beside_whole_numbers_have_a_range_of_their_own(tmp_path):
     assert reading.integers == (0, 4095) and reading.floats == (0, 1)
 
 def test_eight_bits_beside_more_are_taken_as_they_are(tmp_path):
-    in_16_bits(tmp_path)
-    in_16_bits(tmp_path, lambda i: (ramp*200 + i).astype('u1'), write=eight, ext='png')
+    grain = lambda i: np.random.default_rng(i).integers(0, 200, ramp.shape)
+    in_16_bits(tmp_path, lambda i: (15*grain(i + 6)).astype('u2'))
+    in_16_bits(tmp_path, lambda i: grain(i).astype('u1'), write=eight, ext='png')
     task = ImageTask.from_folder(tmp_path)
-    assert np.array_equal(shown(tmp_path/'up'/'0.png', reading=task.reading), (ramp*200).astype('u1'))
+    assert np.array_equal(shown(tmp_path/'up'/'0.png', reading=task.reading), grain(0))
     assert any('8 bits' in o and 'as they are' in o for o in task.notes)
     assert any(o['found'] == 'pictures of 8 bits beside deeper ones' and o['count'] == 12 for o in task.audit())
 
@@ -194,8 +196,8 @@ def test_eight_bits_are_as_ever(tmp_path):
 def test_the_range_is_part_of_the_key_of_the_cache_and_eight_bits_keep_theirs():
     import hashlib
     from dataclasses import replace
-    from tl_nbdev.features import Mode
-    from tl_nbdev.pixels import Reading
+    from tl_nbdev.vision.features import Mode
+    from tl_nbdev.vision.pixels import Reading
     p, net = pretrained('tf_efficientnet_lite0', size=32), small()
     plain, deep, other = (Frozen(net, replace(p, reading=r), mode=Mode()) for r in (None, Reading((0, 4095)), Reading((0, 1023))))
     said = f'2 {plain.weights} {p.mean} {p.std} {plain.prep} {plain.mode}'
@@ -207,15 +209,15 @@ def test_the_range_is_saved_with_the_model_and_used(tmp_path):
     learn = transfer_learner(ImageTask.from_folder(folder), 'timm/resnet10t', source='random', size=32, seed=0)
     saved = learn.save_transfer(tmp_path/'model', check=False)
     info = json.loads((saved/'transfer.json').read_text('utf-8'))
-    assert info['reading']['integers'] == [0, 4095]
+    assert info['modality']['reading']['integers'] == [0, 4095]
     there = load_transfer(saved)
     assert there.frozen.prep.reading == learn.task.reading
     file = folder/'up'/'0.tif'
     here = learn.predict(file)[2].numpy()
     assert np.allclose([there.predict(file, proba=True)[c] for c in there.classes], here, atol=1e-5)
     assert not there.predict(file).about # nothing had to be guessed
-    del info['reading'] # a folder from before there were ranges is read as it was trained
-    (saved/'transfer.json').write_text(json.dumps(info), 'utf-8')
+    as_before = lambda o: {k: v for k, v in o.items() if k not in ('modality', 'answer')} | dict(format=1, multi=False, scale=None)
+    edited(saved, as_before) # from before there were ranges: read as it was trained
     assert load_transfer(saved).frozen.prep.reading.integers == (0, 65535)
 
 def test_what_a_model_of_eight_bits_guesses_is_said(tmp_path, capsys):
@@ -245,7 +247,7 @@ scene = rng.integers(0, 3000, (24, 20, 13)).astype('u2')
 @pytest.mark.parametrize('n', [2, 5, 7, 13])
 @pytest.mark.parametrize('apart', [False, True])
 def test_many_bands_are_asked_about_and_chosen(tmp_path, n, apart):
-    from tl_nbdev.pixels import Reading
+    from tl_nbdev.vision.pixels import Reading
     f = tiff(tmp_path/'a.tif', scene[..., :n], apart=apart, photometric=1)
     with pytest.raises(TransferError, match=f'{n} bands: say which are red, green and blue, such as bands=') as e: open_image(f)
     assert '\n' not in str(e.value)
@@ -265,7 +267,7 @@ def test_bands_are_chosen_for_a_task(tmp_path):
         with pytest.raises(TransferError, match='bands='): ImageTask.from_folder(folder, bands=wrong)
 
 def test_bands_of_eight_bits(tmp_path):
-    from tl_nbdev.pixels import Reading
+    from tl_nbdev.vision.pixels import Reading
     a = rng.integers(0, 256, (24, 20, 9)).astype('u1')
     assert np.array_equal(shown(tiff(tmp_path/'a.tif', a), reading=Reading(bands=(9, 1, 5))), a[..., [8, 0, 4]])
     Image.fromarray(a[..., :3]).save(tmp_path/'b.png')
@@ -291,7 +293,7 @@ def test_alpha_of_sixteen_bits_is_on_white(tmp_path, write):
 @pytest.mark.parametrize('compression', ['raw', 'tiff_lzw', 'tiff_adobe_deflate', 'packbits'])
 @pytest.mark.parametrize('a', [(ramp*65535).astype('u2'), ramp.astype('f4'), (np.stack([ramp]*3, -1)*255).astype('u1')], ids=['16 bits', 'float', 'colour'])
 def test_compressed_pages_are_read_as_they_stand(tmp_path, compression, a):
-    from tl_nbdev.formats import tiff_bands
+    from tl_nbdev.vision.formats import tiff_bands
     differs = 3 if a.dtype.kind == 'f' else 2 # neighbours are subtracted
     Image.fromarray(a).save(tmp_path/'a.tif', compression=compression, tiffinfo={317: differs} if 'raw' != compression else {})
     assert np.array_equal(tiff_bands((tmp_path/'a.tif').read_bytes())[0].squeeze(), a)
@@ -406,7 +408,7 @@ def ct(tmp_path, monkeypatch):
 stored = (ramp*2000).astype('u2') # -1000 to 1000 Hounsfield units, with the usual intercept
 
 def test_dicom_is_shown_in_its_own_units_by_its_own_window(ct):
-    from tl_nbdev.pixels import Reading
+    from tl_nbdev.vision.pixels import Reading
     units = dict(RescaleSlope='1', RescaleIntercept='-1000', WindowCenter=[40.5, 500], WindowWidth=[401, 2000])
     f = ct('a.dcm', stored, **units)
     want = ((stored.astype(float) - 1000 + 160)/400*255).clip(0, 255) # the first of two windows

@@ -9,10 +9,12 @@ import pytest
 import torch
 from fastai.vision.all import PILImage
 from PIL import Image, ImageOps
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.saved import Predictor, load_transfer
-from tl_nbdev.settings import TransferError
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.data.answers import MultiLabel, Regression, SingleLabel
+from tl_nbdev.training.saved import Predictor, load_transfer
+from tl_nbdev.text.modality import Texts
+from tl_nbdev.base.settings import TransferError
 
 y, x = np.mgrid[:48, :64]
 colours = np.stack([2*x, 5*y, 255*((x + y) % 16 < 5)], -1).clip(0, 255).astype('u1')
@@ -163,7 +165,8 @@ def test_many_of_all_kinds_give_a_table_in_order(made):
         rows = made.saved.predict(many)
         assert [o['probability'] for o in rows] == pytest.approx(want, abs=1e-5)
         assert rows[0]['file'] == str(f[0]) and rows[1]['file'] == str(f[1]) and rows[4]['file'] == 'no. 5, array of 48x64x3'
-    rows = made.learn.predict(mixed)
+    with pytest.raises(TransferError, match='one item'): made.learn.predict(mixed)
+    rows = made.learn.predictor().predict(mixed)
     assert [o['probability'] for o in rows] == pytest.approx(want, abs=1e-5)
     import pandas as pd
     assert [o['file'] for o in made.saved.predict(pd.Series(map(str, f)))] == [*map(str, f)]
@@ -214,11 +217,11 @@ def test_all_probabilities_by_class(made):
     assert [*made.saved.predict(f, proba=True, top=1)] == [*got][:1] and len(made.saved.predict(f, top=99)) == 3
     with pytest.raises(TransferError, match='top=0'): made.saved.predict(f, top=0)
 
-def stub(**about):
+def stub(answer=None, pairs=False):
     "A predictor of texts whose network says the same of everything"
     made = Predictor.__new__(Predictor)
-    made.__dict__ |= dict(texts=True, pairs=False, multi=False, scale=None, classes=['no', 'yes'], frozen=SimpleNamespace(why_not=lambda o: 'no text'), **{})
-    made.__dict__ |= about
+    frozen = SimpleNamespace(why_not=lambda o: 'no text', tokens=None)
+    made.__dict__ |= dict(modality=Texts(pairs), answer=answer or SingleLabel(['no', 'yes']), frozen=frozen)
     made.probs = lambda items: {i: np.array([.25, .75]) for i in range(len(items))}
     return made
 
@@ -231,12 +234,12 @@ def test_texts_are_asked_as_ever():
     assert len(pairs.predict(('a', 'b'))) == 1 and len(pairs.predict([('a', 'b'), ('c', 'd')])) == 2
     assert pairs.predict(['a'])[0]['error'] == 'two texts are wanted, as a tuple'
     assert stub().predict('a', proba=True) == dict(yes=.75, no=.25)
-    assert stub(classes=['text', 'yes']).predict(['a'], proba=True)[0] == dict(item='a', yes=.75, text=.25)
+    assert stub(SingleLabel(['text', 'yes'])).predict(['a'], proba=True)[0] == dict(item='a', yes=.75, text=.25)
 
 def test_numbers_and_several_labels():
-    number = stub(scale=(0, 1), classes=[])
+    number = stub(Regression(0., 1.))
     assert number.predict('a')[0]['value'] == .25
     with pytest.raises(TransferError, match='predicts a number'): number.predict('a', proba=True)
-    several = stub(multi=True)
+    several = stub(MultiLabel(['no', 'yes']))
     assert several.predict('a')[0] == dict(text='a', label=['yes'], probability=[.75])
     assert several.predict('a', top=2)[1] == dict(text='a', label='no', probability=.25)

@@ -3,11 +3,11 @@ import errno, json, os, signal, subprocess, sys
 
 import pytest
 from conftest import photos, tl
-from tl_nbdev import checkpoint
-from tl_nbdev.features import weights_hash
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner, watched
-from tl_nbdev.settings import TransferError
+from tl_nbdev.training import checkpoint
+from tl_nbdev.vision.features import weights_hash
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner, watched
+from tl_nbdev.base.settings import TransferError
 
 # A process that imports once, and forks a child for each training: a child may be killed by itself after a number of batches, counted over all phases
 trainer = '''
@@ -15,10 +15,10 @@ import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
 from fastai.basics import Callback
-from tl_nbdev.features import weights_hash
-from tl_nbdev.images import ImageTask
-from tl_nbdev.learner import transfer_learner, watched
-from tl_nbdev.training import KeepState
+from tl_nbdev.vision.features import weights_hash
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.training.learner import transfer_learner, watched
+from tl_nbdev.training.loop import KeepState
 
 class Die(Callback):
     order, n = 90, 0
@@ -102,7 +102,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 def test_interrupted_by_hand_the_same_learner_goes_on(tmp_path, monkeypatch):
     "As in a notebook: stop, then the same call once more"
     from fastai.basics import Callback
-    monkeypatch.setattr('tl_nbdev.training.KeepState.often', 0.)
+    monkeypatch.setattr('tl_nbdev.training.loop.KeepState.often', 0.)
     class Stop(Callback):
         order = 90
         def after_batch(self):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import die, killed, start, tl
-from tl_nbdev import samples
+from tl_nbdev.base import samples
 
 def wheel(folder):
     "A small wheel for pip to find; its sha256"

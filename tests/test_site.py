@@ -1,8 +1,9 @@
-"The site in a real browser: every page, in light and dark, on a wide screen and on a phone."
-import re, subprocess, sys
+"The site: each page has all that its notebook has; and in a real browser, every page, in light and dark, on a wide screen and on a phone."
+import ast, html, io, json, re, subprocess, sys, tokenize
 from pathlib import Path
 
 import pytest
+from nbdev.config import nbpath2html
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
 import browser
@@ -43,6 +44,88 @@ def test_llms_txt_names_every_page(site):
     assert {re.sub(r'(\.llms)?\.(md|html)$', '', o.lstrip('/')) for o in named} >= pages
     assert all((site/o.lstrip('/')).exists() for o in named)
 
+
+# what a page must have, read from its notebook without nbdev
+
+notebooks = sorted(o for o in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+
+def letters(text): return re.sub(r'[\W_]', '', text)
+
+def of_markdown(text):
+    "Letters that a reader sees of Markdown, line by line"
+    text = re.sub(r'`[^`\n]+`', lambda o: o[0].replace('<', '').replace('>', ''), text)
+    text = re.sub(r'<!--.*?-->|</?[a-zA-Z][^<>]*>|^\s*(?:```.*|:::.*)$|^\s*\d+\. ', '', text, flags=re.S | re.M)
+    text = re.sub(r'!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|^\[[^\]]+\]: \S+|\{[.#][^}]*\}|&\w+;', '', text, flags=re.M)
+    return [o for line in text.splitlines() if '$' not in line and (o := letters(line))]
+
+def directives(source): return dict(re.findall(r'^#\|\s*([\w-]+):?[ ]*(.*)$', source, re.M))
+
+def hidden(said): return bool({'hide', 'default_exp', 'export', 'exporti'} & set(said)) and said.get('hide') != 'false' or said.get('include') == 'false'
+
+def defined(node, source):
+    "Names, and comments of arguments and fields, of one public definition"
+    comments = {o.start[0]: letters(o.string) for o in tokenize.generate_tokens(io.StringIO(source).readline) if o.type == tokenize.COMMENT}
+    def arguments(f): return [comments[i] for i in range(f.lineno, f.body[0].lineno) if i in comments]
+    if not isinstance(node, ast.ClassDef): return [(node.name, arguments(node))]
+    declared = [comments[i] for o in node.body if isinstance(o, ast.AnnAssign) and o.target.id[0] != '_' for i in range(o.lineno, o.end_lineno + 1) if i in comments]
+    functions = [o for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    started = [] if declared else [o for f in functions if f.name == '__init__' for o in arguments(f)]
+    return [(node.name, declared + started), *((f'{node.name}.{f.name}', arguments(f)) for f in functions if f.name[0] != '_')]
+
+def patched(node):
+    "A method that is patched into a class: its full names, else its own"
+    if not any('patch' in ast.unparse(o) for o in getattr(node, 'decorator_list', [])): return None
+    return [f'{o.strip()}.{node.name}' for o in ast.unparse(node.args.args[0].annotation).split('|')]
+
+def wanted(cells):
+    "What a notebook shows: text, pictures, and (name, comments) of what it defines"
+    text, pictures, names = [], 0, []
+    for c in cells:
+        source, said = ''.join(c['source']), directives(''.join(c['source']))
+        if c['cell_type'] == 'markdown':
+            text += of_markdown(source)
+            pictures += len(re.findall(r'!\[[^\]]*\]\([^)]+\)', source))
+        if c['cell_type'] != 'code': continue
+        if {'export', 'exports'} & set(said) and 'hide' not in said:
+            for node in ast.parse(source).body:
+                if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name[0] == '_': continue
+                made = defined(node, source)
+                names += [(name, made[0][1]) for name in patched(node) or () if name[0] != '_'] or ([] if patched(node) else made)
+        if hidden(said): continue
+        if said.get('echo') != 'false': text += [o for line in source.splitlines() if not line.startswith(('#|', '%')) and 'hide_line' not in line and (o := letters(line))]
+        for o in c.get('outputs', []) if said.get('output') != 'false' else ():
+            data = o.get('data', {})
+            if 'image/png' in data: pictures += 1
+            elif 'text/markdown' in data: text += of_markdown(''.join(data['text/markdown']))
+            elif 'text/html' not in data: text += [s for line in ''.join(o.get('text') or data.get('text/plain', '')).splitlines() if (s := letters(line))]
+    return text, pictures, names
+
+@pytest.mark.parametrize('notebook', notebooks, ids=lambda o: str(o.relative_to(root/'nbs')))
+def test_a_page_has_all_that_its_notebook_has(site, notebook):
+    page = (site/nbpath2html(notebook.relative_to(root/'nbs'))).read_text(encoding='utf-8')
+    page = page[page.index('<main'):page.index('</main>')]
+    seen = letters(html.unescape(re.sub(r'<[^>]*>', '', re.sub(r'<(style|script)\b.*?</\1>', '', page, flags=re.S))))
+    text, pictures, names = wanted(json.loads(notebook.read_text(encoding='utf-8'))['cells'])
+    assert text, 'an empty notebook'
+    lost = [o for o in text if o not in seen]
+    assert page.count('<img') >= pictures, f'{page.count("<img")} of {pictures} pictures'
+    headings = [html.unescape(re.sub(r'<[^>]*>', '', o)).strip().rstrip('#').strip() for o in re.findall(r'<h[2-6][^>]*>(.*?)</h[2-6]>', page, re.S)]
+    lost += [f'no heading {name}' for name, _ in names if name not in headings]
+    lost += [f'{name}: {o}' for name, comments in names for o in comments if o not in seen]
+    assert not lost, f'{len(lost)} not on the page: ' + '; '.join(lost[:8])
+    symbols = [html.unescape(re.sub(r'<[^>]*>', '', o)).strip() for o in re.findall(r'<h[34][^>]*>(.*?)</h[34]>', page, re.S)]
+    at = [symbols.index(name) for name, _ in names]
+    assert at == sorted(at), 'definitions are not in the order of the notebook'
+
+def test_the_first_cell_is_title_and_subtitle():
+    "nbdev makes the title of a page of the cell that holds it, and drops what else is in it"
+    for o in notebooks:
+        first = ''.join(json.loads(o.read_text(encoding='utf-8'))['cells'][0]['source']).strip()
+        assert re.fullmatch(r'# .+(\n+> .+)?', first), f'{o.name}: {first[:80]}'
+
+
+# in a browser
+
 @needs_browser
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_every_page(site, tmp_path, scheme):
@@ -71,3 +154,41 @@ def test_every_page(site, tmp_path, scheme):
             if url not in ids: ids[url] = browser.get(url).decode()
             if f'id="{at}"' not in ids[url] and f"id='{at}'" not in ids[url] and f'name="{at}"' not in ids[url] and f'id={at}' not in ids[url]: wrong.append(f'no place {link}')
     assert not wrong, f'{len(wrong)} faults:\n' + '\n'.join(sorted(wrong, key=lambda o: (o.partition(': ')[2], o))[:60])
+
+cut_off = '''() => [...document.querySelectorAll('main pre, main .cell-output, main table')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.tagName} ${e.innerText.slice(0, 60)}`)'''
+
+@needs_browser
+def test_little_is_cut_off(site, tmp_path):
+    "Boxes of code, outputs and tables that one has to scroll sideways on a screen of 1280 pixels"
+    found = []
+    with browser.files(site) as address, browser.browser(tmp_path, viewport=dict(width=1280, height=900)) as page:
+        for f in sorted(site.rglob('*.html')):
+            page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
+            found += [f'{f.relative_to(site)}: {o}' for o in page.evaluate(cut_off)]
+    assert len(found) <= 20, f'{len(found)}: ' + '\n'.join(found)
+
+@needs_browser
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_what_search_finds_can_be_read(site, tmp_path, scheme):
+    with browser.files(site) as address, browser.browser(tmp_path, color_scheme=scheme, viewport=dict(width=1280, height=900)) as page:
+        page.goto(f'{address}/index.html', wait_until='load')
+        for word in 'frozen', 'no such word anywhere':
+            page.locator('.smalldocs-search input').first.fill(word)
+            page.locator('.search-result, .search-none').first.wait_for()
+            assert not page.evaluate(contrast), word
+
+def test_a_folder_of_rooms_is_a_group_of_the_sidebar(tmp_path, monkeypatch):
+    import docs
+    for o in ('index.ipynb', 'dashboard.ipynb', 'licences.ipynb', 'api/00_a.ipynb', 'api/vision/20_pixels.ipynb', 'api/base/00_disk.ipynb', 'api/odd/01_x.ipynb', 'howto/01_b.ipynb'):
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/o).write_text('{}')
+    monkeypatch.setattr(docs, 'nbs', tmp_path)
+    docs.sidebar()
+    lines = (tmp_path/'sidebar.yml').read_text(encoding='utf-8').splitlines()
+    at = [next(i for i, line in enumerate(lines) if o in line) for o in (docs.groups['api'], 'api/00_a.ipynb', docs.wings['base'], 'api/base/00_disk', docs.wings['vision'], 'pixels', 'section: "Odd"')]
+    assert at == sorted(at)
+    depth = lambda o: next(len(line) - len(line.lstrip()) for line in lines if o in line)
+    assert depth(docs.wings['base']) == depth('api/00_a.ipynb') < depth('api/base/00_disk')
+    (tmp_path/'lost').mkdir()
+    (tmp_path/'lost/x.ipynb').write_text('{}')
+    with pytest.raises(SystemExit, match='lost/x.ipynb'): docs.sidebar()

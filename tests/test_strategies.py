@@ -9,13 +9,13 @@ import torchvision
 import transformers as tf
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
-from tl_nbdev.keep import load_folder, save_folder
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import stages
-from tl_nbdev.strategy import BitFit, FeatureExtraction, FineTune, FullFineTune, GradualUnfreeze, L2SP, LPFT, LayerDecay, LoRA, Phase, Strategy, Surgical, WiSE
-from tl_nbdev.tasks import Loader
-from tl_nbdev.training import FusedAdam
-import tl_nbdev.learner  # noqa: the verb
+from tl_nbdev.base.keep import load_folder, save_folder
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import stages
+from tl_nbdev.strategies.strategy import BitFit, FeatureExtraction, FineTune, FullFineTune, GradualUnfreeze, L2SP, LPFT, LayerDecay, LoRA, Phase, Strategy, Surgical, WiSE
+from tl_nbdev.data.tasks import Loader
+from tl_nbdev.training.loop import FusedAdam
+import tl_nbdev.training.learner  # noqa: the verb
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 

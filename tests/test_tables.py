@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from conftest import photos, refused, tl
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from tl_nbdev.files import Finder, file_column, found_files
-from tl_nbdev.images import ImageTask, files_of_table
-from tl_nbdev.parts import told_parts
-from tl_nbdev.rows import rows_of
-from tl_nbdev.settings import TransferError
-from tl_nbdev.tables import decoded, file_bytes, from_table, read_table, what_is
-from tl_nbdev.texts import TextTask
+from tl_nbdev.data.files import Finder, file_column, found_files
+from tl_nbdev.vision.images import ImageTask, files_of_table
+from tl_nbdev.data.parts import told_parts
+from tl_nbdev.data.rows import rows_of
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.data.tables import decoded, file_bytes, from_table, read_table, what_is
+from tl_nbdev.text.texts import TextTask
 
 law = hypothesis_settings(deadline=None, derandomize=True, max_examples=200)
 signs = st.text(st.one_of(st.sampled_from(',;\t| "\n\\\'a0'), st.characters(exclude_categories=['Cc', 'Cs'])), max_size=12)
@@ -67,6 +67,16 @@ def test_a_pair_that_may_be_either_is_refused(ends):
         read_table(written('t.csv', lines(rows, ',')))
     assert len(read_table('t.csv', quotes='none')) == 60 and len(read_table('t.csv', quotes='doubled')) == 60 - (ends[0] - 5)
     assert len(read_table(written('t.tsv', lines(rows)))) == 60 # a tab and a label inside a text: never
+
+@pytest.mark.parametrize('sep', '\t,;')
+@pytest.mark.parametrize('letter', ['"Dear Sir,\nI said no.\nYours"', '"a list\n\nof three\nthings"'])
+def test_a_stray_pair_beside_values_of_several_lines_is_refused(sep, letter):
+    rows = stray(sentences(), (20,), (21,))
+    rows[5], rows[40] = (letter, 'law'), (letter.replace('a list', 'another'), 'sport')
+    with pytest.raises(TransferError, match='a quote that begins on line .* would make one row of 2 lines'):
+        read_table(written('t.csv', lines(rows, sep)))
+    rows[20:22] = sentences()[20:22]
+    assert len(read_table(written('t.csv', lines(rows, sep)))) == 60
 
 def test_a_quote_that_begins_among_quoted_values_is_refused_where_it_begins():
     rows = [(f'"{text}, and more"', label) for text, label in sentences()]
@@ -199,7 +209,7 @@ def test_types_are_kept_where_a_file_has_them():
     df = pd.DataFrame(dict(text=[f'number {i}' for i in range(30)], label=[['x'], ['x', 'y'], []]*10))
     df.to_parquet('t.parquet')
     df.to_json('t.jsonl', orient='records', lines=True)
-    for o in ('t.parquet', 't.jsonl'): assert TextTask.from_csv(o).multi and TextTask.from_csv(o).vocab == ['x', 'y']
+    for o in ('t.parquet', 't.jsonl'): assert TextTask.from_csv(o).answer.several and TextTask.from_csv(o).vocab == ['x', 'y']
     df.assign(label=[1., 2., None]*10).to_json('t.jsonl', orient='records', lines=True)
     assert TextTask.from_csv('t.jsonl').sizes() == {'1': 10, '2': 10}
 
@@ -256,7 +266,7 @@ def test_no_names_in_the_first_row():
     assert len(TextTask.from_csv('n.csv', regression=True).df) == 61
     assert len(TextTask.from_csv(written('h.csv', lines(sentences(), ',')), 0, 1).df) == 60
     assert len(TextTask.from_csv('h.csv', 0, 1, header=False, valid=0).df) == 61
-    with pytest.raises(TransferError, match=r'no column "label"; its columns are 0, 1, 2 \(numbers'): TextTask.from_csv(written('w.csv', lines([(*o, 'x') for o in sentences()], ',', ('hello', 'law', 'x'))))
+    with pytest.raises(TransferError, match=r'no column "label": its columns are 0, 1, 2 \(numbers'): TextTask.from_csv(written('w.csv', lines([(*o, 'x') for o in sentences()], ',', ('hello', 'law', 'x'))))
     assert tl('audit', 't.tsv', '--text', '1', '--label', '0').status == 0
     assert tl('audit', 'h.csv', '--text', 'text', '--no-header').status == 1
 
@@ -391,7 +401,7 @@ def test_a_finding_of_nothing_says_what_was_looked_at():
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
     "A model of texts, and one of images, hardly trained"
-    from tl_nbdev.learner import transfer_learner
+    from tl_nbdev.training.learner import transfer_learner
     root = tmp_path_factory.mktemp('models')
     df = pd.DataFrame(sentences(), columns=['text', 'label'])
     learn = transfer_learner(TextTask.from_df(df), 'bert-tiny', seed=0, size=32)
@@ -436,7 +446,7 @@ def test_a_table_of_images_is_predicted(model):
 
 def test_predictors_are_asked_about_tables(model):
     from datasets import Dataset, DatasetDict
-    from tl_nbdev.saved import load_transfer
+    from tl_nbdev.training.saved import load_transfer
     texts, df = load_transfer(model[0]/'texts'), pd.DataFrame(sentences(5), columns=['text', 'label'])
     ds = Dataset.from_pandas(df)
     for items in (df, df[['text']], df.to_dict('records'), df.to_dict('list'), ds, ds.to_iterable_dataset(), df.text, df.rename(columns=dict(text='review')), ds[:5]):
@@ -457,7 +467,8 @@ def test_learners_answer_about_tables_as_saved_models_do(model):
     df = pd.DataFrame(sentences(3), columns=['text', 'label'])
     for learn in model[1:]:
         for items in (df, df.text, df.to_dict('records'), df.to_dict('list'), df.text.to_list()) if learn is model[1] else ():
-            assert [row['label'] for row in learn.predict(items)] == [learn.predict(text)[0] for text in df.text]
+            assert [row['label'] for row in learn.predictor().predict(items)] == [learn.predict(text)[0] for text in df.text]
+            with pytest.raises(TransferError, match='one item'): learn.predict(items)
     assert model[1].predict('the goal')[0] in ('cooking', 'law', 'sport')
 
 @pytest.mark.parametrize('text, argv, n, words', [
@@ -466,7 +477,7 @@ def test_learners_answer_about_tables_as_saved_models_do(model):
     ('\n\n'.join(f'{t}\nand more' for t, _ in sentences()), [], 60, 'documents between empty lines'),
     ('\n\n'.join(f'{t}\nand more' for t, _ in sentences()), ['--line-by-line'], 61, 'each line a document')])
 def test_documents_of_a_plain_text(text, argv, n, words):
-    from tl_nbdev.cli import _lines
+    from tl_nbdev.apps.cli import _lines
     written('t.txt', text)
     from contextlib import redirect_stdout
     from io import StringIO
@@ -474,7 +485,7 @@ def test_documents_of_a_plain_text(text, argv, n, words):
     assert len(set(found)) == n and words in out.getvalue()
 
 def test_texts_for_pretraining():
-    from tl_nbdev.cli import _lines
+    from tl_nbdev.apps.cli import _lines
     pd.DataFrame(sentences(), columns=['text', 'label']).to_json('t.jsonl', orient='records', lines=True)
     written('t.txt.gz', gzip.compress('\n'.join(t for t, _ in sentences()).encode()))
     assert _lines('t.jsonl', 'text') == _lines('t.txt.gz', None) == [t for t, _ in sentences()]

@@ -7,16 +7,19 @@ import pandas as pd
 import pytest
 import torch
 import transformers as tf
+from conftest import edited
 from safetensors.torch import load_file, save_file
-from tl_nbdev.encoders import configured, from_config, load_transformer, masked_language_model, text_pretrained
-from tl_nbdev.heads import go_on, make_head, matched, class_tensors, TrainedHead
-from tl_nbdev.keep import load_folder, save_folder
-from tl_nbdev.learner import transfer_learner
-from tl_nbdev.pretraining import blocks_of, continue_pretraining, masked
-from tl_nbdev.saved import check_saved, load_transfer, saved_head
-from tl_nbdev.settings import TransferError
-from tl_nbdev.texts import TextTask
-from tl_nbdev.tokens import Tokens, collate
+from tl_nbdev.text.encoders import configured, from_config, load_transformer, masked_language_model, text_pretrained
+from tl_nbdev.networks.heads import go_on, make_head, matched, class_tensors, TrainedHead
+from tl_nbdev.base.keep import load_folder, save_folder
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.adaptation.pretraining import blocks_of, continue_pretraining, masked
+from tl_nbdev.data.answers import Regression
+from tl_nbdev.training.saved import check_saved, load_transfer
+from tl_nbdev.training.saving import saved_head
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.text.texts import TextTask
+from tl_nbdev.text.tokens import Tokens, collate
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 words = 'oven flour sauce garlic goal match team coach court judge clause appeal the a of and with number'.split()
@@ -191,7 +194,7 @@ def test_several_labels_and_numbers(make, capsys):
     assert 'another kind of label (multi-label, here single-label)' in capsys.readouterr().out
     stars = TextTask.from_df(rows.assign(label=[10. + i % 5 for i in range(36)]), name='stars', regression=True)
     folder = make('bert', tf.AutoModelForSequenceClassification, num_labels=1, problem_type='regression')
-    mean, std = stars.scale
+    mean, std = stars.answer.mean, stars.answer.std
     assert np.allclose(ours(learner(stars, folder, 'own'), items)*std + mean, logits(folder, items), atol=1e-3)
 
 def test_names_of_rows():
@@ -219,7 +222,7 @@ def test_a_saved_head_goes_on(make, task, tmp_path, head, capsys):
 
 def test_a_saved_head_of_images_goes_on(tmp_path):
     from conftest import photos
-    from tl_nbdev.images import ImageTask
+    from tl_nbdev.vision.images import ImageTask
     images = ImageTask.from_folder(photos(tmp_path/'photos', 6))
     learn = shaken(transfer_learner(images, 'resnet10t', source='random', size=32, seed=0))
     result = learn.evaluate()
@@ -230,8 +233,8 @@ def test_a_saved_head_of_images_goes_on(tmp_path):
 def test_a_number_that_is_learned_on_another_scale():
     head, new, x = make_head('linear', 8, 1).eval(), make_head('linear', 8, 1).eval(), torch.randn(5, 8)
     torch.nn.init.normal_(head[1].weight)
-    had = TrainedHead('it', 'linear', head.state_dict(), [], 'regression', (3., 5.))
-    assert go_on(new, had, class_tensors(lambda n: make_head('linear', 8, n)), SimpleNamespace(vocab=[], problem='regression', scale=(10., 2.))) == ''
+    had = TrainedHead('it', 'linear', head.state_dict(), [], Regression(3., 5.))
+    assert go_on(new, had, class_tensors(lambda n: make_head('linear', 8, n)), SimpleNamespace(vocab=[], answer=Regression(10., 2.))) == ''
     assert torch.allclose(new(x)*2 + 10, head(x)*5 + 3, atol=1e-4)
 
 
@@ -289,7 +292,7 @@ def test_what_follows_the_pooling_and_what_precedes_a_text(make, task, tmp_path,
 
 def test_what_can_t_be_had_of_a_folder_is_said(make, tmp_path):
     st = lambda name, *args, **kwargs: sentence_transformer(make, tmp_path/name, *args, **kwargs)
-    assert 'weightedmean, which is not there: mean' in text_pretrained(st('a', '', dict(pooling_mode_weightedmean_tokens=True))).notes[-1]
+    assert 'weightedmean, which is not available: mean' in text_pretrained(st('a', '', dict(pooling_mode_weightedmean_tokens=True))).notes[-1]
     assert 'up to 5000 tokens of a text, here 512' in text_pretrained(st('b', '', {}, 5000)).notes[-1]
     assert 'prompts (query) but puts none' in text_pretrained(st('c', '', {}, 16, dict(query='q: '))).notes[-1]
     folder = st('d', '', {}, 16, dense=True)
@@ -341,7 +344,9 @@ def test_folders_of_before_are_read(make, task, tmp_path):
     learn = shaken(learner(task, make('bert', dtype=torch.bfloat16)))
     result = learn.evaluate()
     folder = learn.save_transfer(tmp_path/'saved', result, check=False)
-    info = {k: v for k, v in json.loads((folder/'transfer.json').read_text()).items() if k not in ('sha256', 'weights')}
+    later = ('sha256', 'weights', 'seal', 'modality', 'answer')
+    info = {k: v for k, v in json.loads((folder/'transfer.json').read_text()).items() if k not in later}
+    info |= dict(multi=False, scale=None, pairs=False)
     for k in ('subfolder', 'prompt', 'lower', 'normalize', 'dense', 'notes'): del info['pretrained'][k] # as they were not known then
     beside = {o.name: o.read_text() for o in (folder/'transformer').iterdir()}
     old = save_folder(tmp_path/'old', load_folder(folder)[0], {**info, 'format': 1}, beside)
@@ -349,8 +354,8 @@ def test_folders_of_before_are_read(make, task, tmp_path):
     check_saved(old)
     assert np.allclose(probabilities(load_transfer(old), task), result.probs, atol=1e-5)
     assert np.allclose(learner(task, old, 'own').evaluate().probs, result.probs, atol=1e-5)
-    (old/'transfer.json').write_text(json.dumps({**json.loads((old/'transfer.json').read_text()), 'format': 3}))
-    with pytest.raises(TransferError, match='format 3, this version reads formats 1 and 2'): load_transfer(old)
+    edited(old, lambda o: o | dict(format=4))
+    with pytest.raises(TransferError, match='format 4.*this version reads formats 1 to 3'): load_transfer(old)
 
 def test_pretraining_goes_on_around_a_saved_network(make, task, tmp_path):
     learn = shaken(learner(task, make('bert')))
@@ -359,7 +364,7 @@ def test_pretraining_goes_on_around_a_saved_network(make, task, tmp_path):
     net = load_transformer(text_pretrained(folder), 'AutoModelForMaskedLM')
     assert all(torch.equal(v, learn.model.body.net.state_dict()[k]) for k, v in net.base_model.state_dict().items())
     decoder = shaken(learner(task, make('llama'))).save_transfer(tmp_path/'decoder', check=False)
-    with pytest.raises(TransferError, match='no head that foretells words'): continue_pretraining(texts().text, decoder, tmp_path/'out', steps=2)
+    with pytest.raises(TransferError, match='no head that predicts words'): continue_pretraining(texts().text, decoder, tmp_path/'out', steps=2)
 
 
 # tokens
@@ -476,7 +481,7 @@ def test_what_a_tokenizer_does_not_know(make):
 
 def test_an_audit_fetches_nothing(task, monkeypatch, tmp_path):
     def fetch(*args, **kwargs): raise AssertionError('fetched')
-    monkeypatch.setattr('tl_nbdev.samples.fetch_wheel', fetch)
+    monkeypatch.setattr('tl_nbdev.base.samples.fetch_wheel', fetch)
     monkeypatch.setenv('TL_CACHE', str(tmp_path))
     said = found(TextTask.from_df(texts().assign(text=lambda d: [t + ' goal'*300 if i == 3 else t for i, t in enumerate(d.text)]), name='long'))
     assert any(o.startswith('texts of more than 200 words') and v['count'] == 1 for o, v in said.items())
@@ -487,14 +492,14 @@ def test_a_book_is_measured_by_its_first_pages(make):
     rows = texts(60)
     rows.loc[3, 'text'] = 'the coach and the judge, '*60_000
     p, sizes = make('bert'), []
-    from tl_nbdev import texts as room
+    from tl_nbdev.text import texts as room
     was = room.Tokens.__init__
     task = TextTask.from_df(rows, name='book')
     with pytest.MonkeyPatch.context() as mp:
         mp.setattr(tf.PreTrainedTokenizerFast, '__call__', lambda self, *args, _call=tf.PreTrainedTokenizerFast.__call__, **kwargs: (sizes.append(sum(len(t) for o in args for t in ([o] if isinstance(o, str) else o))), _call(self, *args, **kwargs))[1])
         (said,) = [k for k in found(task, p) if k.startswith('texts of more than')]
     assert sizes and sum(sizes) < 10**5
-    longest = int(said.partition('longest ')[2].partition(';')[0].replace(',', ''))
+    longest = int(said.partition('longest ')[2].partition(', and')[0].replace(',', ''))
     assert abs(longest/len(tf.AutoTokenizer.from_pretrained(p)(rows.text[3])['input_ids']) - 1) < .05
 
 
@@ -504,7 +509,7 @@ def test_a_book_is_measured_by_its_first_pages(make):
 def test_names_may_have_dots(name, monkeypatch):
     monkeypatch.setenv('TL_OFFLINE', 'yes')
     assert text_pretrained(name).source == 'hub'
-    with pytest.raises(TransferError, match='no folder of this name, and its .* could not be had from the model hub'): text_pretrained(name).body()
+    with pytest.raises(TransferError, match='no folder of this name, and its .* could not be fetched from the model hub'): text_pretrained(name).body()
 
 @pytest.mark.parametrize('name', ['./model', '/no/such', '~/no-such-model', 'C:/models/bert', r'models\bert', 'a/b/c', 'model.safetensors', 'nets/adapter.bin', ' ', '', 3, ['x']])
 def test_what_is_neither_folder_nor_name(name):

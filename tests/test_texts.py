@@ -6,16 +6,17 @@ import pandas as pd
 import pytest
 import torch
 import transformers as tf
-from tl_nbdev.encoders import TextBody, text_body, text_pretrained
-from tl_nbdev.tokens import collate
-from tl_nbdev.learner import transfer_learner, watched
-from tl_nbdev.saved import load_transfer
-from tl_nbdev.settings import TransferError
-from tl_nbdev.stages import stages
-from tl_nbdev.texts import TextTask
+from tl_nbdev.text.encoders import TextBody, text_body, text_pretrained
+from tl_nbdev.text.tokens import collate
+from tl_nbdev.training.learner import transfer_learner, watched
+from tl_nbdev.training.saved import load_transfer
+from tl_nbdev.base.settings import TransferError
+from tl_nbdev.networks.stages import stages
+from tl_nbdev.text.texts import TextTask
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from conftest import refused, tl
+from conftest import edited, refused, tl
+from tl_nbdev.base.disk import listed
 
 words = 'a the good bad film was is very not at all fine poor dull bright story with end and of plot'.split()
 small = dict(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40)
@@ -146,7 +147,7 @@ def test_labels():
     r = reviews()
     assert TextTask.from_df(r.assign(label=(r.label == 'good')*1.)).vocab == ['0', '1']
     many = TextTask.from_df(r.assign(label=[f'{l};long' if len(t) > 30 else l for l, t in zip(r.label, r.text)]), delim=';')
-    assert many.multi and many.metric == 'f1'
+    assert many.answer.several and many.metric == 'f1'
     with pytest.raises(TransferError, match='only one class'): TextTask.from_df(r.assign(label='x'))
     unseen = r.assign(part=['train']*30 + ['valid']*5 + ['test']*5, label=[*r.label[:32], 'new', *r.label[33:]])
     assert any('only in valid' in why for _, why in TextTask.from_df(unseen, part='part').skipped)
@@ -204,8 +205,8 @@ def test_another_number_of_classes_is_a_new_head(classifiers, capsys):
 def test_the_textbook_recipe_is_the_trainers(classifiers, tmp_path):
     "Weights after five steps on the whole of train are those that transformers' Trainer ends with"
     import shutil
-    from tl_nbdev.features import Mode
-    from tl_nbdev.learner import textbook
+    from tl_nbdev.vision.features import Mode
+    from tl_nbdev.training.learner import textbook
     folder = shutil.copytree(classifiers/'bert', tmp_path/'bert')
     config = json.loads((folder/'config.json').read_text())
     (folder/'config.json').write_text(json.dumps(config | dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.))) # chance is not what is compared
@@ -231,7 +232,7 @@ def test_tables_as_people_have_them():
     for bad, words in ((pd.concat([r, r.text], axis=1), '2 columns are named "text"'), (r[:0], 'no rows'), (3, 'no table')):
         with pytest.raises(TransferError, match=words): TextTask.from_df(bad)
     many = TextTask.from_df(r.assign(label=[['x', 'y'] if i % 3 else ['x'] if i % 2 else [] for i in range(40)]))
-    assert many.multi and many.vocab == ['x', 'y'] and len(many.df) == 40
+    assert many.answer.several and many.vocab == ['x', 'y'] and len(many.df) == 40
     left = TextTask.from_df(r.assign(label=['', None, *r.label[2:]]))
     assert left.skipped == [('row 0', 'no label'), ('row 1', 'no label')]
     half = TextTask.from_df(r.assign(label=pd.Series([f'{l}\ud83d' for l in r.label], dtype=object), who=pd.Series(['a\ud83d']*20 + [f'{i}' for i in range(20)], dtype=object)), group='who')
@@ -249,21 +250,19 @@ def test_datasets_with_odd_splits():
     with pytest.raises(TransferError, match='validation_matched and validation_mismatched'): TextTask.from_dataset(DatasetDict({o: of([0, 1]*20) for o in ('train', 'validation_matched', 'validation_mismatched')}))
     with pytest.raises(TransferError, match='load it first'): TextTask.from_dataset('imdb')
     several = TextTask.from_dataset(of([[0, 1], [1]]*20, Sequence(ClassLabel(names=['bad', 'good']))))
-    assert several.multi and several.vocab == ['bad', 'good']
+    assert several.answer.several and several.vocab == ['bad', 'good']
 
 def test_a_folder_is_not_believed_when_it_asks_for_trust(folders, tmp_path):
     import shutil
     learn = transfer_learner(TextTask.from_df(reviews()), folders/'bert', size=12, bs=8)
     with watched(learn): learn.transfer('feature', 1)
     folder = learn.save_transfer(tmp_path/'m', check=False)
-    said = json.loads((folder/'transfer.json').read_text())
     assert text_pretrained(folder).trust_remote_code is False
     inner = folder/'transformer'
     config = json.loads((inner/'config.json').read_text())
     (inner/'code.py').write_text(f'import pathlib; pathlib.Path({str(tmp_path/"ran")!r}).touch()\nfrom transformers import BertConfig as C, BertModel as M')
     (inner/'config.json').write_text(json.dumps({**config, 'model_type': 'mine', 'auto_map': dict(AutoConfig='code.C', AutoModel='code.M')}))
-    said['pretrained']['trust_remote_code'] = True
-    (folder/'transfer.json').write_text(json.dumps(said))
+    edited(folder, lambda o: o | dict(pretrained=o['pretrained'] | dict(trust_remote_code=True), files={k: v for k, v in listed(folder).items() if k != 'transfer.json'}))
     with pytest.raises(TransferError): load_transfer(folder)
     assert not (tmp_path/'ran').exists()
     plain = shutil.copytree(folders/'bert', tmp_path/'plain')
@@ -273,8 +272,8 @@ def test_a_folder_is_not_believed_when_it_asks_for_trust(folders, tmp_path):
     assert not (tmp_path/'ran').exists()
 
 def test_windows_of_pairs_don_t_multiply(folders):
-    from tl_nbdev.tokens import Tokens
-    from tl_nbdev.texts import Pair
+    from tl_nbdev.text.tokens import Tokens
+    from tl_nbdev.text.texts import Pair
     tokens = Tokens(text_pretrained(folders/'bert', long='windows', size=24))
     assert tokens.most == 24
     a, b = ' '.join(['good']*300), ' '.join(['bad']*400)
@@ -287,7 +286,7 @@ def test_windows_of_pairs_don_t_multiply(folders):
 
 def test_white_space_before_a_text_and_a_network_with_few_positions(folders, tmp_path):
     import shutil
-    from tl_nbdev.tokens import Tokens
+    from tl_nbdev.text.tokens import Tokens
     (ids,), = Tokens(text_pretrained(folders/'bert', size=12))([' '*4000 + 'a good film'])
     assert len(ids) == 5
     folder = shutil.copytree(folders/'bert', tmp_path/'b')
@@ -304,7 +303,7 @@ def test_training_takes_some_windows_and_judging_all(folders):
     train, valid = (o.one_batch()[0].shape[1] for o in (learn.dls.train, learn.dls.valid))
     assert train == 4 < valid
     with pytest.raises(TransferError, match='long is for texts'):
-        from tl_nbdev.images import ImageTask
+        from tl_nbdev.vision.images import ImageTask
         transfer_learner(ImageTask.from_sample('mnist', limit=60), long='windows')
 
 def test_what_is_odd_about_a_model_is_said(folders, classifiers, capsys):
@@ -335,7 +334,7 @@ def test_fastai_s_words(folders, tmp_path):
     assert len(both.predict(('a film', 'a story'))) == 1 and 'two texts' in both.predict(['a film'])[0]['error']
 
 def test_the_textbook_keeps_the_last_batch(classifiers):
-    from tl_nbdev.learner import textbook
+    from tl_nbdev.training.learner import textbook
     task = TextTask.from_df(reviews(60))
     n = task.n('train')
     learn = textbook(task, classifiers/'bert', bs=16, epochs=2, size=12)
@@ -350,7 +349,7 @@ def test_audit_of_texts_in_other_scripts_and_encodings(folders):
     long = TextTask.from_df(r.assign(text=[t + ' very'*60 if i < 5 else t for i, t in enumerate(r.text)])).audit(folders/'bert')
     assert any(o['found'].startswith('texts of more than 36 tokens of bert') and o['count'] == 5 for o in long)
     chinese = '中文文本很长的一段话我们要测试近似重复的检测功能是否有效果吗今天天气很好'
-    from tl_nbdev.texts import near_duplicates
+    from tl_nbdev.text.texts import near_duplicates
     assert near_duplicates([chinese, chinese.replace('今天', '明天'), '完全不同的另外一段文字内容在这里写着没有任何关系']) == [(0, 1)]
 
 def test_the_shell_says_what_it_left_out(folders, tmp_path):
@@ -364,3 +363,16 @@ def test_an_empty_cell_of_several_labels(tmp_path):
     reviews().assign(label=['', 'x;y', 'x', 'y']*10).to_csv(tmp_path/'r.csv', index=False)
     task = TextTask.from_csv(tmp_path/'r.csv', 'text', delim=';')
     assert len(task.df) == 40 and sum(not o for o in task.df.label) == 10 and any('10 rows hold no label' in o for o in task.notes)
+
+
+@pytest.mark.parametrize('mark, found', [('[{}] ', True), ('__label__{} ', True), ('Rating: {}. ', True), ('{}: ', True), ('{}ish ', False), ('', False)])
+def test_texts_that_hold_their_label_are_found(mark, found):
+    words = 'the a match oven court flour goal win judge dough'.split()
+    draw = np.random.default_rng(0)
+    rows = [(mark.format(c) + ' '.join(draw.choice(words, 8)) + f' {i + 100}', c) for i in range(20) for c in ('Sport', 'law', '1')]
+    says = [o['found'] for o in TextTask.from_df(pd.DataFrame(rows, columns=['text', 'label'])).audit()]
+    assert ('texts that hold their label' in says) == found
+
+def test_a_topic_that_is_named_in_some_of_its_texts_is_none():
+    rows = [(f'{"hockey" if i % 3 == 0 else "skating"} on ice, evening {i}', 'hockey') for i in range(30)] + [(f'the oven and the {"hockey" if i == 0 else "dough"}, evening {i}', 'cooking') for i in range(30)]
+    assert 'texts that hold their label' not in [o['found'] for o in TextTask.from_df(pd.DataFrame(rows, columns=['text', 'label'])).audit()]
