@@ -8,7 +8,7 @@ READY := .venv/ready
 # nbdev-test runs one notebook a core: with more than one torch thread each they would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # pytest runs one file a core; the tests of a file share what they train.
-EACH_CORE := -n auto --maxprocesses 8 --dist loadfile
+EACH_CORE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-gpu docs outputs readme bench clean
@@ -24,6 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear .venv; }
 	@echo "==> installing the tested set into .venv"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/python tools/stubs.py
 	@touch $@
 
 demo: $(READY)  ## from data to a report: make demo DATA=elpv OUT=demo_out
@@ -36,8 +37,8 @@ test: $(READY)  ## all that must hold before a change goes in
 	@echo "==> README.md is what nbs/index.ipynb makes"
 	@$(BIN)/python tools/readme.py --check
 	@$(BIN)/python tools/outputs.py --check
-	@echo "==> nbdev-test: the notebooks run"
-	@$(ONE_THREAD) $(BIN)/nbdev-test $(NBDEV_TEST)
+	@echo "==> nbdev-test: the notebooks run, and show what is stored"
+	@$(ONE_THREAD) $(BIN)/python tools/outputs.py --test $(NBDEV_TEST)
 	@echo "==> pytest: what a notebook cannot hold"
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q $(EACH_CORE) $(PYTEST)
 	@$(BIN)/python tools/browser.py
@@ -51,7 +52,7 @@ docs: $(READY)  ## build the site in _docs, with Quarto where it is installed
 	@echo "==> building the site in _docs"
 	@$(BIN)/python tools/docs.py
 
-outputs: $(READY)  ## run the pages whose code changed, and store what they show
+outputs: $(READY)  ## run the pages whose code, or the package behind them, changed, and store what they show
 	@echo "==> stale pages, run and stored"
 	@$(ONE_THREAD) $(BIN)/python tools/outputs.py
 
