@@ -462,8 +462,8 @@ def test_patience_ends(monkeypatch):
     start = time.monotonic()
     with pytest.raises(processes.Ended), processes.endable():
         signal.raise_signal(signal.SIGTERM)
-        time.sleep(5) # a batch that takes long
-    assert time.monotonic() - start < 4
+        time.sleep(120) # a batch that takes long
+    assert time.monotonic() - start < 100
 
 
 # nothing is let in

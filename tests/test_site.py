@@ -1,6 +1,7 @@
 "The site: each page has all that its notebook has; and in a real browser, every page, in light and dark, on a wide screen and on a phone."
 import ast, html, io, json, re, subprocess, sys, tokenize
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nbdev.config import nbpath2html
@@ -126,46 +127,67 @@ def test_the_first_cell_is_title_and_subtitle():
 
 # in a browser
 
-@needs_browser
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_every_page(site, tmp_path, scheme):
-    wrong, seen = [], set()
-    with browser.files(site) as address:
-        for phone in (False, True) if scheme == 'light' else (False,):
-            how = dict(viewport=dict(width=390, height=844), device_scale_factor=3, is_mobile=True, has_touch=True) if phone else dict(viewport=dict(width=1280, height=900))
-            with browser.browser(tmp_path/f'{phone}', color_scheme=scheme, **how) as page:
-                for f in sorted(site.rglob('*.html')):
-                    page.faults.clear()
-                    page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
-                    name = f'{f.relative_to(site)}{", phone" if phone else ""}'
-                    wrong += [f'{name}: {o}' for o in page.faults]
-                    if phone:
-                        if (over := page.evaluate(wide)): wrong.append(f'{name}: sideways scroll, {over}')
-                        continue
-                    wrong += [f'{name}: image {o}' for o in page.evaluate(images)]
-                    wrong += [f'{name}: contrast {o}' for o in page.evaluate(contrast)]
-                    for link in page.evaluate(links): seen.add(link)
-        for link in sorted({o.partition('#')[0] for o in seen}):
-            try: browser.get(link)
-            except OSError as e: wrong.append(f'broken link {link}: {e}')
-        ids = {}
-        for link in sorted(o for o in seen if '#' in o and not o.endswith('#')):
-            url, _, at = link.partition('#')
-            if url not in ids: ids[url] = browser.get(url).decode()
-            if f'id="{at}"' not in ids[url] and f"id='{at}'" not in ids[url] and f'name="{at}"' not in ids[url] and f'id={at}' not in ids[url]: wrong.append(f'no place {link}')
-    assert not wrong, f'{len(wrong)} faults:\n' + '\n'.join(sorted(wrong, key=lambda o: (o.partition(': ')[2], o))[:60])
-
+darker = '''async () => {
+  document.head.append(Object.assign(document.createElement('style'), {textContent: '*, *::before, *::after {transition: none !important}'}));
+  const before = getComputedStyle(document.body).backgroundColor;
+  window.smalldocsToggleScheme();
+  for (let i = 0; i < 600 && getComputedStyle(document.body).backgroundColor === before; i++) await new Promise(done => setTimeout(done, 50));
+  return getComputedStyle(document.body).backgroundColor !== before;
+}'''
 cut_off = '''() => [...document.querySelectorAll('main pre, main .cell-output, main table')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.tagName} ${e.innerText.slice(0, 60)}`)'''
 
-@needs_browser
-def test_little_is_cut_off(site, tmp_path):
-    "Boxes of code, outputs and tables that one has to scroll sideways on a screen of 1280 pixels"
-    found = []
-    with browser.files(site) as address, browser.browser(tmp_path, viewport=dict(width=1280, height=900)) as page:
-        for f in sorted(site.rglob('*.html')):
+def pages(site): return sorted(site.rglob('*.html'))
+
+@pytest.fixture(scope='module')
+def visited(site, tmp_path_factory):
+    "What a visit of each page finds on a screen of 1280 pixels, in light and then in dark: what is wrong, boxes that are cut off, and links"
+    wrong, cut, seen = [], [], set()
+    with browser.files(site) as address, browser.browser(tmp_path_factory.mktemp('visit'), color_scheme='light', viewport=dict(width=1280, height=900)) as page:
+        for f in pages(site):
+            page.faults.clear()
             page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
-            found += [f'{f.relative_to(site)}: {o}' for o in page.evaluate(cut_off)]
-    assert len(found) <= 20, f'{len(found)}: ' + '\n'.join(found)
+            name = f.relative_to(site)
+            wrong += [f'{name}: image {o}' for o in page.evaluate(images)]
+            wrong += [f'{name}: contrast {o}' for o in page.evaluate(contrast)]
+            cut += [f'{name}: {o}' for o in page.evaluate(cut_off)]
+            seen |= set(page.evaluate(links))
+            if page.evaluate(darker): wrong += [f'{name}: dark, contrast {o}' for o in page.evaluate(contrast)]
+            else: wrong.append(f'{name}: it does not become dark')
+            page.evaluate('localStorage.clear()')
+            wrong += [f'{name}: {o}' for o in page.faults]
+        yield SimpleNamespace(wrong=wrong, cut=cut, links=seen)
+
+def told(wrong): return f'{len(wrong)} faults:\n' + '\n'.join(sorted(wrong, key=lambda o: (o.partition(': ')[2], o))[:60])
+
+@needs_browser
+def test_every_page(visited): assert not visited.wrong, told(visited.wrong)
+
+@needs_browser
+def test_links_lead_somewhere(visited):
+    wrong, bodies = [], {}
+    for url in sorted({o.partition('#')[0] for o in visited.links}):
+        try: bodies[url] = browser.get(url).decode('utf-8', 'replace')
+        except OSError as e: wrong.append(f'broken link {url}: {e}')
+    for link in sorted(o for o in visited.links if '#' in o and not o.endswith('#')):
+        url, _, at = link.partition('#')
+        if not any(how in bodies.get(url, '') for how in (f'id="{at}"', f"id='{at}'", f'name="{at}"', f'id={at}')): wrong.append(f'no place {link}')
+    assert not wrong, told(wrong)
+
+@needs_browser
+def test_little_is_cut_off(visited):
+    "Boxes of code, outputs and tables that one has to scroll sideways"
+    assert len(visited.cut) <= 20, f'{len(visited.cut)}: ' + '\n'.join(visited.cut)
+
+@needs_browser
+def test_nothing_scrolls_sideways_on_a_phone(site, tmp_path):
+    wrong = []
+    with browser.files(site) as address, browser.browser(tmp_path, viewport=dict(width=390, height=844), device_scale_factor=3, is_mobile=True, has_touch=True) as page:
+        for f in pages(site):
+            page.faults.clear()
+            page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
+            if over := page.evaluate(wide): wrong.append(f'{f.relative_to(site)}: {over}')
+            wrong += [f'{f.relative_to(site)}: {o}' for o in page.faults]
+    assert not wrong, told(wrong)
 
 @needs_browser
 @pytest.mark.parametrize('scheme', ['light', 'dark'])

@@ -8,7 +8,8 @@ got two hashes: of its own cells, and of what they import (`behind.py`). After t
     outputs.py --stale            say which those are
     outputs.py --test …           nbdev-test, with its options; what the notebooks show as they run is compared with what is stored
     outputs.py --stamp PAGE …     they were stored just now, by other means"""
-import json, re, subprocess, sys
+import json, multiprocessing, os, re, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
 from behind import behind, cells_of, digest, root
 
@@ -114,7 +115,21 @@ def cells(page): return json.loads(page.read_text('utf-8'))['cells']
 def _seen_file(page): return seen/f'{name(page).replace("/", "+")}.json'
 
 def test_page(fn, save=False, **kwargs):
-    "What nbdev runs for each notebook; instead of storing what it shows, it is compared with what is stored"
+    "What nbdev runs for each notebook, in a process of its own: what another one left in memory must not decide a test"
+    if not hasattr(os, 'fork') or sys.platform == 'darwin': return _test_page(fn, save, **kwargs)
+    fork = multiprocessing.get_context('fork')
+    here, there = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: there.send(_test_page(fn, save, **kwargs)))
+    child.start()
+    there.close() # the child's copy is the last one, so that its end is seen
+    try: return here.recv()
+    except EOFError:
+        print(f'{fn}: its process ended before it had run', file=sys.__stderr__)
+        return False, 0
+    finally: child.join()
+
+def _test_page(fn, save, **kwargs):
+    "Instead of storing what a notebook shows, it is compared with what is stored"
     import nbdev.test
     page, before = Path(fn).resolve(), []
     if save or page not in pages(): return _test_nb()(fn, save=save, **kwargs)
@@ -161,8 +176,10 @@ def _line(page, difference):
     return f'{page.relative_to(root).as_posix()}, cell {cell}: stored is {was!r}, and it shows {now!r}'
 
 def listen():
-    "From now on nbdev-test compares what it runs"
+    "From now on nbdev-test compares what it runs. What most notebooks import is loaded once, before they part"
     import nbdev.test
+    sys.path.insert(0, str(root))
+    with suppress(ImportError): import tl_nbdev.all # noqa: F401
     seen.mkdir(exist_ok=True)
     _test_nb()
     nbdev.test.test_nb = test_page
