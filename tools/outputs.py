@@ -10,6 +10,7 @@ got two hashes: of its own cells, and of what they import (`behind.py`). After t
     outputs.py --stamp PAGE …     they were stored just now, by other means"""
 import json, multiprocessing, os, re, subprocess, sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from behind import behind, cells_of, digest, root
 
@@ -112,6 +113,8 @@ def cells(page): return json.loads(page.read_text('utf-8'))['cells']
 
 # while they are tested
 
+_marks = {} # of all pages, when the test began
+
 def _seen_file(page): return seen/f'{name(page).replace("/", "+")}.json'
 
 def test_page(fn, save=False, **kwargs):
@@ -136,7 +139,7 @@ def _test_page(fn, save, **kwargs):
     def compare(nb, fn): before.append(differences(cells(page), clean(nb).cells))
     nbdev.test.write_nb = compare
     result = _test_nb()(fn, save=True, **kwargs)
-    if before: _seen_file(page).write_text(json.dumps(dict(mark=mark(page), differs=before[0])), encoding='utf-8')
+    if before: _seen_file(page).write_text(json.dumps(dict(mark=_marks.get(page) or mark(page), differs=before[0])), encoding='utf-8')
     return result
 
 def clean(nb):
@@ -179,7 +182,9 @@ def listen():
     "From now on nbdev-test compares what it runs. What most notebooks import is loaded once, before they part"
     import nbdev.test
     sys.path.insert(0, str(root))
-    with suppress(ImportError): import tl_nbdev.all # noqa: F401
+    for name in ('tl_nbdev.all', 'timm', 'sklearn.linear_model', 'transformers.models.auto.modeling_auto', 'transformers.models.auto.image_processing_auto', 'transformers.models.bert.modeling_bert'):
+        with suppress(ImportError): import_module(name)
+    _marks.update((page, mark(page)) for page in pages())
     seen.mkdir(exist_ok=True)
     _test_nb()
     nbdev.test.test_nb = test_page
