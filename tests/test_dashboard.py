@@ -23,11 +23,11 @@ def src(page, name): return page.locator(f'.t-{name}').get_attribute('src')
 def changed(page, name, was): page.wait_for_function(f'was => document.querySelector(".t-{name}").src !== was', arg=was)
 def tab(page, name): page.locator('.lm-TabBar-tab', has_text=name).click()
 def text(page, name): return page.locator(f'.t-{name}').inner_text()
-def see(page, name, words, seconds=60):
+def see(page, name, words, seconds=browser.patience):
     page.wait_for_function('([name, words]) => (document.querySelector(`.t-${name}`)?.innerText || "").includes(words)', arg=[name, words], timeout=1000*seconds)
 
 def drawn(page, where, wide): # an image's bytes are decoded after it is in the page: wait for them
-    page.wait_for_function('([where, wide]) => (document.querySelector(where)?.naturalWidth || 0) > wide', arg=[where, wide], timeout=60000)
+    page.wait_for_function('([where, wide]) => (document.querySelector(where)?.naturalWidth || 0) > wide', arg=[where, wide])
 
 def set_number(page, name, value):
     box = page.locator(f'.t-{name} input')
@@ -40,8 +40,8 @@ def lay_down(page, name, folder): # a photo for the page of the site, where it i
 @needs_browser
 def test_voila_from_a_choice_to_the_code(room, tmp_path):
     with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1500), permissions=['clipboard-read', 'clipboard-write']) as page:
-        page.goto(f'{address}/dash.ipynb', timeout=90000)
-        see(page, 'audit', 'train', 90)
+        page.goto(f'{address}/dash.ipynb')
+        see(page, 'audit', 'train')
         drawn(page, '.t-sizes', 100)
         drawn(page, '.t-some', 100)
         lay_down(page, 'data', tmp_path)
@@ -61,7 +61,7 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
         page.keyboard.press('ArrowRight')
         changed(page, 'drawing', was)
         page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("last=3")')
-        see(page, 'cost', 'from measured steps', 60)
+        see(page, 'cost', 'from measured steps')
         assert 'Rule of thumb' in text(page, 'rule')
         set_number(page, 'epochs', 60)
         page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=60")')
@@ -69,16 +69,16 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
         # train, watch, stop, resume
         tab(page, 'Train')
         page.locator('.t-go').click()
-        see(page, 'state', 'epoch', 60)
+        see(page, 'state', 'epoch')
         was = src(page, 'curves')
         changed(page, 'curves', was)
         was = src(page, 'curves')
         changed(page, 'curves', was)
         page.locator('.t-stop').click()
-        see(page, 'state', 'stopped', 60)
+        see(page, 'state', 'stopped')
         lay_down(page, 'train', tmp_path)
         page.locator('.t-resume').click()
-        see(page, 'state', 'done', 180)
+        see(page, 'state', 'done', 3*browser.patience)
         # compare, and try
         tab(page, 'Compare')
         see(page, 'runs', 'FineTune(last=3, epochs=60)')
@@ -107,12 +107,12 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
 @needs_browser
 def test_a_sentence_is_tried(room, tmp_path):
     with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=390, height=1200), color_scheme='dark') as page:
-        page.goto(f'{address}/news.ipynb', timeout=90000)
-        see(page, 'audit', 'train', 90)
+        page.goto(f'{address}/news.ipynb')
+        see(page, 'audit', 'train')
         assert 'earn' in text(page, 'some')
         tab(page, 'Train')
         page.locator('.t-go').click()
-        see(page, 'state', 'done', 120)
+        see(page, 'state', 'done', 3*browser.patience)
         tab(page, 'Compare')
         see(page, 'runs', 'FeatureExtraction')
         page.locator('.t-text textarea').fill('the company said net profit rose in the quarter')
@@ -133,13 +133,13 @@ def test_lab_again_in_the_middle_of_a_training(tmp_path):
     try:
         with browser.lab(room) as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1500), color_scheme='dark') as page:
             browser.run_all(page, address, 'dash.ipynb')
-            page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+            page.locator('.lm-TabBar-tab', has_text='How much').wait_for()
             tab(page, 'Train')
-            see(page, 'state', 'running', 30)
+            see(page, 'state', 'running')
             was = src(page, 'curves')
             changed(page, 'curves', was)
             page.locator('.t-pause').click()
-            see(page, 'state', 'paused', 30)
+            see(page, 'state', 'paused')
             tab(page, 'How much') # while it waits, another choice can be looked at, but not begun
             was = src(page, 'drawing')
             page.locator('.t-strategy select').select_option(index=2)
@@ -147,9 +147,9 @@ def test_lab_again_in_the_middle_of_a_training(tmp_path):
             tab(page, 'Train')
             assert page.locator('.t-go').is_disabled()
             page.locator('.t-resume').click()
-            see(page, 'state', 'running', 30)
+            see(page, 'state', 'running')
             page.locator('.t-stop').click()
-            see(page, 'state', 'stopped', 60)
+            see(page, 'state', 'stopped')
             lay_down(page, 'lab', tmp_path)
         assert job.state == 'stopped' and 'stopped' in repr(exp)
     finally: job.kill()
@@ -164,8 +164,8 @@ def walk(page, until, key='Tab', most=40):
 @needs_browser
 def test_by_keys_alone_and_with_a_name_for_everything(room, tmp_path):
     with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=1150, height=1500), permissions=['clipboard-read', 'clipboard-write']) as page:
-        page.goto(f'{address}/dash.ipynb', timeout=90000)
-        see(page, 'audit', 'train', 90)
+        page.goto(f'{address}/dash.ipynb')
+        see(page, 'audit', 'train')
         def to_tab(name):
             walk(page, 'o.matches(".lm-TabBar-tab")')
             walk(page, f'o.matches(".lm-TabBar-tab") && o.innerText.includes("{name}")', 'ArrowRight', 8)
@@ -189,7 +189,7 @@ def test_by_keys_alone_and_with_a_name_for_everything(room, tmp_path):
         to_tab('Train')
         walk(page, 'o.matches(".t-go")')
         page.keyboard.press('Enter')
-        see(page, 'state', 'done', 120)
+        see(page, 'state', 'done', 3*browser.patience)
         to_tab('Compare')
         see(page, 'runs', 'FeatureExtraction')
         walk(page, 'o.matches(".tl-copy")')
@@ -204,7 +204,7 @@ def test_notebook_7_and_a_kernel_restarted_in_the_middle_of_a_training(tmp_path)
     browser.write_notebook(room/'dash.ipynb', *cells)
     with browser.lab(room, 'notebook') as address, browser.browser(tmp_path, viewport=dict(width=1300, height=1500)) as page:
         browser.run_all(page, address, 'dash.ipynb', 'notebooks')
-        page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+        page.locator('.lm-TabBar-tab', has_text='How much').wait_for()
         tab(page, 'How much')
         page.locator('.t-strategy select').select_option(index=2)
         page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("FullFineTune")')
@@ -212,21 +212,21 @@ def test_notebook_7_and_a_kernel_restarted_in_the_middle_of_a_training(tmp_path)
         page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=400")')
         tab(page, 'Train')
         page.locator('.t-go').click()
-        see(page, 'state', 'epoch', 60)
+        see(page, 'state', 'epoch')
         job, = Experiment(ImageTask.from_sample('mnist', limit=240), room/'runs', size=64).jobs
         try:
             page.get_by_role('menuitem', name='Kernel', exact=True).click()
             page.get_by_role('menuitem', name='Restart Kernel and Run All Cells…').click()
             page.get_by_role('button', name='Confirm Kernel Restart').click()
-            page.locator('.tl-dash').wait_for(state='detached', timeout=30000)
+            page.locator('.tl-dash').wait_for(state='detached')
             assert job.state == 'running'
-            page.locator('.lm-TabBar-tab', has_text='How much').wait_for(timeout=90000)
+            page.locator('.lm-TabBar-tab', has_text='How much').wait_for()
             tab(page, 'Train')
-            see(page, 'state', 'running', 30)
+            see(page, 'state', 'running')
             was = src(page, 'curves')
             changed(page, 'curves', was)
             page.locator('.t-stop').click()
-            see(page, 'state', 'stopped', 60)
+            see(page, 'state', 'stopped')
             assert [o for o in page.faults if 'font-awesome' not in o and "(reading 'schema')" not in o] == [] # the second is Notebook 7.6's own, on any notebook
         finally: job.kill()
 
@@ -237,8 +237,8 @@ def test_advice_is_shown_and_taken(tmp_path):
         dash.minutes.value = .5
         dash.ask.click()
         job, = dash.choice.exp.jobs
-        assert job.wait(240) == 'done', job.log
-        end = time.monotonic() + 60
+        assert job.wait(3*browser.patience) == 'done', job.log
+        end = time.monotonic() + browser.patience
         while dash.take.disabled and time.monotonic() < end: time.sleep(.1)
         best = json.loads((job.folder/'advice.json').read_text())['best']
         assert best['model'] in dash.advice.value and 'Start from' in dash.advice.value
@@ -254,8 +254,8 @@ def test_what_a_dead_child_said_is_shown(tmp_path):
         for f in data.rglob('*.png'): f.unlink()
         dash.go.click()
         job, = dash.choice.exp.jobs
-        assert job.wait(120) == 'failed'
-        end = time.monotonic() + 30
+        assert job.wait(browser.patience) == 'failed'
+        end = time.monotonic() + browser.patience
         while 'failed' not in dash.state.value and time.monotonic() < end: time.sleep(.1)
         assert 'failed' in dash.state.value and not dash.resume.disabled and not dash.go.disabled
     finally: dash.close()
@@ -278,7 +278,7 @@ def test_two_dashboards_on_one_task(tmp_path):
     task = ImageTask.from_sample('mnist', limit=240)
     one, two = (StrategyDashboard(task, tmp_path/'runs', 'squeezenet1_1', size=64) for _ in range(2))
     def until(f):
-        end = time.monotonic() + 120
+        end = time.monotonic() + browser.patience
         while not f() and time.monotonic() < end: time.sleep(.1)
         assert f()
     try:

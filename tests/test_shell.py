@@ -76,7 +76,7 @@ def test_interrupted_while_training(tmp_path):
     p = start('train', photos(tmp_path/'photos', 12), '--model', 'squeezenet1_1', '--strategy', 'full', '--epochs', 5000, '--size', 64, '--out', tmp_path/'out', '--json', tmp_path/'out.json')
     next(line for line in p.stdout if 'rates are the highest of one-cycle' in line) # the plan is printed when training begins
     p.send_signal(signal.SIGINT)
-    assert (p.communicate(timeout=300)[1], p.returncode) == ('tl-train: interrupted: nothing was kept. With --resume the same command goes on where it was cut off\n', 130)
+    assert (p.communicate(timeout=900)[1], p.returncode) == ('tl-train: interrupted: nothing was kept. With --resume the same command goes on where it was cut off\n', 130)
     assert [o.name for o in tmp_path.iterdir()] == ['photos']
 
 def shown():

@@ -15,7 +15,7 @@ def test_without_a_network_it_says_what_to_do(name, tmp_path, monkeypatch):
     nb = nbformat.read(tutorials/f'{name}.ipynb', 4)
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
-    with pytest.raises(CellExecutionError): NotebookClient(nb, timeout=300, kernel_name='python3', resources=dict(metadata=dict(path=str(tmp_path)))).execute()
+    with pytest.raises(CellExecutionError): NotebookClient(nb, timeout=900, kernel_name='python3', resources=dict(metadata=dict(path=str(tmp_path)))).execute()
     broken, = [c for c in nb.cells if any(o.output_type == 'error' for o in c.get('outputs', []))]
     said = next(o for o in broken.outputs if o.output_type == 'error')
     assert 'from_sample' in broken.source or 'sample(' in broken.source

@@ -115,6 +115,6 @@ def test_compared_advised_chosen_and_trained_by_a_command(task, file, tmp_path):
     choice = Choice(task, tmp_path/'choice', 'narrow')
     choice.word, choice.epochs = 'full', 2
     assert 'FullFineTune' in choice.code() and choice.rule() and len(choice.models()) == 2
-    assert choice.train().wait(200) == 'done', choice.exp.jobs[0].log
+    assert choice.train().wait(900) == 'done', choice.exp.jobs[0].log
     done = tl('train', file, '--epochs', 2, '--out', tmp_path/'by_command', '--json', tmp_path/'report.json')
     assert done.status == 0 and (tmp_path/'by_command'/'transfer.json').is_file(), done.err

@@ -7,14 +7,16 @@ chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shuti
 missing = None if chromium else 'browser tests not run: install chromium'
 arguments = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 
+patience = 300 # seconds until something that should come is said not to come; much longer than it takes on a slow machine that does other things
+
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
-def get(url, timeout=2):
+def get(url, timeout=10):
     with urllib.request.urlopen(url, timeout=timeout) as r: return r.read()
 
 @contextmanager
-def server(command, url, folder, seconds=90):
+def server(command, url, folder, seconds=patience):
     "A server, with folders of its own for what Jupyter keeps; ended by its own process"
     env = {**os.environ, 'HOME': str(folder/'home'), **{f'JUPYTER_{k}_DIR': str(folder/k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')}, 'IPYTHONDIR': str(folder/'ipython'), 'MPLCONFIGDIR': str(folder/'mpl')}
     for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR'): Path(env[k]).mkdir(parents=True, exist_ok=True)
@@ -82,18 +84,18 @@ def browser(folder, **kwargs):
         context = pw.chromium.launch_persistent_context(str(folder/'profile'), executable_path=chromium, args=arguments, headless=True, **kwargs)
         page = context.pages[0]
         page.faults = Faults(page)
-        page.set_default_timeout(60000)
+        page.set_default_timeout(1000*patience)
         try: yield page
         finally: context.close()
 
 def run_all(page, address, name, view='lab/tree'):
     "Open a notebook in JupyterLab (or by `notebooks` in Notebook 7) and run its cells, once its kernel is there"
     page.goto(f'{address}/{view}/{name}' + ('?reset' if view == 'lab/tree' else ''))
-    until = time.monotonic() + 90
+    until = time.monotonic() + patience
     while not any(s['kernel']['execution_state'] == 'idle' and s['kernel']['connections'] for s in json.loads(get(f'{address}/api/sessions'))):
         if time.monotonic() > until: raise RuntimeError('no kernel')
         page.wait_for_timeout(200) # a sleep would keep the page from its answers
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=90000)
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for()
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
 
