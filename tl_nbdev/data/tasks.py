@@ -128,6 +128,12 @@ def sizes(self:Task) -> dict: # class → items
     "How many items each class has"
     return self.answer.sizes(self.df.label)
 
+# %% ../../nbs/api/data/18_tasks.ipynb #5a1c9e37
+@patch(as_prop=True)
+def multi(self:Task) -> bool:
+    "May an item have several labels?"
+    return self.answer.several
+
 # %% ../../nbs/api/data/18_tasks.ipynb #5137ff87
 @patch
 def _without_unlearnable(self:Task, df, kind):
