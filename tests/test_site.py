@@ -129,10 +129,11 @@ def test_the_first_cell_is_title_and_subtitle():
 
 darker = '''async () => {
   document.head.append(Object.assign(document.createElement('style'), {textContent: '*, *::before, *::after {transition: none !important}'}));
-  const before = getComputedStyle(document.body).backgroundColor;
+  const paper = () => getComputedStyle(document.body).backgroundColor, before = paper();
+  const done = () => paper() !== before && document.documentElement.classList.contains('quarto-dark');
   window.smalldocsToggleScheme();
-  for (let i = 0; i < 600 && getComputedStyle(document.body).backgroundColor === before; i++) await new Promise(done => setTimeout(done, 50));
-  return getComputedStyle(document.body).backgroundColor !== before;
+  for (let i = 0; i < 200 && !done(); i++) await new Promise(next => setTimeout(next, 50));
+  return done();
 }'''
 cut_off = '''() => [...document.querySelectorAll('main pre, main .cell-output, main table')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.tagName} ${e.innerText.slice(0, 60)}`)'''
 
@@ -142,19 +143,20 @@ def pages(site): return sorted(site.rglob('*.html'))
 def visited(site, tmp_path_factory):
     "What a visit of each page finds on a screen of 1280 pixels, in light and then in dark: what is wrong, boxes that are cut off, and links"
     wrong, cut, seen = [], [], set()
-    with browser.files(site) as address, browser.browser(tmp_path_factory.mktemp('visit'), color_scheme='light', viewport=dict(width=1280, height=900)) as page:
-        for f in pages(site):
-            page.faults.clear()
-            page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
-            name = f.relative_to(site)
-            wrong += [f'{name}: image {o}' for o in page.evaluate(images)]
-            wrong += [f'{name}: contrast {o}' for o in page.evaluate(contrast)]
-            cut += [f'{name}: {o}' for o in page.evaluate(cut_off)]
-            seen |= set(page.evaluate(links))
-            if page.evaluate(darker): wrong += [f'{name}: dark, contrast {o}' for o in page.evaluate(contrast)]
-            else: wrong.append(f'{name}: it does not become dark')
-            page.evaluate('localStorage.clear()')
-            wrong += [f'{name}: {o}' for o in page.faults]
+    with browser.files(site) as address:
+        with browser.browser(tmp_path_factory.mktemp('visit'), color_scheme='light', viewport=dict(width=1280, height=900)) as page:
+            for f in pages(site):
+                page.faults.clear()
+                page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
+                name = f.relative_to(site)
+                wrong += [f'{name}: image {o}' for o in page.evaluate(images)]
+                wrong += [f'{name}: contrast {o}' for o in page.evaluate(contrast)]
+                cut += [f'{name}: {o}' for o in page.evaluate(cut_off)]
+                seen |= set(page.evaluate(links))
+                if page.evaluate(darker): wrong += [f'{name}: dark, contrast {o}' for o in page.evaluate(contrast)]
+                else: wrong.append(f'{name}: it does not become dark')
+                page.evaluate('localStorage.clear()')
+                wrong += [f'{name}: {o}' for o in page.faults]
         yield SimpleNamespace(wrong=wrong, cut=cut, links=seen)
 
 def told(wrong): return f'{len(wrong)} faults:\n' + '\n'.join(sorted(wrong, key=lambda o: (o.partition(': ')[2], o))[:60])
