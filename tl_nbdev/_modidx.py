@@ -1946,7 +1946,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'tl_nbdev/data/tasks.py'),
                                      'tl_nbdev.data.tasks.Task.looked_for': ( 'api/data/tasks.html#task.looked_for',
                                                                               'tl_nbdev/data/tasks.py'),
-                                     'tl_nbdev.data.tasks.Task.multi': ('api/data/tasks.html#task.multi', 'tl_nbdev/data/tasks.py'),
                                      'tl_nbdev.data.tasks.Task.n': ('api/data/tasks.html#task.n', 'tl_nbdev/data/tasks.py'),
                                      'tl_nbdev.data.tasks.Task.n_out': ('api/data/tasks.html#task.n_out', 'tl_nbdev/data/tasks.py'),
                                      'tl_nbdev.data.tasks.Task.part': ('api/data/tasks.html#task.part', 'tl_nbdev/data/tasks.py'),

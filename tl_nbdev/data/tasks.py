@@ -63,6 +63,7 @@ class Task:
     "Labelled items in three parts. It knows nothing of models"
     inputs = Modality # what its items are, where nobody says
     labelled = True # are the labels known?
+    multi = property(lambda task: task.answer.several) # may an item have several labels?
     def __init__(self,
         df, # columns `item`, `label` (a string, or a list of them), `part`, `hash`, optionally `group`
         name='', # of the data
@@ -127,12 +128,6 @@ def n(self:Task,
 def sizes(self:Task) -> dict: # class → items
     "How many items each class has"
     return self.answer.sizes(self.df.label)
-
-# %% ../../nbs/api/data/18_tasks.ipynb #5a1c9e37
-@patch(as_prop=True)
-def multi(self:Task) -> bool:
-    "May an item have several labels?"
-    return self.answer.several
 
 # %% ../../nbs/api/data/18_tasks.ipynb #5137ff87
 @patch
