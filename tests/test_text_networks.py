@@ -292,7 +292,7 @@ def test_what_follows_the_pooling_and_what_precedes_a_text(make, task, tmp_path,
 
 def test_what_can_t_be_had_of_a_folder_is_said(make, tmp_path):
     st = lambda name, *args, **kwargs: sentence_transformer(make, tmp_path/name, *args, **kwargs)
-    assert 'weightedmean, which is not available: mean' in text_pretrained(st('a', '', dict(pooling_mode_weightedmean_tokens=True))).notes[-1]
+    assert 'its pooling is router, which is not available: mean' in text_pretrained(st('a', '', dict(pooling_mode='router'))).notes[-1]
     assert 'up to 5000 tokens of a text, here 512' in text_pretrained(st('b', '', {}, 5000)).notes[-1]
     assert 'prompts (query) but puts none' in text_pretrained(st('c', '', {}, 16, dict(query='q: '))).notes[-1]
     folder = st('d', '', {}, 16, dense=True)
@@ -434,12 +434,20 @@ def adapter(make, tmp_path_factory):
     net.save_pretrained(to)
     return base, to
 
-def test_an_adapter_is_no_network(adapter, task, tmp_path):
+@pytest.mark.parametrize('files', [(), ('tokenizer.json', 'tokenizer_config.json'), ('config.json', 'tokenizer.json')])
+def test_an_adapter_is_joined_with_its_network(adapter, task, tmp_path, files):
     base, folder = adapter
-    for files in ((), ('tokenizer.json', 'tokenizer_config.json'), ('config.json', 'tokenizer.json')):
-        to = shutil.copytree(folder, tmp_path/f'with{len(files)}{files[:1]}')
-        for name in files: shutil.copy(base/name, to)
-        with pytest.raises(TransferError, match=rf'an adapter \(LORA\) of {base}, not a network.*merge_and_unload'): learner(task, to)
+    to = shutil.copytree(folder, tmp_path/'adapter')
+    for name in files: shutil.copy(base/name, to)
+    learn = learner(task, to)
+    assert learn.pretrained.notes[0] == f'adapter: an adapter, joined with {base.name}'
+    import peft
+    whole = peft.PeftModel.from_pretrained(tf.AutoModelForSequenceClassification.from_pretrained(base), folder).merge_and_unload().base_model
+    plain = tf.AutoModel.from_pretrained(base)
+    got, want, was = (net.state_dict() for net in (learn.model.body.net, whole, plain))
+    changed = [k for k in got if 'query.weight' in k]
+    assert len(changed) == 2 and all(torch.allclose(got[k], want[k], atol=1e-5) for k in got)
+    assert not any(torch.allclose(got[k], was[k], atol=1e-3) for k in changed)
 
 def test_a_network_beside_its_adapter_is_loaded_without_it(adapter, task, tmp_path, capsys):
     base, folder = adapter
@@ -531,5 +539,5 @@ def test_no_folder_turns_on_its_own_code(make, tmp_path):
     (folder/'sentence_bert_config.json').write_text(json.dumps(dict(max_seq_length=20, trust_remote_code=True, model_args=dict(trust_remote_code=True))))
     p = text_pretrained(folder)
     assert p.trust_remote_code is False
-    with pytest.raises(TransferError, match='needs code of its own, which was not run'): p.body()
+    with pytest.raises(TransferError, match=r'needs code of its own, which was not run \(code.C, code.M\)'): p.body()
     assert not (tmp_path/'ran').exists()

@@ -36,7 +36,7 @@ def _code_of(p):
 def _untrusted(p):
     "The error where a network needs code of its own"
     where = p.name if p.source == 'hub' else folder_of(p)
-    return TransferError(f'"{p.name}" needs code of its own{_code_of(p)}, which was not run: if you trust it, say '
+    return TransferError(f'"{p.name}" needs code of its own, which was not run{_code_of(p)}: if you trust it, say '
                          f'trust_remote_code=True to transfer_learner, load_transfer or text_pretrained("{where}")')
 
 # %% ../../nbs/api/text/04_loading.ipynb #28584e78
