@@ -7,8 +7,8 @@ __all__ = ['NotWeights', 'tensors_of', 'check_bulk', 'shared_names', 'unshared',
            'pickles_in', 'how_to_convert', 'convert_weights', 'cache_key', 'made_once', 'converted']
 
 # %% ../../nbs/api/networks/13_convert.ipynb #b545e738
-import json, math, pickle, re, shutil, subprocess, hashlib
-from contextlib import nullcontext
+import hashlib, json, re, shutil, subprocess
+from contextlib import ExitStack
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
@@ -116,52 +116,62 @@ def why_unread(
     return f'{"is torn" if torn else "can not be read"} ({type(e).__name__}: {said[:90]})'
 
 # %% ../../nbs/api/networks/13_convert.ipynb #9f590c05
-def rewrite(
-    file, # a pickle of weights
-    to, # the file of safetensors to write
-    tied # `yes` where the configuration ties the table of outputs to that of inputs
-):
-    "Read a pickle of weights and write safetensors: what the child process does"
+def _rewritten(file, to, tied):
+    "One file read and written: the names of its tensors, all and those that were written, or why not"
     size = Path(file).stat().st_size
-    torch.set_num_threads(1)
-    _limit_memory(size)
     try:
         tensors = read_tensors(file)
         check_bulk(tensors, size)
-        written = unshared(tensors, tied == 'yes')
+        written = unshared(tensors, tied)
         save_file(written, to, metadata=dict(format='pt'))
-        said = dict(all=list(tensors), written=list(written))
+        return dict(all=list(tensors), written=list(written))
     except Exception as e: # whatever a file that somebody made can cause
-        said = dict(why=why_unread(e))
-    print(json.dumps(said))
+        return dict(why=why_unread(e))
 
 # %% ../../nbs/api/networks/13_convert.ipynb #a0553ba8
+def rewrite(
+    tied, # `yes` where the configuration ties the table of outputs to that of inputs
+    *files # a pickle of weights, the file of safetensors to write, and so on
+):
+    "Read pickles of weights and write safetensors: what the child process does"
+    torch.set_num_threads(1)
+    _limit_memory(max(Path(file).stat().st_size for file in files[::2]))
+    for file, to in zip(files[::2], files[1::2]):
+        said = _rewritten(file, to, tied == 'yes')
+        print(json.dumps(said), flush=True)
+        if 'why' in said: return
+
+# %% ../../nbs/api/networks/13_convert.ipynb #79e1d989
 _work = 'import sys\nfrom tl_nbdev.networks.convert import rewrite\nrewrite(*sys.argv[1:])'
 
 def _patience(size): return 120 + size/2e6 # seconds: two megabytes in each, on whatever machine
 
-def _answer(file, done):
-    "What the child said"
+def _answers(files, done):
+    "What the child said of each file"
     lines = done.stdout.strip().splitlines()
-    try: said = json.loads(lines[-1])
-    except (IndexError, ValueError): said = dict(why=f'ended its reader (status {done.returncode})')
-    if 'why' not in said: return said
-    raise TransferError(f'{file}: {said["why"]}. Nothing was written: get the model as safetensors, '
-                        'or from somebody you trust')
+    for i, file in enumerate(files):
+        try: said = json.loads(lines[i])
+        except (IndexError, ValueError): said = dict(why=f'ended its reader (status {done.returncode})')
+        if 'why' not in said: yield said
+        else:
+            raise TransferError(f'{file}: {said["why"]}. Nothing was written: get the model as safetensors, '
+                                'or from somebody you trust')
 
-# %% ../../nbs/api/networks/13_convert.ipynb #79e1d989
-def _convert_file(file, to, tied):
-    "One file, in a child process. The names of its tensors: all, and those that were written"
-    size = file.stat().st_size
-    with whole(to) as made:
-        command = child_command(_work, file, made, 'yes' if tied else 'no')
+# %% ../../nbs/api/networks/13_convert.ipynb #ee7ae57e
+def _convert_files(files, tied):
+    "Files, each to where it says, in one child process: what the child said of each. All are written, or none"
+    size = sum(file.stat().st_size for file in files)
+    with ExitStack() as stack:
+        made = {file: stack.enter_context(whole(to)) for file, to in files.items()}
+        pairs = [path for pair in made.items() for path in pair]
+        command = child_command(_work, 'yes' if tied else 'no', *pairs)
         try:
             done = subprocess.run(command, env=child_env(), stdin=subprocess.DEVNULL, capture_output=True,
                                   encoding='utf-8', errors='replace', timeout=_patience(size))
         except subprocess.TimeoutExpired as e:
-            raise TransferError(f'{file}: was not read within {_patience(size):.0f} s, and nothing was written: '
-                                'try again where the disk is faster, or get it as safetensors') from e
-        return _answer(file, done)
+            raise TransferError(f'{[*files][0]}: was not read within {_patience(size):.0f} s, and nothing was '
+                                'written: try again where the disk is faster, or get it as safetensors') from e
+        return list(_answers(files, done))
 
 # %% ../../nbs/api/networks/13_convert.ipynb #fc57d556
 _single = {'pytorch_model.bin': 'model.safetensors', 'adapter_model.bin': 'adapter_model.safetensors'}
@@ -206,8 +216,8 @@ def _pieces(folder):
 def _convert_pieces(folder, to, tied):
     "All pieces of a folder, and then their index"
     where, weight_map = _pieces(folder), {}
-    for name in sorted(set(where.values())):
-        said = _convert_file(folder/name, to/_new_name(name), tied)
+    names = sorted(set(where.values()))
+    for name, said in zip(names, _convert_files({folder/name: to/_new_name(name) for name in names}, tied)):
         lacks = [one for one, file in where.items() if file == name and one not in said['all']]
         if lacks:
             raise TransferError(f'{folder/name}: has no {shown(lacks[0])}, which its index says is in it: '
@@ -226,7 +236,7 @@ def _convert_folder(folder, to):
     "The pickles of one folder, into another or the same"
     for name in pickles_in(folder):
         if name == _index: _convert_pieces(folder, to, _ties(folder))
-        else: _convert_file(folder/name, to/_single[name], _ties(folder))
+        else: _convert_files({folder/name: to/_single[name]}, _ties(folder))
 
 # %% ../../nbs/api/networks/13_convert.ipynb #abd21266
 _beside = ('.json', '.txt', '.model', '.jinja', '.tiktoken')
@@ -280,8 +290,9 @@ def convert_weights(
     if out and to.exists() or is_file and to.exists():
         raise TransferError(f'{to}: is there already, and is not written over: name another place')
     try:
-        if is_file: _convert_file(place, to, False)
-        elif not out: [_convert_folder(part, part) for part in _parts(place)]
+        if is_file: _convert_files({place: to}, False)
+        elif not out:
+            for part in _parts(place): _convert_folder(part, part)
         else:
             with whole(to) as made: _convert_into(place, made)
     except OSError as e:
@@ -337,6 +348,6 @@ def converted(
     if place.is_dir() and not any(map(pickles_in, _parts(place))): return place
     if _is_there(place):
         key, name = cache_key(place), _new_name(place.stem)
-        return made_once(key, lambda made: _convert_file(place, made/name, False))/name
+        return made_once(key, lambda made: _convert_files({place: made/name}, False))/name
     files = [file for part in _parts(place) for file in sorted(part.iterdir()) if file.is_file()]
     return made_once(cache_key(*files), lambda made: _convert_into(place, made))

@@ -99,13 +99,13 @@ def not_fetched(
     what # that was wanted
 ) -> TransferError:
     "One line for what did not come from the hub, in which no word of the hub's stands"
-    found = e if isinstance(e, tuple) else ()
-    for each in () if found else _causes(e):
-        found = _no_entry(each, name) or _no_transfer(each)
-        if found: break
-    why, next = found or (f'its client ended with a {type(e).__name__}', 'try again')
+    causes = [] if isinstance(e, tuple) else list(_causes(e))
+    closed = next(filter(None, (_no_entry(each, name) for each in causes)), ())
+    passing = e if isinstance(e, tuple) else next(filter(None, map(_no_transfer, causes)), ())
+    why, then = closed or passing or (f'its client ended with a {type(e).__name__}', 'try again')
+    also = '' if closed else f'; {_first}'
     return TransferError(f'"{name}": there is no folder of this name, and its {what} could not be fetched from '
-                         f'the model hub: {why}. {next[0].upper()}{next[1:]}; {_first}')
+                         f'the model hub: {why}. {then[0].upper()}{then[1:]}{also}')
 
 # %% ../../nbs/api/text/02_repositories.ipynb #2c101cd9
 def hub_url() -> str: # without a slash at its end

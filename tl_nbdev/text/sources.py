@@ -173,11 +173,12 @@ def _in_folder(folder, changes, how):
     return replace(found, notes=((line,) if line else ()) + found.notes)
 
 # %% ../../nbs/api/text/03_sources.ipynb #947df460
-def _base_of(said, called, how):
+def _base_of(adapter, said, called, how):
     "What an adapter was made for, as a start"
     base = how.base or said.get('base_model_name_or_path')
     if not base: raise TransferError(f'{called}: an adapter that doesn\'t name its network: say which (base=…)')
-    if str(base) in how.above: raise TransferError(f'{called}: an adapter of itself ({base}): say of what (base=…)')
+    here = Path(expanduser(str(base)))
+    if str(base) in how.above or here.is_dir() and here.samefile(adapter): raise TransferError(f'{called}: an adapter of itself ({base}): say of what (base=…)')
     revision = said.get('revision') if not how.base and isinstance(said.get('revision'), str) else None
     inner = dict(revision=revision) if revision else {}
     try: start = _found(base, inner, replace(how, base=None, above=(*how.above, str(base))))
@@ -190,7 +191,7 @@ def _base_of(said, called, how):
 # %% ../../nbs/api/text/03_sources.ipynb #c21e33f1
 def _with_base(adapter, name, called, how):
     "An adapter joined with its network, as a start"
-    start = _base_of(adapter_record(adapter, called), called, how)
+    start = _base_of(adapter, adapter_record(adapter, called), called, how)
     folder = joined(adapter, with_weights(start), called)
     at = f' at {start.revision[:12]}' if start.revision else ''
     line = f'{name}: an adapter, joined with {start.name}{at}'
