@@ -7,7 +7,7 @@ __all__ = ['tokenizer_files', 'holds_network', 'checkpoints_in', 'chosen_checkpo
            'joined']
 
 # %% ../../nbs/api/text/01_checkpoints.ipynb #b129dda5
-import json, re, shutil, tempfile
+import json, re, shutil, tempfile, warnings
 from pathlib import Path
 from ..base.settings import *
 from ..base.disk import *
@@ -63,7 +63,8 @@ def chosen_checkpoint(
     names = ', '.join(one.name for one in there[-4:])
     if len(there) > 4: names = f'{len(there) - 4} more, {names}'
     taken = best or there[-1]
-    also = f' (there are {names}: name another, as {folder.name}/{there[0].name})' if len(there) > 1 else ''
+    other = next((one for one in there if one != taken), None)
+    also = f' (there are {names}: name another, as {folder.name}/{other.name})' if other else ''
     return taken, f'{folder.name}: {taken.name} is taken, {which}{also}'
 
 # %% ../../nbs/api/text/01_checkpoints.ipynb #f561ee94
@@ -153,7 +154,8 @@ def _check_joined(net, adapter, name):
 def _join(adapter, base, tokens, said, name, made):
     "Network and adapter joined, in a folder"
     from peft import PeftModel
-    with tempfile.TemporaryDirectory() as plain, quiet_transformers(), hub_offline(only=True):
+    with tempfile.TemporaryDirectory() as plain, quiet_transformers(), hub_offline(only=True), warnings.catch_warnings():
+        warnings.simplefilter('ignore') # what the two libraries say to each other
         _as_data(adapter, said, Path(plain))
         net = PeftModel.from_pretrained(_base_network(said, adapter, base), plain)
         _check_joined(net, adapter, name)

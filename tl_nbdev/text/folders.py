@@ -73,7 +73,7 @@ def _no_weights(name, names, convert):
 def _begun_from(said):
     "The name of what a network was made from, if its configuration says so"
     name = said.get('_name_or_path')
-    return shown(name)[1:-1] if isinstance(name, str) and name else 'what it was made from'
+    return shown(name) if isinstance(name, str) and name else 'its name'
 
 # %% ../../nbs/api/text/00_folders.ipynb #3d59ee6f
 def check_network(
@@ -93,8 +93,8 @@ def check_network(
     if not isinstance(said, dict) or not isinstance(said.get('model_type'), str):
         raise TransferError(f'{name}: its config.json names no "model_type": it isn\'t a transformers folder')
     if tokens is not None or 'auto_map' in said: return said
-    raise TransferError(f'{name}: weights but no tokenizer (tokenizer.json): copy the tokenizer of the model into it, as '
-                        f'AutoTokenizer.from_pretrained("{_begun_from(said)}").save_pretrained writes it')
+    raise TransferError(f'{name}: weights but no tokenizer (tokenizer.json): save that of the network which it was made '
+                        f'from into it, AutoTokenizer.from_pretrained({_begun_from(said)}).save_pretrained(folder)')
 
 # %% ../../nbs/api/text/00_folders.ipynb #9f14fed0
 def _finder(folder):
