@@ -428,6 +428,10 @@ def test_the_tokenizer_of_a_checkpoint(folder, task, tmp_path):
     saved = learn.save_transfer(tmp_path/'saved', result, check=False)
     shutil.rmtree(out)
     assert np.allclose(probabilities(load_transfer(saved), result.items), result.probs, atol=1e-5)
+    old = trainers_folder(tmp_path/'old', folder, (2,), tokenizer='above') # of a time when it wrote pickles
+    torch.save(load_file(old/'checkpoint-2'/'model.safetensors'), old/'checkpoint-2'/'pytorch_model.bin')
+    (old/'checkpoint-2'/'model.safetensors').unlink()
+    assert Tokens(text_pretrained(old, convert=True))(['goal']) and text_pretrained(old, convert=True).body()
     none = trainers_folder(tmp_path/'none', folder, (2,), tokenizer='nowhere')
     refused(lambda: text_pretrained(none), str(none/'checkpoint-2'), 'weights but no tokenizer', 'AutoTokenizer.from_pretrained')
 
@@ -495,6 +499,35 @@ def test_vectors_of_sentence_transformers(tmp_path, kind, pooling, said, dense, 
     got = vectors(p, some)
     assert p.pooling == pooling and not [o for o in p.notes if 'not' in o]
     for v, text in zip(got, some): assert torch.allclose(v, by_hand(folder, text, pooling, dense, normalize), atol=1e-5), text
+
+@pytest.mark.parametrize('pooling, said', [('mean', dict(pooling_mode_mean_tokens=True)), ('max', dict(pooling_mode_max_tokens=True)), ('weightedmean', dict(pooling_mode_weightedmean_tokens=True)),
+                                           ('mean_sqrt_len', dict(pooling_mode_mean_sqrt_len_tokens=True)), ('cls', dict(pooling_mode_cls_token=True)), ('last', dict(pooling_mode_lasttoken=True))])
+def test_a_prompt_that_is_left_out_of_the_pooling(task, tmp_path, pooling, said):
+    folder = sentences(tmp_path/'st', bert, dict(include_prompt=False, **said), prompts=dict(q='judge and court '), default='q')
+    p, tok = text_pretrained(folder), tf.AutoTokenizer.from_pretrained(folder/'0_Transformer')
+    skip = len(tok('judge and court ')['input_ids']) - 1 # with the sign of the beginning, without that of the end
+    some = ['goal', 'the oven and the flour']
+    for v, text in zip(vectors(p, some), some):
+        with torch.no_grad(): h = tf.AutoModel.from_pretrained(folder/'0_Transformer')(**tok('judge and court ' + text, return_tensors='pt')).last_hidden_state[0]
+        counts, place = h[skip:], torch.arange(skip + 1, len(h) + 1.)[:, None]
+        want = dict(mean=counts.mean(0), max=counts.max(0)[0], weightedmean=(counts*place).sum(0)/place.sum(), mean_sqrt_len=counts.sum(0)/len(counts)**.5, cls=h[skip], last=h[-1])
+        assert torch.allclose(v, want[pooling], atol=1e-5)
+    long = ' and '.join(words)
+    whole, windows = vectors(p, [long])[0], vectors(text_pretrained(folder, size=16, long='windows'), [long])[0]
+    assert torch.isfinite(windows).all() and not torch.allclose(whole, windows)
+    if pooling != 'mean': return
+    learn = learner(task, folder)
+    saved = learn.save_transfer(tmp_path/'saved', learn.evaluate(), check=False)
+    assert load_transfer(saved).frozen.net.skip == skip and learner(task, folder, 'own').model.body.skip == 0
+
+def test_vectors_are_those_of_the_library(tmp_path):
+    library = pytest.importorskip('sentence_transformers')
+    for i, (pooling, said, dense, normalize) in enumerate(asked):
+        for more in ({}, dict(include_prompt=False)):
+            folder = sentences(tmp_path/f'{i}{len(more)}', bert, {**said, **more}, dense, normalize, 40, True, dict(q='judge and court '), 'q')
+            some = ['The oven and the flour', 'goal', ' and '.join(words)]
+            want = library.SentenceTransformer(str(folder), device='cpu').encode(some)
+            assert np.allclose(vectors(text_pretrained(folder), some), want, atol=1e-5), (pooling, more)
 
 def test_sentence_transformers_from_a_hub(hub, task, tmp_path):
     folder = sentences(tmp_path/'st', bert, dict(pooling_mode_cls_token=True), ((8, tanh),), True, 24, True, dict(query='judge: '), 'query')

@@ -300,7 +300,7 @@ def test_what_can_t_be_had_of_a_folder_is_said(make, tmp_path):
     p = text_pretrained(folder)
     assert p.dense == () and 'never opened' in p.notes[-1]
     excluded = text_pretrained(st('e', '', dict(pooling_mode='mean', include_prompt=False), 16, dict(q='q: '), 'q'))
-    assert excluded.prompt == '' and 'left out of the mean' in excluded.notes[-1]
+    assert excluded.prompt == 'q: ' and excluded.apart and 'a prompt left out of the pooling' in excluded.notes[0]
     for said, words in (([dict(type='sentence_transformers.models.StaticEmbedding', path='')], 'a StaticEmbedding'), ([dict(idx=0)], "can't be understood"), ('[', 'not JSON')):
         folder = st(f'f{len(words)}')
         (folder/'modules.json').write_text(said if isinstance(said, str) else json.dumps(said))

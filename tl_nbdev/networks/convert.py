@@ -256,8 +256,10 @@ def _parts(folder):
     return [folder, *(folder/path for path in inner if (folder/path).is_dir())]
 
 # %% ../../nbs/api/networks/13_convert.ipynb #dacf3c24
-def _convert_into(folder, to):
-    "A folder with all its parts, into another"
+def _convert_into(folder, to, more=()):
+    "A folder with all its parts, and more files, into another"
+    to.mkdir(parents=True, exist_ok=True)
+    for file in more: shutil.copyfile(file, to/file.name)
     for part in _parts(folder):
         place = to/part.relative_to(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -339,7 +341,8 @@ def made_once(
 
 # %% ../../nbs/api/networks/13_convert.ipynb #35dbf164
 def converted(
-    place # a folder, or a file of weights
+    place, # a folder, or a file of weights
+    more=() # small files from elsewhere that belong to a folder, such as those of a tokenizer
 ) -> Path: # a folder, or a file, with safetensors. `place` itself where it has them already
     """The same with safetensors, which are made once and kept in the cache where there is only a pickle. Raises
     `TransferError` as `convert_weights` does"""
@@ -350,4 +353,4 @@ def converted(
         key, name = cache_key(place), _new_name(place.stem)
         return made_once(key, lambda made: _convert_files({place: made/name}, False))/name
     files = [file for part in _parts(place) for file in sorted(part.iterdir()) if file.is_file()]
-    return made_once(cache_key(*files), lambda made: _convert_into(place, made))
+    return made_once(cache_key(*files, *more), lambda made: _convert_into(place, made, more))

@@ -66,6 +66,14 @@ def _separator(p, net):
     typed = getattr(net.config, 'type_vocab_size', 0) > 1 and 'token_type_ids' in tok.model_input_names
     return tok.sep_token_id if typed else None
 
+# %% ../../nbs/api/text/06_encoders.ipynb #39b9acef
+def _of_prompt(p):
+    "Tokens of a prompt that is left out of the pooling: as many as it has by itself, but for a sign of the end"
+    if not (p.apart and p.prompt): return 0
+    tok = tokenizer(p)
+    ids = tok(p.prompt.lower() if p.lower else p.prompt)['input_ids']
+    return len(ids) - (bool(ids) and ids[-1] in tok.all_special_ids)
+
 # %% ../../nbs/api/text/06_encoders.ipynb #48bffdf5
 def _bare(p, empty):
     "The transformer of `p` without a head, without weights where it is `empty` or they come from a file saved here"
@@ -91,7 +99,7 @@ def text_body(
     dense = () if p.pooling == 'attention' else p.dense
     if empty: layers = [Projection(*shape) for _, *shape in dense]
     else: layers = _dense_layers(replace(p, dense=dense), state)
-    try: return TextBody(net, p.pooling, _separator(p, net), layers, p.normalize).eval()
+    try: return TextBody(net, p.pooling, _separator(p, net), layers, p.normalize, _of_prompt(p)).eval()
     except TransferError: raise
     except Exception as e: # it asks for something else, or its numbers are beyond all bounds
         raise TransferError(f'{p.name}: its network ({type(net).__name__}) does not read texts alone '
@@ -207,7 +215,7 @@ def for_own_head(self:TextPretrained):
     causal = any('CausalLM' in name or 'LMHeadModel' in name for name in config.architectures or [])
     decoder = causal or getattr(config, 'is_decoder', False) or _takes_last(config)
     pooling = 'last' if decoder else getattr(config, 'classifier_pooling', 'cls')
-    return replace(self, pooling=pooling, normalize=False, dense=())
+    return replace(self, pooling=pooling, normalize=False, apart=False, dense=())
 
 # %% ../../nbs/api/text/06_encoders.ipynb #482de0d6
 def _new_own_head(p, n_out):

@@ -56,18 +56,19 @@ def takes_otherwise(
     return next((f'{what} ({kind})' for what, lists in _others.items() if _is_in(kind, lists)), '')
 
 # %% ../../nbs/api/text/00_folders.ipynb #9f7ba0d5
-_formats = {'.bin': 'a pickle', '.h5': 'of TensorFlow', '.msgpack': 'of Flax', '.gguf': 'quantised, for llama.cpp', '.onnx': 'of ONNX',
-            '.ckpt': 'a checkpoint'}
+_formats = {'.bin': 'a pickle', '.h5': 'of TensorFlow', '.msgpack': 'of Flax', '.onnx': 'of ONNX',
+            '.gguf': 'quantised, for llama.cpp', '.ckpt': 'a checkpoint'}
 
 def _no_weights(name, names, convert):
     "The error where there are no safetensors among the names of files, and how they are made of a pickle"
     pickles = sorted(one for one in names if one in ('pytorch_model.bin', 'pytorch_model.bin.index.json'))
     if pickles:
-        return TransferError(f'{name}: no model.safetensors in it, only {pickles[0]} (pickled weights are never opened): '
-                             f'{convert}')
+        return TransferError(f'{name}: no model.safetensors in it, only {pickles[0]} (pickled weights are never '
+                             f'opened): {convert}')
     others = sorted(one for one in names if Path(one).suffix in _formats and 'training_args' not in one)
     only = f', only {others[0]}, which is {_formats[Path(others[0]).suffix]}' if others else ''
-    return TransferError(f'{name}: no model.safetensors in it{only}: save the model as safetensors (save_pretrained does)')
+    return TransferError(f'{name}: no model.safetensors in it{only}: save the model as safetensors '
+                         '(save_pretrained does)')
 
 # %% ../../nbs/api/text/00_folders.ipynb #054ac0aa
 def _begun_from(said):
@@ -172,9 +173,7 @@ def _after_pooling(find, modules, fields, there=()):
             fields['dense'] = (*fields.get('dense', ()), *([layer] if layer else []))
         elif kind != 'Dropout': odd = f'its part {path} ({kind}) is not applied'
         remarks.append(('pooling' if kind == 'Pooling' else 'dense', odd))
-        if kind == 'Pooling' and said.get('include_prompt') is False and fields.pop('prompt', ''):
-            remarks.append(('prompt', 'its prompt is read and then left out of the mean, which can\'t be '
-                                      'done here: it goes without'))
+        if kind == 'Pooling' and said.get('include_prompt') is False: fields['apart'] = True
     return remarks
 
 # %% ../../nbs/api/text/00_folders.ipynb #2f7f05dd
@@ -204,7 +203,7 @@ def _sentence_vectors(find, name, there=()):
 def _remarked(name, fields, remarks, changes):
     "In lines, what is taken from a folder of sentence-transformers, and what isn't, except what a user decides"
     said = dict(pooling='pooling {}', size='{} tokens', prompt='"{}" before each text',
-                lower='texts in lower case', normalize='vectors of length 1', dense='a dense layer')
+                lower='texts in lower case', apart='a prompt left out of the pooling', normalize='vectors of length 1', dense='a dense layer')
     taken = [line.format(fields[key]) for key, line in said.items() if fields.get(key) and key not in changes]
     first = [f'as its modules.json asks: {", ".join(taken)}'] if taken else []
     return tuple(f'{name}: {line}' for line in first + [line for key, line in remarks if key not in changes])

@@ -117,11 +117,12 @@ class TextBody(nn.Module):
         pooling='mean', # one of `poolings`
         sep=None, # number of the token between the texts of a pair, where a network tells them apart by types
         dense=(), # layers that follow the pooling
-        normalize=False # make vectors of length 1?
+        normalize=False, # make vectors of length 1?
+        skip=0 # tokens at the beginning of a text, of a prompt, that are read and left out of the pooling
     ):
         super().__init__()
         _fast_dropout(net)
-        self.net, self.pooling, self.sep = net, pooling, sep
+        self.net, self.pooling, self.sep, self.skip = net, pooling, sep, skip
         self.offset = None # of positions, where texts are packed
         self.dense, self.normalize = nn.Sequential(*dense), normalize
         self._usual = net.config._attn_implementation
@@ -136,7 +137,7 @@ class TextBody(nn.Module):
         if self.pooling == 'attention': # the tokens of all windows of a text are side by side
             if windows: lengths = (x >= 0).sum((1, 2))
             return nn.utils.rnn.pad_sequence(states.split(lengths.tolist()), batch_first=True)
-        vectors = self.pool(states, lengths, self.pooling)
+        vectors = self.pool(states, lengths, self.pooling, self._skipped(lengths, some if windows else None))
         if windows: vectors = _mean_of_windows(vectors, some)
         vectors = self.dense(vectors)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
@@ -182,6 +183,16 @@ def _states(self:TextBody, rows, windows):
     if not windows or torch.is_grad_enabled(): return states(rows, real)
     return torch.cat([states(*chapter) for chapter in zip(rows.split(64), real.split(64))])
 
+# %% ../../nbs/api/text/05_packing.ipynb #ec725570
+@patch
+def _skipped(self:TextBody, lengths, some=None):
+    "How many tokens at the beginning of each row don't count, where `some` says which windows of texts have tokens"
+    if not self.skip: return None
+    skip = (lengths - 1).clamp(max=self.skip)
+    if some is None: return skip
+    windows = some.sum(1)
+    return skip*torch.zeros_like(lengths).index_fill(0, windows.cumsum(0) - windows, 1)
+
 # %% ../../nbs/api/text/05_packing.ipynb #4b5eecfa
 def _places(lengths, which):
     "1 for the first token of a text, 2 for the second, where `which` says of which text a token is"
@@ -193,22 +204,27 @@ def _places(lengths, which):
 def pool(self:TextBody,
     states, # of all tokens `(T, D)`
     lengths, # tokens of each text `(N,)`
-    how # one of `poolings`, or several with `+` between them
+    how, # one of `poolings`, or several with `+` between them
+    skip=None # of each text, tokens at its beginning that don't count `(N,)`, default none
 ): # `(N, D)`
     "One vector per text"
-    if '+' in how: return torch.cat([self.pool(states, lengths, part) for part in how.split('+')], 1)
-    if how == 'cls': return states[lengths.cumsum(0) - lengths]
+    if '+' in how: return torch.cat([self.pool(states, lengths, part, skip) for part in how.split('+')], 1)
+    if how == 'cls': return states[lengths.cumsum(0) - lengths + (0 if skip is None else skip)]
     if how == 'last': return states[lengths.cumsum(0) - 1]
     shape = len(lengths), states.shape[1]
     which = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    places = _places(lengths, which)
+    if skip is not None:
+        counts = places > skip[which]
+        states, which, places, lengths = states[counts], which[counts], places[counts], lengths - skip
     if how == 'max':
         low = states.new_full(shape, -torch.inf)
         return low.scatter_reduce(0, which[:, None].expand_as(states), states, 'amax')
     weighed = states.float()
-    if how == 'weightedmean': weighed = weighed*_places(lengths, which)[:, None]
+    if how == 'weightedmean':
+        weighed, lengths = weighed*places[:, None], torch.zeros_like(lengths).index_add(0, which, places)
     total = states.new_zeros(shape, dtype=torch.float32).index_add(0, which, weighed)
-    divisors = dict(weightedmean=lengths*(lengths + 1)/2, mean_sqrt_len=lengths.sqrt())
-    return total/divisors.get(how, lengths)[:, None]
+    return total/(lengths.sqrt() if how == 'mean_sqrt_len' else lengths)[:, None]
 
 # %% ../../nbs/api/text/05_packing.ipynb #95f0427b
 @patch

@@ -325,5 +325,7 @@ def fetch_weights(
     except Exception as e: # as above
         raise not_fetched(e, name, 'weights') from None
     files = weight_files(found, part)
-    if not files: raise TransferError(f'"{name}": it has no weights as safetensors: text_pretrained("{name}", convert=True)')
+    if not files:
+        raise TransferError(f'"{name}": it has no weights as safetensors: text_pretrained("{name}", convert=True) '
+                            'makes them of a pickle, where it has one')
     fetch_files(found, [*files, *more])

@@ -46,6 +46,7 @@ class TextPretrained(Pretrained):
     trust_remote_code: bool = False # run code that comes with the model
     subfolder: str = ''       # of the folder or repository: there are configuration, tokenizer and weights
     prompt: str = ''          # what the network expects before each text
+    apart: bool = False       # is the prompt read, and then left out of the pooling?
     lower: bool = False       # does it expect texts in lower case?
     normalize: bool = False   # are vectors made of length 1?
     dense: tuple = ()         # what follows the pooling, layer by layer: a folder, then as for `Projection`
@@ -67,6 +68,7 @@ class TextStart(StartRecord):
     trust_remote_code: NotRequired[bool]
     subfolder: NotRequired[Line]
     prompt: NotRequired[Line]
+    apart: NotRequired[bool]
     lower: NotRequired[bool]
     normalize: NotRequired[bool]
     dense: NotRequired[Annotated[list[list[Any]], MaxLen(100)]]
@@ -166,7 +168,7 @@ def _in_folder(folder, changes, how):
     chosen, line = chosen_checkpoint(folder)
     check_files(chosen)
     name = folder.name if chosen == folder else f'{folder.name}/{chosen.name}'
-    if how.convert: chosen = converted(chosen)
+    if how.convert: chosen = converted(chosen, tokenizer_above(chosen))
     names = _names_in(chosen)
     if _is_adapter(names): found = _with_base(chosen, name, chosen, how)
     else: found = _described(chosen, name, chosen, names, changes, how_to_convert(chosen))
@@ -178,7 +180,8 @@ def _base_of(adapter, said, called, how):
     base = how.base or said.get('base_model_name_or_path')
     if not base: raise TransferError(f'{called}: an adapter that doesn\'t name its network: say which (base=…)')
     here = Path(expanduser(str(base)))
-    if str(base) in how.above or here.is_dir() and here.samefile(adapter): raise TransferError(f'{called}: an adapter of itself ({base}): say of what (base=…)')
+    if str(base) in how.above or here.is_dir() and here.samefile(adapter):
+        raise TransferError(f'{called}: an adapter of itself ({base}): say of what (base=…)')
     revision = said.get('revision') if not how.base and isinstance(said.get('revision'), str) else None
     inner = dict(revision=revision) if revision else {}
     try: start = _found(base, inner, replace(how, base=None, above=(*how.above, str(base))))
@@ -212,7 +215,8 @@ def _pickles_fetched(found, folder, parts):
     bins = []
     for part in ('', *parts):
         if not weight_files(found, part): bins += weight_files(found, part, 'bin')
-    if 'adapter_model.bin' in found.files and 'adapter_model.safetensors' not in found.files: bins.append('adapter_model.bin')
+    names = 'adapter_model.bin', 'adapter_model.safetensors'
+    if [name in found.files for name in names] == [True, False]: bins.append(names[0])
     if not bins: return folder
     safe = [name for part in ('', *parts) for name in weight_files(found, part)]
     return converted(fetch_files(found, [*bins, *safe]))

@@ -271,6 +271,7 @@ def key(self:FrozenText):
     said = f'1 {self.weights} {p.size} {p.pooling} {p.long} {self.mode} {_hash(words)}'
     more = dict(prompt=p.prompt, lower=p.lower, normalize=p.normalize, dense=p.dense, end=self.tokens.from_end)
     if any(more.values()): said += f' {more}'
+    if p.apart: said += ' apart'
     return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
 # %% ../../nbs/api/text/07_tokens.ipynb #fbdd0067
