@@ -90,7 +90,7 @@ def _no_transfer(e):
     return ('the hub can\'t be reached', 'try again with a network') if 'ConnectError' in kind else ()
 
 # %% ../../nbs/api/text/02_repositories.ipynb #5de12665
-_first = ('these need no hub: all-MiniLM-L6-v2, bert-tiny, SmolLM2-135M-Instruct, or a folder with config.json, '
+_first = ('These need none: all-MiniLM-L6-v2, bert-tiny, SmolLM2-135M-Instruct, or a folder with config.json, '
           'model.safetensors and tokenizer.json')
 
 def not_fetched(
@@ -103,7 +103,7 @@ def not_fetched(
     closed = next(filter(None, (_no_entry(each, name) for each in causes)), ())
     passing = e if isinstance(e, tuple) else next(filter(None, map(_no_transfer, causes)), ())
     why, then = closed or passing or (f'its client ended with a {type(e).__name__}', 'try again')
-    also = '' if closed else f'; {_first}'
+    also = '' if closed else f'. {_first}'
     return TransferError(f'"{name}": there is no folder of this name, and its {what} could not be fetched from '
                          f'the model hub: {why}. {then[0].upper()}{then[1:]}{also}')
 
