@@ -4,6 +4,9 @@ import torch
 import torchvision.models.detection as detection
 import transformers as tf
 from tl_nbdev.networks.stages import stages
+from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.vision.images import ImageTask
+from tl_nbdev.vision.zoo import pretrained
 
 _resnet = dict(use_timm_backbone=False, use_pretrained_backbone=False, backbone=None)
 _levels = ['stage2', 'stage3', 'stage4']
@@ -101,3 +104,45 @@ def test_cut(made, name):
 def test_the_projector_of_llava_can_be_trained_alone(made):
     alone = [stage for stage in stages(made('LLaVA')) if any('multi_modal_projector' in name for name in stage.params)]
     assert len(alone) == 1 and all('multi_modal_projector' in name for name in alone[0].params)
+
+
+# what was frozen when it was made
+
+class Placed(torch.nn.Module):
+    "Patches, to which a table of sines is added, which is a parameter for want of something better"
+    def __init__(self):
+        super().__init__()
+        self.patches, self.sines = torch.nn.Conv2d(3, 8, 8, 8), torch.nn.Parameter(torch.arange(64.).sin()[None, None], requires_grad=False)
+        self.mix, self.fc = torch.nn.Linear(8, 8), torch.nn.Linear(8, 5)
+    def forward(self, x):
+        x = self.patches(x).flatten(2)
+        return self.fc(self.mix((x + self.sines[..., :x.shape[-1]]).transpose(1, 2)).relu().mean(1))
+
+@pytest.fixture(scope='module')
+def task(tmp_path_factory):
+    from conftest import photos
+    return ImageTask.from_folder(photos(tmp_path_factory.mktemp('photos'), 6))
+
+@pytest.mark.parametrize('how', ['full', 'gradual', 'last:2', 'full+l2sp'])
+def test_constants_stay_and_the_rest_trains(task, how):
+    learn = transfer_learner(task, pretrained(Placed(), size=32), bs=4, seed=0)
+    assert 'Constants stay as they are (body.' in learn.plan(how).about
+    before = {name: param.detach().clone() for name, param in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging(): learn.transfer(how, 3)
+    same = {name for name, param in learn.model.named_parameters() if torch.equal(param, before[name])}
+    assert [name for name in same if 'sines' in name] and not [name for name in same if 'mix' in name]
+    with learn.no_bar(), learn.no_logging():
+        learn.unfreeze()
+        learn.fit(1)
+    assert all(torch.equal(param, before[name]) for name, param in learn.model.named_parameters() if 'sines' in name)
+
+def test_what_came_frozen_is_said_and_trains_where_a_strategy_says_so(task):
+    net = Placed()
+    for param in net.patches.parameters(): param.requires_grad_(False)
+    learn = transfer_learner(task, pretrained(net, size=32), bs=4, seed=0)
+    about = learn.plan('full').about
+    assert 'of the parameters came frozen (body.' in about and 'patches' in about
+    before = [param.detach().clone() for name, param in learn.model.named_parameters() if 'patches' in name]
+    with learn.no_bar(), learn.no_logging(): learn.transfer('full', 2)
+    after = [param for name, param in learn.model.named_parameters() if 'patches' in name]
+    assert before and not any(map(torch.equal, before, after))
