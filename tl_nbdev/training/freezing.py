@@ -32,6 +32,7 @@ def by_stages(net):
 # %% ../../nbs/api/training/04_freezing.ipynb #a7d6fefd
 def cut_learner(learn):
     "Make the optimizer's groups the stages, also for a Learner that fastai made"
+    born(learn.model, note=True)
     learn.splitter, learn.train_bn = by_stages, norms_train(learn)
     if not any(isinstance(cb, Rest) for cb in learn.cbs): learn.add_cb(Rest())
     learn.create_opt()

@@ -207,6 +207,7 @@ def transfer_learner(
     if checkpointing: _recompute(net, p.name)
     dls = _loaders(task, p, bs, augment, fit, num_workers)
     network = Network(net, first_head(p, head, dim, task, own)).to(where)
+    born(network, note=True)
     metrics = task.answer.shown_metric() if metrics is None else metrics
     learn = Learner(dls, network, on_device(loss_func, where), opt_func=opt_func, splitter=groups or by_stages,
                     train_bn=bool(train_bn), metrics=metrics, **kwargs)
