@@ -592,6 +592,24 @@ def test_an_adapter_and_its_network_from_a_hub(hub, task, tmp_path, kind, cls, t
     hub.close()
     assert np.allclose(probabilities(load_transfer(saved), result.items), result.probs, atol=1e-5)
 
+@pytest.mark.parametrize('kind', ['dora', 'ia3', 'norms', 'vocabulary'])
+def test_other_kinds_of_adapters(tmp_path, kind):
+    import peft
+    base = written(tmp_path/'base', causal)
+    net = tf.AutoModelForCausalLM.from_pretrained(base)
+    if kind == 'vocabulary': net.resize_token_embeddings(330)
+    how = dict(dora=lambda: peft.LoraConfig(task_type='CAUSAL_LM', target_modules=['q_proj'], use_dora=True), norms=lambda: peft.LNTuningConfig(target_modules=['input_layernorm']),
+               ia3=lambda: peft.IA3Config(task_type='CAUSAL_LM', target_modules=['k_proj', 'down_proj'], feedforward_modules=['down_proj']),
+               vocabulary=lambda: peft.LoraConfig(task_type='CAUSAL_LM', target_modules=['q_proj'], modules_to_save=['embed_tokens', 'lm_head']))
+    made, x = peft.get_peft_model(net, how[kind]()), torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        for p in made.parameters():
+            if p.requires_grad: p.add_(.3*torch.randn_like(p))
+        made.save_pretrained(tmp_path/'adapter')
+        want = made.eval()(input_ids=x, output_hidden_states=True).hidden_states[-1]
+        got = tf.AutoModel.from_pretrained(text_pretrained(tmp_path/'adapter').where)(input_ids=x).last_hidden_state
+    assert torch.allclose(got, want, atol=1e-5)
+
 def test_adapters_that_can_t_be_joined(hub, folder, tmp_path, hasty):
     import peft
     hub.add(bert, folder)

@@ -93,6 +93,8 @@ def tokenizer_above(
     return [] if place in (None, Path(folder)) else _of_tokenizer(place)
 
 # %% ../../nbs/api/text/01_checkpoints.ipynb #844fa121
+_before_texts = ('P_TUNING', 'PREFIX_TUNING', 'CPT')
+
 def adapter_record(
     folder, # of an adapter
     name # of it, as an error says it
@@ -102,7 +104,7 @@ def adapter_record(
     if not isinstance(said, dict) or not isinstance(said.get('peft_type'), str):
         raise TransferError(f'{name}: its adapter_config.json names no kind of adapter: copy the folder again')
     kind, base = said['peft_type'], said.get('base_model_name_or_path') or 'a network that it does not name'
-    if 'TUNING' in kind or 'PROMPT' in kind:
+    if 'PROMPT' in kind or kind in _before_texts:
         raise TransferError(f'{name}: an adapter ({kind}) of {base}, which is put before texts and can\'t be '
                             'joined with its network: name that')
     if _has(folder, 'adapter_model.safetensors'): return said
@@ -150,7 +152,7 @@ def _base_network(said, adapter, base):
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     rows, tokens = _changed_sizes(shapes)
     more = dict(num_labels=rows) if rows and said.get('task_type') in ('SEQ_CLS', 'TOKEN_CLS') else {}
-    net = _class_of(said).from_pretrained(base, dtype='auto', use_safetensors=True, local_files_only=True,
+    net = _class_of(said).from_pretrained(base, dtype=torch.float32, use_safetensors=True, local_files_only=True,
                                           adapter_kwargs=dict(subfolder='no-adapter'), **more)
     if tokens and tokens != net.get_input_embeddings().num_embeddings: net.resize_token_embeddings(tokens)
     return net
