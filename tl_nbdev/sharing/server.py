@@ -29,7 +29,7 @@ try:
 except ModuleNotFoundError as e: # an extra
     raise TransferError(f'a server needs {e.name}: pip install "tl_nbdev[serve]"') from e
 
-# %% ../../nbs/api/sharing/13_server.ipynb #d827b137
+# %% ../../nbs/api/sharing/13_server.ipynb #bf2ca0db
 @dataclass(frozen=True)
 class Limits:
     "How much a server takes on"
@@ -41,7 +41,6 @@ class Limits:
     wait_ms: float = 4.       # milliseconds that the first item of a batch waits for others
     waiting: int = 256        # items that may wait
     connections: int = 512    # open at once
-
     def __post_init__(self):
         for name, value in vars(self).items():
             least = 0 if name == 'wait_ms' else 1e-3 if isinstance(value, float) else 1
@@ -179,7 +178,7 @@ async def _form(body, headers, most):
         return [(brief(value.filename, 100), await value.read()) for _, value in found]
     finally: await form.close()
 
-# %% ../../nbs/api/sharing/13_server.ipynb #5b91c05e
+# %% ../../nbs/api/sharing/13_server.ipynb #aafd477d
 def _no_number(word): raise ValueError(f'{word} is no number of JSON')
 
 def _parsed(body):
@@ -188,8 +187,8 @@ def _parsed(body):
     except UnicodeDecodeError as e: raise Refused(400, f'JSON that is not UTF-8 at byte {e.start}') from e
     except RecursionError as e: raise Refused(400, 'JSON in JSON in JSON: nested too deep') from e
     except ValueError as e: raise Refused(400, f'not JSON: {brief(str(e), 100)}') from e
-    if not isinstance(found, dict): raise Refused(400, 'JSON that is no object: send {"…": …}')
-    return found
+    if isinstance(found, dict): return found
+    raise Refused(400, 'JSON that is no object: send {"…": …}')
 
 # %% ../../nbs/api/sharing/13_server.ipynb #d4ed409d
 def _values(found, modality):
@@ -203,7 +202,7 @@ def _values(found, modality):
     names = ', '.join(f'"{brief(name, 20)}"' for name in list(found)[:3]) or 'nothing'
     raise Refused(400, f'an object with {names}: {usage}')
 
-# %% ../../nbs/api/sharing/13_server.ipynb #6c60a247
+# %% ../../nbs/api/sharing/13_server.ipynb #96e92e51
 @patch
 async def asked_in(self:Service,
     body, # bytes of a request
@@ -215,8 +214,8 @@ async def asked_in(self:Service,
     if headers.get('content-encoding', 'identity') != 'identity':
         raise Refused(415, 'a packed body is not read here: send it as it is')
     if kind == 'multipart/form-data':
-        found = [(name, _one(modality.of_bytes, content, most.characters))
-                 for name, content in await _form(body, headers, most.items)]
+        form = await _form(body, headers, most.items)
+        found = [(name, _one(modality.of_bytes, content, most.characters)) for name, content in form]
     elif kind == 'application/json':
         found = [('', _one(modality.of_json, value, most.characters)) for value in _values(_parsed(body), modality)]
     elif kind.startswith(modality.media or ('…',)): found = [('', _one(modality.of_bytes, body, most.characters))]
@@ -340,9 +339,8 @@ def _line(error, request):
     known = {404: 'there is nothing here: see /docs', 405: f'{brief(request.method, 10)} is not for this: see /docs'}
     return known.get(error.status_code, brief(str(error.detail), 100))
 
-# %% ../../nbs/api/sharing/13_server.ipynb #55715d6b
+# %% ../../nbs/api/sharing/13_server.ipynb #d383df0b
 async def _refuse(request, error): return _refusal(request, error)
-
 async def _leave(request, error): return PlainTextResponse('', 499) # nobody reads it
 
 async def _apologise(request, error):
