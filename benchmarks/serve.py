@@ -1,9 +1,10 @@
 "A thousand requests from 32 clients at a served model: none lost, how long each took, with requests answered together and one by one"
 import http.client, json, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import mean, median
+from urllib.request import urlopen
 
 from fastcore.script import call_parse
 from tl_nbdev.base.processes import child_command, child_env
@@ -72,21 +73,25 @@ def _served(folder, batch):
         process.terminate()
         process.communicate(timeout=60)
 
-def load(model, requests, clients, first='together'):
-    "Both ways in turn, each after a few requests that nobody measures"
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
+def _seen(told, requests):
+    "What a crowd saw, in a few numbers"
+    times = sorted(told['seconds'])
+    return dict(lost=requests - told['answered'], median_ms=round(1000*median(times), 1), p99_ms=round(1000*times[-(-99*len(times)//100) - 1], 1),
+                per_second=round(requests/told['took'], 1))
+
+def load(model, requests, clients, repeats):
+    "Both ways in turn, on two servers of which one rests, after a few requests that nobody measures"
+    found = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         kind, bodies = dict(image=_image_model, text=_text_model)[model](Path(folder))
-        for way in sorted(ways, key=lambda way: way != first):
-            with _served(Path(folder)/'model', ways[way]) as port:
-                _crowd(port, kind, bodies, clients, clients)
-                seen = _crowd(port, kind, bodies, requests, clients)
-                health = http.client.HTTPConnection('127.0.0.1', port)
-                health.request('GET', '/health')
-                told = json.loads(health.getresponse().read())
-            times = sorted(seen['seconds'])
-            found[way] = dict(lost=requests - seen['answered'], median_ms=round(1000*median(times), 1), p99_ms=round(1000*times[-(-99*len(times)//100) - 1], 1),
-                              per_second=round(requests/seen['took'], 1), batch=round(told['answered']/told['batches'], 2))
+        ports = {way: stack.enter_context(_served(Path(folder)/'model', batch)) for way, batch in ways.items()}
+        for port in ports.values(): _crowd(port, kind, bodies, clients, clients)
+        for repeat in range(repeats):
+            for way in list(ways)[::-1 if repeat % 2 else 1]:
+                found[way].append(_seen(_crowd(ports[way], kind, bodies, requests, clients), requests))
+        for way, port in ports.items():
+            with urlopen(f'http://127.0.0.1:{port}/health') as answer: health = json.loads(answer.read())
+            for seen in found[way]: seen['batch'] = round(health['answered']/health['batches'], 2)
     return found
 
 @call_parse
@@ -99,10 +104,10 @@ def bench(
 ):
     "A served model under load"
     records = Records('serve', again, out)
-    runs = {m: [records.measure('load', repeat=i, model=m, requests=requests, clients=clients, first=list(ways)[i % 2]) for i in range(1, repeats + 1)] for m in ('image', 'text')}
+    runs = {m: records.measure('load', model=m, requests=requests, clients=clients, repeats=repeats) for m in ('image', 'text')}
     table, reached, gain = [], [], {}
     for model, made in runs.items():
-        found = [o['found'] for o in made]
+        found = [dict(zip(ways, pair)) for pair in zip(*(made['found'][way] for way in ways))]
         gain[model] = [o['together']['per_second']/o['one by one']['per_second'] for o in found]
         for way in ways:
             worst = {k: max(o[way][k] for o in found) for k in ('lost', 'median_ms', 'p99_ms')}
@@ -112,6 +117,6 @@ def bench(
         reached += [goal(f'{model}: requests lost', sum(o[way]['lost'] for o in found for way in ways), most=0, show='{:.0f}'),
                     goal(f'{model}: p99 / median, together, the worst repeat', max(o['together']['p99_ms']/o['together']['median_ms'] for o in found), most=10),
                     goal(f'{model}: requests/s together / one by one', mean(gain[model]), show='{:.2f}', ends=interval(gain[model]), than=1)]
-    records.write(gain=gain, reached=reached, table=table, arguments=dict(requests=requests, clients=clients, repeats=repeats), measurements=[o for made in runs.values() for o in made],
+    records.write(gain=gain, reached=reached, table=table, arguments=dict(requests=requests, clients=clients, repeats=repeats), measurements=list(runs.values()),
                   remarks=[f'{requests} requests from {clients} clients with one connection each, in a process of their own on the same machine; {repeats} repeats, in which the two ways take turns in being first.',
                            'SqueezeNet 1.1 at 64 pixels on digits as PNG, BERT-tiny on news; both untrained, as answers cost the same.'])

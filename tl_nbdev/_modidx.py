@@ -2935,6 +2935,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._form': ('api/sharing/server.html#_form', 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._gone': ('api/sharing/server.html#_gone', 'tl_nbdev/sharing/server.py'),
+                                         'tl_nbdev.sharing.server._heard': ('api/sharing/server.html#_heard', 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._leave': ('api/sharing/server.html#_leave', 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._lifespan': ( 'api/sharing/server.html#_lifespan',
                                                                                 'tl_nbdev/sharing/server.py'),

@@ -109,7 +109,7 @@ def _said_of(host):
     print(f'tl-serve: {host} can be reached by others, and nobody is asked who they are: '
           'put a proxy with a password before it', file=sys.stderr, flush=True)
 
-# %% ../../nbs/api/apps/20_serve.ipynb #4dda5eaf
+# %% ../../nbs/api/apps/20_serve.ipynb #c063d799
 @command
 def tl_serve(
     data:str, # folder of a saved model
@@ -126,7 +126,7 @@ def tl_serve(
     debug:bool=False # show the whole traceback of an error
 ):
     "Answer for a saved model over HTTP, with a page for people"
-    from tl_nbdev.sharing.server import Limits, serving
+    from tl_nbdev.sharing.server import Limits, serving # first: it says what is not installed
     from tl_nbdev.sharing.serve_page import docker_folder, pages
     from tl_nbdev.training.saved import load_transfer
     model = load_transfer(data)

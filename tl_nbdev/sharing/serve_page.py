@@ -5,18 +5,8 @@
 # %% auto #0
 __all__ = ['pages', 'front', 'style', 'script', 'card', 'docs', 'pinned', 'docker_folder']
 
-# %% ../../nbs/api/sharing/14_serve_page.ipynb #1617a0b0
-import html, json, os, re, shutil, sys
-from importlib import metadata
-from pathlib import Path
-from packaging.markers import default_environment
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+# %% ../../nbs/api/sharing/14_serve_page.ipynb #344fcd3f
 from ..base.settings import *
-from ..base.disk import whole
-from ..training.card import *
-from .server import *
-from .server import _safe
 
 try:
     from fastapi import APIRouter, Request
@@ -24,6 +14,18 @@ try:
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 except ModuleNotFoundError as e: # an extra
     raise TransferError(f'a server needs {e.name}: pip install "tl_nbdev[serve]"') from e
+
+# %% ../../nbs/api/sharing/14_serve_page.ipynb #1fd5efe3
+import html, json, os, re, shutil, sys
+from importlib import metadata
+from pathlib import Path
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ..base.disk import whole
+from ..training.card import *
+from .server import *
+from .server import _safe
 
 # %% ../../nbs/api/sharing/14_serve_page.ipynb #12dec191
 _css = '''

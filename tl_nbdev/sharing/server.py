@@ -5,19 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'router', 'Limits', 'Refused', 'Service', 'predict', 'health', 'serving']
 
-# %% ../../nbs/api/sharing/13_server.ipynb #fcbec7bd
-import asyncio, json, logging, os, time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-from .. import __version__
+# %% ../../nbs/api/sharing/13_server.ipynb #bfb5a3fc
 from ..base.settings import *
-from ..base.samples import brief
-from ..base.keep import plain
-from ..training.saved import *
-from .batching import *
-from fastcore.basics import patch
 
 try:
     from fastapi import APIRouter, FastAPI, Query, Request
@@ -28,6 +17,19 @@ try:
     from starlette.responses import JSONResponse, PlainTextResponse
 except ModuleNotFoundError as e: # an extra
     raise TransferError(f'a server needs {e.name}: pip install "tl_nbdev[serve]"') from e
+
+# %% ../../nbs/api/sharing/13_server.ipynb #b9fb059b
+import asyncio, json, logging, os, time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from .. import __version__
+from ..base.samples import brief
+from ..base.keep import plain
+from ..training.saved import *
+from .batching import *
+from fastcore.basics import patch
 
 # %% ../../nbs/api/sharing/13_server.ipynb #bf2ca0db
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ class Limits:
             least = 0 if name == 'wait_ms' else 1e-3 if isinstance(value, float) else 1
             if not least <= value < float('inf'): raise TransferError(f'{name}={value}: use a number above 0')
 
-# %% ../../nbs/api/sharing/13_server.ipynb #89d9f1fb
+# %% ../../nbs/api/sharing/13_server.ipynb #885255b1
 class Refused(TransferError):
     "A request that is not answered, with the status that says so"
     def __init__(self, status, line, **headers):
         super().__init__(line)
-        self.status, self.headers = status, headers
+        self.status_code, self.headers = status, headers
 
 # %% ../../nbs/api/sharing/13_server.ipynb #2dbe31d6
 class _Asks:
@@ -225,14 +227,17 @@ async def asked_in(self:Service,
     if len(found) <= most.items: return found
     raise Refused(413, f'{len(found)} {modality.nouns}: at most {most.items} in a request')
 
-# %% ../../nbs/api/sharing/13_server.ipynb #a6d2244c
+# %% ../../nbs/api/sharing/13_server.ipynb #47f944e3
 async def _gone(request):
     "Return when the client has gone"
     while (await request.receive())['type'] != 'http.disconnect': pass
 
+def _heard(future): return future.cancelled() or future.exception() # else asyncio complains that nobody asked
+
 async def _until_all(futures, request, seconds):
     "Wait for answers. Raises `ClientDisconnect` where the client goes before, `TimeoutError` where they take too long"
     waiting = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    waiting.add_done_callback(_heard)
     gone = asyncio.ensure_future(_gone(request))
     try:
         done, _ = await asyncio.wait([waiting, gone], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -321,14 +326,13 @@ class _Early(JSONResponse):
         except TimeoutError: pass
         await send(dict(type='http.response.body', body=b'', more_body=False))
 
-# %% ../../nbs/api/sharing/13_server.ipynb #ffeb70cb
+# %% ../../nbs/api/sharing/13_server.ipynb #2d15cbb9
 def _refusal(request, error):
     "One line, as JSON"
-    if isinstance(error, Refused): status, headers = error.status, error.headers
-    else: status, headers = getattr(error, 'status_code', 422), getattr(error, 'headers', None) or {}
-    if status in (408, 413): headers = headers | {'Connection': 'close'}
+    status, headers = getattr(error, 'status_code', 422), {**_safe, **(getattr(error, 'headers', None) or {})}
+    if status in (408, 413): headers['Connection'] = 'close'
     kind = _Early if status == 413 else JSONResponse
-    return kind(dict(error=_line(error, request)), status, {**_safe, **headers})
+    return kind(dict(error=_line(error, request)), status, headers)
 
 def _line(error, request):
     "What is wrong, in one line"
