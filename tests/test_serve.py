@@ -232,7 +232,7 @@ bad = {
     'nothing': (b'', 'image/png', 400, 'empty file'), 'no image': (b'hello', 'image/png', 422, 'not an image'), 'a page': (b'<!DOCTYPE html>', 'image/png', 422, 'a web page'),
     'torn': (png()[:200], 'image/png', 422, 'decoded'), 'bomb': (bomb, 'image/png', 422, 'pixels'), 'too long': (bytes(1_100_000), 'image/png', 413, '1 MB'),
     'no type': (png(), '', 415, 'is not read here'), 'another type': (b'<a/>', 'text/xml', 415, '"text/xml"'), 'text for images': (b'hello', 'text/plain', 415, 'image/'),
-    'broken JSON': (b'{"images": [', JSON, 400, 'not JSON'), 'a list': (b'[]', JSON, 400, 'no object'), 'NaN': (b'{"images": [NaN]}', JSON, 400, 'not JSON'),
+    'broken JSON': (b'{"images": [', JSON, 400, 'not JSON'), 'a list': (b'[]', JSON, 400, 'no object'), 'NaN': (b'{"images": [NaN]}', JSON, 400, 'base64'),
     'another key': (b'{"texts": ["a"]}', JSON, 400, '"texts"'), 'no list': (b'{"images": "a"}', JSON, 400, 'is no list'), 'none': (b'{"images": []}', JSON, 400, 'no image in it'),
     'an empty object': (b'{}', JSON, 400, 'nothing'), 'a number': (b'{"images": [3]}', JSON, 400, 'base64'), 'a path': (b'{"images": ["/etc/passwd"]}', JSON, 400, 'base64'),
     'deep': (b'['*200_000, JSON, 400, ''), 'a long number': (b'{"images": ' + b'9'*100_000 + b'}', JSON, 400, ''), 'Latin-1': ('{"images": ["é"]}'.encode('latin-1'), JSON, 400, 'UTF-8'),
@@ -490,5 +490,7 @@ def test_a_photo_is_dropped_and_its_label_read(forks, running, text_model, tmp_p
             page.keyboard.type('a flood of rain')
             page.keyboard.press('Control+Enter')
             page.wait_for_function('() => document.querySelector(".said")')
+            shares = [float(share.split()[0]) for share in page.locator('.rank i').all_text_contents()]
+            assert shares == sorted(shares, reverse=True)
             words = page.locator('.rank b').all_text_contents()
             assert sorted(words) == ['<wet & "odd">', 'dry'], words

@@ -2940,8 +2940,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'tl_nbdev.sharing.server._lifespan': ( 'api/sharing/server.html#_lifespan',
                                                                                 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._line': ('api/sharing/server.html#_line', 'tl_nbdev/sharing/server.py'),
-                                         'tl_nbdev.sharing.server._no_number': ( 'api/sharing/server.html#_no_number',
-                                                                                 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._one': ('api/sharing/server.html#_one', 'tl_nbdev/sharing/server.py'),
                                          'tl_nbdev.sharing.server._parsed': ( 'api/sharing/server.html#_parsed',
                                                                               'tl_nbdev/sharing/server.py'),

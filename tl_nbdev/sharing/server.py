@@ -180,12 +180,10 @@ async def _form(body, headers, most):
         return [(brief(value.filename, 100), await value.read()) for _, value in found]
     finally: await form.close()
 
-# %% ../../nbs/api/sharing/13_server.ipynb #aafd477d
-def _no_number(word): raise ValueError(f'{word} is no number of JSON')
-
+# %% ../../nbs/api/sharing/13_server.ipynb #eef4f7d5
 def _parsed(body):
     "The object that JSON holds"
-    try: found = json.loads(body.decode('utf-8-sig'), parse_constant=_no_number)
+    try: found = json.loads(body.decode('utf-8-sig'))
     except UnicodeDecodeError as e: raise Refused(400, f'JSON that is not UTF-8 at byte {e.start}') from e
     except RecursionError as e: raise Refused(400, 'JSON in JSON in JSON: nested too deep') from e
     except ValueError as e: raise Refused(400, f'not JSON: {brief(str(e), 100)}') from e
@@ -352,7 +350,7 @@ async def _apologise(request, error):
     log.error('%s: %s', type(error).__name__, brief(str(error), 200))
     return JSONResponse(dict(error='something went wrong here: it is in the log of the server'), 500, _safe)
 
-# %% ../../nbs/api/sharing/13_server.ipynb #2e624bc9
+# %% ../../nbs/api/sharing/13_server.ipynb #8dc98644
 _files = dict(type='object', properties=dict(file=dict(type='array', items=dict(type='string', format='binary'))))
 _bodies = {'multipart/form-data': dict(schema=_files), 'application/json': dict(schema=dict(type='object'))}
 _why = {400: 'malformed', 408: 'too slow', 413: 'too much', 415: 'of another type', 422: 'nothing in it can be read',
@@ -361,7 +359,6 @@ _said = dict(responses={status: dict(description=why) for status, why in _why.it
              openapi_extra=dict(requestBody=dict(content=_bodies, required=True)))
 
 router = APIRouter()
-
 @router.post('/predict', summary='Ask the model', **_said)
 async def predict(request:Request,
     top:Annotated[int|None, Query(ge=1, description='probabilities of so many classes, the likeliest')]=None,
