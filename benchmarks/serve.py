@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import mean, median
+from typing import Annotated
 from urllib.request import urlopen
 
 from fastcore.script import call_parse
@@ -96,6 +97,7 @@ def load(model, requests, clients, repeats):
 
 @call_parse
 def bench(
+    models:Annotated[str, dict(nargs='+')]=('image', 'text'), # what is served
     requests:int=1000, # of each way, in each repeat
     clients:int=32, # each over one connection, in one process
     repeats:int=3, # of everything
@@ -104,7 +106,7 @@ def bench(
 ):
     "A served model under load"
     records = Records('serve', again, out)
-    runs = {m: records.measure('load', model=m, requests=requests, clients=clients, repeats=repeats) for m in ('image', 'text')}
+    runs = {m: records.measure('load', model=m, requests=requests, clients=clients, repeats=repeats) for m in models}
     table, reached, gain = [], [], {}
     for model, made in runs.items():
         found = [dict(zip(ways, pair)) for pair in zip(*(made['found'][way] for way in ways))]
@@ -117,6 +119,6 @@ def bench(
         reached += [goal(f'{model}: requests lost', sum(o[way]['lost'] for o in found for way in ways), most=0, show='{:.0f}'),
                     goal(f'{model}: p99 / median, together, the worst repeat', max(o['together']['p99_ms']/o['together']['median_ms'] for o in found), most=10),
                     goal(f'{model}: requests/s together / one by one', mean(gain[model]), show='{:.2f}', ends=interval(gain[model]), than=1)]
-    records.write(gain=gain, reached=reached, table=table, arguments=dict(requests=requests, clients=clients, repeats=repeats), measurements=list(runs.values()),
+    records.write(gain=gain, reached=reached, table=table, arguments=dict(models=models, requests=requests, clients=clients, repeats=repeats), measurements=list(runs.values()),
                   remarks=[f'{requests} requests from {clients} clients with one connection each, in a process of their own on the same machine; {repeats} repeats, in which the two ways take turns in being first.',
                            'SqueezeNet 1.1 at 64 pixels on digits as PNG, BERT-tiny on news; both untrained, as answers cost the same.'])

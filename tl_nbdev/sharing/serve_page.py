@@ -69,14 +69,14 @@ pre { padding: .8rem; overflow-x: auto; background: var(--sheet); border: 1px so
   .rank { grid-template-columns: minmax(0, 6rem) 1fr 3.6rem; } }
 '''
 
-# %% ../../nbs/api/sharing/14_serve_page.ipynb #79201e48
+# %% ../../nbs/api/sharing/14_serve_page.ipynb #9fe8a3c1
 _js = '''
 'use strict';
 const main = document.querySelector('main'), answers = document.querySelector('#answers');
 const made = (tag, words, name) => Object.assign(document.createElement(tag), {textContent: words, className: name});
 
 function ranks(probabilities) {
-  const likeliest = Object.entries(probabilities).sort(([, p], [, q]) => q - p); // names such as "3" come first otherwise
+  const likeliest = Object.entries(probabilities).sort(([, p], [, q]) => q - p); // else names such as "3" are first
   return likeliest.map(([label, p]) => {
     const row = made('div', '', 'rank'), rail = made('div', '', 'rail'), bar = made('span', '', '');
     bar.style.width = 100*p + '%';
