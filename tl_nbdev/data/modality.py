@@ -207,6 +207,32 @@ def written(self:Modality,
     "The item that a text stands for, which a person wrote"
     return text
 
+# %% ../../nbs/api/data/17_modality.ipynb #10cfc46f
+Modality.media = () # how the content types begin under which one item may be sent as it is, such as `text/plain`
+
+@patch
+def of_bytes(self:Modality,
+    data, # the content of one item, as a stranger sent it
+    longest=None # characters that a text may have
+): # an item, raises `TransferError` for what is malformed
+    "The item that bytes hold"
+    raise TransferError(f'how {self.nouns} are sent as bytes is not known')
+
+# %% ../../nbs/api/data/17_modality.ipynb #f53a2dd9
+@patch
+def of_json(self:Modality,
+    value, # what JSON holds for one item, as a stranger sent it
+    longest=None # characters that a text may have
+): # an item, raises `TransferError` for what is malformed
+    "The item that a value of JSON stands for"
+    raise TransferError(f'how {self.nouns} are sent as JSON is not known')
+
+# %% ../../nbs/api/data/17_modality.ipynb #9f327070
+@patch(as_prop=True)
+def written_in(self:Modality) -> tuple: # of names, which are those that `of_json` takes
+    "The fields in which an item is written, none where files are dropped"
+    return () if self.accept else (self.noun,)
+
 # %% ../../nbs/api/data/17_modality.ipynb #01c4963e
 @patch
 def findings(self:Modality,

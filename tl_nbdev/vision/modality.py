@@ -6,7 +6,7 @@
 __all__ = ['Images']
 
 # %% ../../nbs/api/vision/16_modality.ipynb #a11dd4fb
-import hashlib, os, textwrap
+import base64, hashlib, os, re, textwrap
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -252,6 +252,27 @@ def picture(self:Images, frozen, item):
 def short(self:Images, name):
     "The name of the file"
     return Path(name).name
+
+# %% ../../nbs/api/vision/16_modality.ipynb #9c66fd2c
+Images.media = 'image/', 'application/octet-stream', 'application/dicom'
+
+@patch
+def of_bytes(self:Images, data, longest=None):
+    "The content of a picture's file"
+    if not data: raise TransferError('an empty file (0 bytes)')
+    return bytes(data)
+
+# %% ../../nbs/api/vision/16_modality.ipynb #168c7613
+@patch
+def of_json(self:Images, value, longest=None):
+    "The content of a picture's file in base64, as it is or in a `data:` address"
+    if isinstance(value, dict): value = value.get(self.noun)
+    if not isinstance(value, str): raise TransferError('no picture: give the content of its file as base64')
+    text = re.sub(r'^data:[^,]*;base64,', '', ''.join(value.split()))
+    try: data = base64.b64decode(text, validate=True)
+    except ValueError as e:
+        raise TransferError('not base64: give the content of a picture\'s file as base64') from e
+    return self.of_bytes(data)
 
 # %% ../../nbs/api/vision/16_modality.ipynb #9eb5e461
 @patch
