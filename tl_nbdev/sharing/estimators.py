@@ -39,7 +39,7 @@ def _as_wrong_input():
     except WrongInput: raise
     except (TransferError, ValueError) as e: raise WrongInput(str(e)) from e
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #c7ca4541
+# %% ../../nbs/api/sharing/10_estimators.ipynb #2b8fb07f
 def _columns(X):
     "Names of the columns of a table, `None` where it is none, or has no names"
     if not hasattr(X, 'columns') or not hasattr(X, 'iloc'): return None
@@ -51,6 +51,7 @@ def _values(X):
     if isinstance(X, (str, bytes, dict)) or not hasattr(X, '__len__') and not hasattr(X, '__array__'):
         raise WrongInput(f'X is a {type(X).__name__}: give a list, an array or one column of a table')
     if (names := _columns(X)) is not None:
+        if all(kind.kind in 'buif' for kind in X.dtypes): return _of_array(X.to_numpy())
         if len(names) != 1:
             raise WrongInput(f'X is a table of {len(names)} columns ({brief(", ".join(names), 60)}): '
                              'name the one that holds photos or texts, such as X[["text"]]')
@@ -59,7 +60,7 @@ def _values(X):
     if isinstance(X, (list, tuple)): return _of_list(list(X))
     return _of_array(X if isinstance(X, np.ndarray) else np.asarray(X))
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #0d241dca
+# %% ../../nbs/api/sharing/10_estimators.ipynb #125a08fc
 def _are_numbers(values): return all(isinstance(value, (int, float, np.number)) for value in values)
 
 def _of_list(values):
@@ -69,11 +70,14 @@ def _of_list(values):
     return values
 
 def _of_array(X):
-    "An array of pictures as it is, a column as a list"
-    if X.ndim == 0: raise WrongInput(f'X is one {type(X.item()).__name__}: give a list of them')
-    if X.dtype.kind == 'f': assert_all_finite(X, input_name='X')
+    "An array of numbers as it is, a column as a list"
     if X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind in 'OUST': X = X[:, 0]
-    return X.tolist() if X.dtype.kind in 'UST' and X.ndim == 1 else list(X) if X.dtype == object else X
+    if X.ndim == 1 and X.dtype.kind in 'OUST': return X.tolist()
+    if X.ndim > 1 and X.dtype == object and not isinstance(X.flat[0], str): X = X.astype(np.float64)
+    if X.dtype.kind == 'f': assert_all_finite(X, input_name='X')
+    if X.ndim > 1 and X.dtype.kind in 'buifc': return X
+    what = f'numbers of {X.ndim} dimensions' if X.dtype.kind in 'buifc' else f'{X.shape[1]} columns'
+    raise WrongInput(f'X is {what}: give a list or one column of photos or texts. Reshape your data')
 
 # %% ../../nbs/api/sharing/10_estimators.ipynb #7fcea687
 _of_features = ('X is a matrix of features (n_samples = {}, n_features = {}): give photos or texts as they are, '
@@ -98,7 +102,7 @@ def _kind_of(values, modality):
         if not hasattr(there, 'shape') and not _are_numbers(there): raise
         raise WrongInput(_of_features.format(len(there), width)) from None
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #3af2d265
+# %% ../../nbs/api/sharing/10_estimators.ipynb #aeae3f41
 def _names_of(classes):
     "A name for each class that no other has"
     names = [tidy(str(label)) for label in classes]
@@ -112,6 +116,7 @@ def _checked_y(y, values):
     if y.dtype.kind == 'O' and y.ndim == 1 and any(map(is_missing, y)): raise WrongInput('Input y contains NaN')
     if y.dtype.kind in 'fO': assert_all_finite(y, input_name='y')
     check_consistent_length(values, y)
+    if len(y) == 1: raise WrongInput('X has 1 sample: at least 2 are needed, to learn from and to look at')
     return y
 
 # %% ../../nbs/api/sharing/10_estimators.ipynb #dd2cdeb5
@@ -205,9 +210,10 @@ def _random_as_before():
     try: yield
     finally: set_random_state(*before)
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #63b03b60
+# %% ../../nbs/api/sharing/10_estimators.ipynb #2fcba999
 def _width(X):
     "How many columns X has, `None` where it is no table of any kind"
+    if isinstance(X, list) and X and isinstance(X[0], list): X = np.asarray(_values(X))
     return np.shape(X)[1] if getattr(X, 'ndim', 0) == 2 else None
 
 @patch
@@ -239,12 +245,12 @@ def fit(self:TransferEstimator,
         self._remember(X, learner_=learn, predictor_=learn.predictor(), **known)
     return self
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #4c372a0f
+# %% ../../nbs/api/sharing/10_estimators.ipynb #b59d732c
 @patch
 def _check_width(self:TransferEstimator, X):
     "Raises `WrongInput` for another number of columns, or another name"
     width, told, names = getattr(self, 'n_features_in_', None), getattr(self, 'feature_names_in_', None), _columns(X)
-    if width and (now := _width(X)) and now != width:
+    if width and (now := _width(X)) not in (width, None):
         raise WrongInput(f'X has {now} features, but {type(self).__name__} is expecting {width} features as input')
     if names and told is not None and names != [*told]:
         raise WrongInput('The feature names should match those that were passed during fit: '
