@@ -111,9 +111,10 @@ def test_groups_are_in_one_part_and_meet_the_splitter():
 
 def test_weights_of_classes_move_the_answers():
     few = np.r_[0:8:2, 1, 3, 5, 7, 9, 11]
-    said = [small(epochs=10, class_weight=weight).fit(arrays[few], kinds[few]).predict_proba(arrays)[:, 0].mean()
-            for weight in ({'round': 50.}, 'balanced', {'square': 50.})]
+    said = [small(epochs=40, class_weight=weight).fit(arrays[few], kinds[few]).predict_proba(arrays)[:, 0].mean()
+            for weight in ({'round': 50.}, None, {'square': 50.})]
     assert said[0] > said[1] > said[2]
+    assert small(class_weight='balanced').fit(arrays[few], kinds[few]).learner_.loss_func.func.weight.tolist() == pytest.approx([4/3, 4/5])
 
 def test_several_labels_an_item():
     y = np.array([[1, 0, 0], [0, 1, 0]]*7 + [[1, 1, 0], [0, 0, 0]])
