@@ -79,7 +79,7 @@ def _of_array(X):
     what = f'numbers of {X.ndim} dimensions' if X.dtype.kind in 'buifc' else f'{X.shape[1]} columns'
     raise WrongInput(f'X is {what}: give a list or one column of photos or texts. Reshape your data')
 
-# %% ../../nbs/api/sharing/10_estimators.ipynb #7fcea687
+# %% ../../nbs/api/sharing/10_estimators.ipynb #51e435a9
 _of_features = ('X is a matrix of features (n_samples = {}, n_features = {}): give photos or texts as they are, '
                 'or use an estimator of scikit-learn\'s own')
 
@@ -87,7 +87,8 @@ def _check_some(values):
     "Raises `WrongInput` where there is nothing"
     if not len(values): raise WrongInput('X has 0 sample(s): at least 1 is needed')
     if getattr(values, 'ndim', 0) == 2 and not values.shape[1]:
-        raise WrongInput(f'X has 0 feature(s) (shape={values.shape}) while a minimum of 1 is required: give photos or texts')
+        raise WrongInput(f'X has 0 feature(s) (shape={values.shape}) while a minimum of 1 is required: '
+                         'give photos or texts')
 
 def _kind_of(values, modality):
     "The modality that is meant. Raises `TransferError` where there is nothing, or nothing of a kind that is known"

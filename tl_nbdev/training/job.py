@@ -199,7 +199,8 @@ def _tell_cost(learn, ph):
     "Say that callbacks which want to see the items cost the fast path"
     changes, shows = touching(learn.cbs), looking(learn.cbs)
     names = ' and '.join(type(cb).__name__ for cb in changes or shows)
-    why = 'the items are changed each time' if changes else 'it shows items or draws the network (log_preds, trace_model)'
+    shown = 'it shows items or draws the network (log_preds, trace_model)'
+    why = 'the items are changed each time' if changes else shown
     print(f'{names}: {why}, so the head can\'t be trained on cached features: '
           f'the frozen network runs over train {ph.epochs} times instead of once')
 

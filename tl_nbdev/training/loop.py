@@ -65,7 +65,8 @@ def set_bn_eval(
 fastai_training.set_bn_eval = set_bn_eval
 
 # %% ../../nbs/api/training/03_loop.ipynb #634d1664
-_seeing = ('core', 'fp16', 'hook', 'progress', 'schedule', 'tracker', 'training', 'wandb') # fastai's that change no batch
+# fastai's that change no batch
+_seeing = 'core', 'fp16', 'hook', 'progress', 'schedule', 'tracker', 'training', 'wandb'
 _passive = {'fastai.learner', *(f'fastai.callback.{name}' for name in _seeing)}
 
 def touching(
