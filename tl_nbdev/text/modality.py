@@ -55,6 +55,16 @@ class Texts(Modality):
     def start_of(self, folder, start, trust=False):
         return text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
 
+# %% ../../nbs/api/text/10_modality.ipynb #e11656d9
+def _is_text(value):
+    if isinstance(value, os.PathLike): return is_text_file(value)
+    return isinstance(value, (str, bytes, bytearray))
+
+@patch(cls_method=True)
+def holds(cls:Texts, values):
+    "Are most of them texts?"
+    return 2*sum(map(_is_text, values)) > len(values)
+
 # %% ../../nbs/api/text/10_modality.ipynb #a68bde11
 def _replaced(cells, texts):
     "In how many texts stands � for what was no character in their cells"

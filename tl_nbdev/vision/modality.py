@@ -64,6 +64,47 @@ def from_dict(cls:Images, fields):
     "Photos as they were shown to a saved model, or in a task"
     return cls(Reading.from_dict(fields['reading']) if fields.get('reading') else None)
 
+# %% ../../nbs/api/vision/16_modality.ipynb #12f9e63a
+def _is_picture(value):
+    "Is it the name of an image file, or a picture?"
+    if isinstance(value, (str, os.PathLike)): return Path(os.fspath(value).strip()).suffix.lower() in image_types
+    if isinstance(value, (bytes, bytearray)): return b'\0' in value
+    if isinstance(value, dict): return value.keys() == {'bytes', 'path'}
+    return isinstance(value, Image.Image) or getattr(value, 'ndim', 0) in (2, 3)
+
+@patch(cls_method=True)
+def holds(cls:Images, values):
+    "Are most of them names of image files, or pictures?"
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype.kind in 'buif' and values.ndim in (3, 4)
+    return 2*sum(map(_is_picture, values)) > len(values)
+
+# %% ../../nbs/api/vision/16_modality.ipynb #1eda9666
+def _in_bytes(array):
+    "The same numbers from 0 to 255, where they can be told"
+    if array.dtype.kind not in 'if' or not array.size: return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind == 'i': return array.astype(np.uint8) if 0 <= low and high < 256 else array
+    if 0 <= low and high <= 1: return np.round(255*array).astype(np.uint8)
+    raise TransferError(f'a picture of floating point numbers from {low:g} to {high:g}: divide, so that they are '
+                        '0 to 1, or give whole numbers from 0 to 255')
+
+def _channels_last(array):
+    "`(H, W)` or `(H, W, C)` of a picture whose channels may come first"
+    channels = 1, 3, 4
+    if array.ndim == 3 and array.shape[0] in channels and array.shape[2] not in channels:
+        array = np.moveaxis(array, 0, -1)
+    return array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+
+# %% ../../nbs/api/vision/16_modality.ipynb #91bd37db
+@patch(cls_method=True)
+def one_by_one(cls:Images, values):
+    "Names and pictures as they are, arrays as a file can hold them"
+    def picture(value):
+        if not hasattr(value, 'shape'): return value
+        return _in_bytes(_channels_last(held(value) if hasattr(value, 'detach') else np.asarray(value)))
+    return [picture(value) for value in values]
+
 # %% ../../nbs/api/vision/16_modality.ipynb #3f2647c2
 @patch
 def start_of(self:Images, folder, start, trust=False):
