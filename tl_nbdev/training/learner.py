@@ -260,7 +260,7 @@ def _goes_on(learn, about):
 # %% ../../nbs/api/training/13_learner.ipynb #b79c1094
 def _as_in_fastai(learn, job):
     "Put things back, so that what the user does next is as in fastai, with the user's own groups"
-    job.rest.norms = ()
+    job.rest.norms, learn.before = (), 0
     if own := getattr(learn, 'own_groups', None):
         learn.splitter = own
         learn.create_opt()
