@@ -188,6 +188,9 @@ def listing(self:Texts, query=None):
     "What one can start from"
     return models('text', query)
 
+# %% ../../nbs/api/text/10_modality.ipynb #37d1c322
+hub_tags['text'] = ('fill-mask', 'feature-extraction', 'sentence-similarity', 'text-classification', 'text-generation')
+
 # %% ../../nbs/api/text/10_modality.ipynb #4181403c
 @patch(as_prop=True)
 def modality(self:TextPretrained) -> Texts:
