@@ -3561,6 +3561,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'tl_nbdev.training.card._front_matter': ( 'api/training/card.html#_front_matter',
                                                                                   'tl_nbdev/training/card.py'),
                                         'tl_nbdev.training.card._origin': ('api/training/card.html#_origin', 'tl_nbdev/training/card.py'),
+                                        'tl_nbdev.training.card._state': ('api/training/card.html#_state', 'tl_nbdev/training/card.py'),
                                         'tl_nbdev.training.card._step': ('api/training/card.html#_step', 'tl_nbdev/training/card.py'),
                                         'tl_nbdev.training.card._steps': ('api/training/card.html#_steps', 'tl_nbdev/training/card.py'),
                                         'tl_nbdev.training.card._trust': ('api/training/card.html#_trust', 'tl_nbdev/training/card.py'),

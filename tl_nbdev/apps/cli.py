@@ -29,7 +29,7 @@ def tl_models(
     debug:bool=False # show the whole traceback of an error
 ):
     "List the models that one can start from"
-    import tl_nbdev.text.encoders # noqa: it lists its own
+    import tl_nbdev.text.modality # noqa: it lists its own
     from tl_nbdev.networks.hub import models
     found = models(task, query, limit)
     _out(found, json, found)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from ..base.settings import *
 from ..base.samples import *
-from ..networks.hub import models
+from ..networks.hub import hub_tags, models
 from .encoders import *
 from .tokens import *
 from ..data.tables import *

@@ -43,8 +43,8 @@ class ImagePretrained(Pretrained):
     reading: object = field(default=None, repr=False) # how deep or many-banded pictures are shown to it, see `Reading`
     architecture: str = field(default=None, repr=False) # what its library builds, where its name is another
     made: tuple = field(default=(), repr=False) # pairs: how it is built otherwise than its library does by itself
-    repository: str = None           # of a hub, that its weights came from
-    revision: str = None             # their commit there
+    repository: str = field(default=None, repr=False) # of a hub, that its weights came from
+    revision: str = field(default=None, repr=False)   # their commit there
     cuts, reads = True, 'images'
     @property
     def built(self): return self.architecture or self.name # what its library calls it
