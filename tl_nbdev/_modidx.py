@@ -4637,6 +4637,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'tl_nbdev.vision.zoo._named': ('api/vision/zoo.html#_named', 'tl_nbdev/vision/zoo.py'),
                                      'tl_nbdev.vision.zoo._of_head': ('api/vision/zoo.html#_of_head', 'tl_nbdev/vision/zoo.py'),
                                      'tl_nbdev.vision.zoo._on_hub': ('api/vision/zoo.html#_on_hub', 'tl_nbdev/vision/zoo.py'),
+                                     'tl_nbdev.vision.zoo._repository_body': ( 'api/vision/zoo.html#_repository_body',
+                                                                               'tl_nbdev/vision/zoo.py'),
                                      'tl_nbdev.vision.zoo._saved_body': ('api/vision/zoo.html#_saved_body', 'tl_nbdev/vision/zoo.py'),
                                      'tl_nbdev.vision.zoo._the_weights': ('api/vision/zoo.html#_the_weights', 'tl_nbdev/vision/zoo.py'),
                                      'tl_nbdev.vision.zoo._timms': ('api/vision/zoo.html#_timms', 'tl_nbdev/vision/zoo.py'),

@@ -210,6 +210,14 @@ def _copied(p):
         raise TransferError(f'{p.name} can\'t be copied ({why}): pass one that is newly made, its weights '
                             'loaded by load_state_dict') from e
 
+# %% ../../nbs/api/vision/03_zoo.ipynb #82931203
+def _repository_body(p, fill):
+    "The network of a repository of a hub without its head; where its files lie in a cache is nobody's business"
+    folder = with_weights(Repository(p.repository, p.revision, p.revision)) if fill else p.where
+    try: return body(replace(p, source='folder', where=folder), fill)
+    except TransferError as e: line = str(e)
+    raise TransferError(line.replace(str(folder), f'"{p.repository}"').replace(': copy the folder again', ''))
+
 # %% ../../nbs/api/vision/03_zoo.ipynb #5fc3d55c
 def body(
     p:Pretrained, # from `pretrained`
@@ -217,9 +225,7 @@ def body(
 ) -> nn.Module: # gives features `(N, D)`, in eval mode. Raises `TransferError` if the weights aren't available
     "The network of `p` without its head"
     fill = weights and p.source != 'random'
-    if p.source == 'hub' and p.repository: # its folder in the hub's cache, where the weights are fetched to
-        where = with_weights(Repository(p.repository, p.revision, p.revision)) if fill else p.where
-        return body(replace(p, source='folder', where=where), weights)
+    if p.source == 'hub' and p.repository: return _repository_body(p, fill)
     if p.source == 'folder' and fill: return _folder_body(p).eval()
     if p.library == 'transformers': return image_body(p, fill).eval()
     if p.library == 'module': return _without_head(p, _copied(p)).eval()
