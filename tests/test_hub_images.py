@@ -142,6 +142,17 @@ def test_a_family_by_name(name, hub, task, tmp_path):
     torch.testing.assert_close(again.body()(x), learn.model.body.cpu().eval()(x), atol=1e-5, rtol=1e-5)
 
 
+def test_code_that_lies_beside_weights_is_not_run_where_it_is_not_needed(hub, tmp_path):
+    net, *_ = made('vit', tmp_path/'net')
+    said = json.loads((tmp_path/'net'/'config.json').read_text('utf-8'))
+    (tmp_path/'net'/'config.json').write_text(json.dumps({**said, 'auto_map': {'AutoModel': 'net.Net'}}), 'utf-8')
+    (tmp_path/'net'/'net.py').write_text('raise SystemExit', 'utf-8')
+    hub.add('somebody/net', tmp_path/'net')
+    p = pretrained('somebody/net')
+    assert 'is not run' in p.notes[0] and not any('net.py' in asked for asked in hub.asked)
+    with torch.no_grad(): torch.testing.assert_close(p.body()(noise(3, 32)), scored(net, noise(3, 32)), atol=1e-5, rtol=1e-5)
+
+
 # timm's layout
 
 def timms(to, name='resnet10t', classes=3, args=None, cfg=None, **kwargs):
@@ -163,7 +174,8 @@ def test_timms_layout_and_its_own_preprocessing(hub, task, tmp_path):
     commit = hub.add('somebody/birds', tmp_path/'net', licence='cc-by-4.0')
     for what in ('somebody/birds', 'hf-hub:somebody/birds', 'hf_hub:somebody/birds', 'somebody/birds@main', f'somebody/birds@{commit[:8]}'):
         p = pretrained(what)
-        assert (p.name, p.built, p.library, p.licence, p.revision) == ('somebody/birds', 'resnet10t', 'timm', 'cc-by-4.0', commit)
+        assert (p.repository, p.built, p.library, p.licence, p.revision) == ('somebody/birds', 'resnet10t', 'timm', 'cc-by-4.0', commit)
+        assert p.name == what.partition(':')[2] or p.name == what
         assert (p.size, p.mean, p.std, p.interpolation, p.crop) == (48, (.1, .2, .3), (.4, .5, .6), 'bilinear', .9)
     torch.testing.assert_close(p.body()(noise(3, 48)), features(net, noise(3, 48)), atol=1e-5, rtol=1e-5)
     learn = train(task, 'hf-hub:somebody/birds', 'last:1')
@@ -241,7 +253,7 @@ def test_without_a_hub_the_cache_is_used(hub, tmp_path, monkeypatch):
         p = pretrained('somebody/net')
         assert 'from the cache' in p.notes[0] and p.revision == commit and len(hub.asked) == asked
         torch.testing.assert_close(p.body()(noise(3, 48)), features(net, noise(3, 48)), atol=1e-5, rtol=1e-5)
-        assert 'no weights' in line('somebody/half') and 'tl_offline is yes' in line('somebody/other')
+        assert "weights are not in the hub's cache" in line('somebody/half') and 'tl_offline is yes' in line('somebody/other')
     hub.fault('somebody/net', '(info)', '503')
     assert '503' in pretrained('somebody/net').notes[0]
     hub.close()
@@ -256,15 +268,16 @@ def test_a_folder_of_that_name_wins(hub, tmp_path, monkeypatch):
     assert pretrained('somebody/net').source == 'folder'
 
 def test_everything_that_names_a_network_takes_it(hub, tmp_path, capsys):
-    data = photos(tmp_path/'photos', 12)
+    data = photos(tmp_path/'photos', 6)
     for i, name in enumerate(('one', 'other')):
         timms(tmp_path/name, classes=3 + i)
         hub.add(f'somebody/{name}', tmp_path/name, licence='mit')
     got = tl('train', data, '--model', 'somebody/one@main', '--size', 32, '--epochs', 1, '--out', tmp_path/'saved', '--json', tmp_path/'report.json')
-    assert got.status == 0 and got.json['model'] == 'somebody/one', got.err
-    got = tl('train', data, '--model', 'somebody/one', '--revision', 'main', '--size', 32, '--epochs', 1)
-    assert got.status == 0, got.err
+    assert got.status == 0 and got.json['model'] == 'somebody/one@main', got.err
     task = ImageTask.from_folder(data)
+    assert transfer_learner(task, 'somebody/one', revision='main', size=32).pretrained.name == 'somebody/one@main'
+    dry = tl('train', data, '--model', 'somebody/one', '--revision', 'main', '--size', 32, '--dry-run')
+    assert dry.status == 0, dry.err
     assert {p.name for p in candidates(task, ['somebody/one', 'somebody/other'], licence='mit')} == {'somebody/one', 'somebody/other'}
     got = tl('compare', data, '--models', 'somebody/one,somebody/other', '--strategies', 'feature', '--seeds', 1, '--epochs', 1, '--size', 32, '--json', tmp_path/'compared.json')
     assert got.status == 0 and 'somebody/one' in got.out and 'somebody/other' in got.out, got.err

@@ -4299,6 +4299,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'tl_nbdev/vision/from_transformers.py'),
                                                    'tl_nbdev.vision.from_transformers._classifiers': ( 'api/vision/from_transformers.html#_classifiers',
                                                                                                        'tl_nbdev/vision/from_transformers.py'),
+                                                   'tl_nbdev.vision.from_transformers._code_beside': ( 'api/vision/from_transformers.html#_code_beside',
+                                                                                                       'tl_nbdev/vision/from_transformers.py'),
                                                    'tl_nbdev.vision.from_transformers._config_and_class': ( 'api/vision/from_transformers.html#_config_and_class',
                                                                                                             'tl_nbdev/vision/from_transformers.py'),
                                                    'tl_nbdev.vision.from_transformers._config_of': ( 'api/vision/from_transformers.html#_config_of',

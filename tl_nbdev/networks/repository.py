@@ -69,6 +69,7 @@ def _refusal(repo, e):
     "Why a hub gives nothing, and what to do next; no word of it is the library's, which may quote a token"
     from huggingface_hub import constants, get_token
     page = f'{constants.ENDPOINT}/{repo.name}'
+    if _is(e, 'LocalEntryNotFoundError') and e.__cause__: e = e.__cause__ # what it is not said to be
     status = getattr(getattr(e, 'response', None), 'status_code', 0)
     if _is(e, 'GatedRepoError'): return _denied(repo, page, 403)
     if _is(e, 'RevisionNotFoundError'):
@@ -126,20 +127,21 @@ def _is_whole(file, size):
     if file.suffix != '.safetensors': return True
     with open(file, 'rb') as opened:
         n = int.from_bytes(opened.read(8), 'little')
-        try: said = json.loads(opened.read(min(n, 100_000_000)))
-        except ValueError: return False
-    ends = [value['data_offsets'][1] for value in said.values() if isinstance(value, dict) and 'data_offsets' in value]
+        head = opened.read(min(n, 100_000_000))
+    try: ends = [said['data_offsets'][1] for name, said in json.loads(head).items() if name != '__metadata__']
+    except (ValueError, TypeError, AttributeError, LookupError): return False
     return file.stat().st_size == 8 + n + max(ends, default=0)
 
 # %% ../../nbs/api/networks/12_repository.ipynb #516fc41f
 @contextmanager
-def _quietly():
-    "Let the hub's client log errors alone, and draw bars only where somebody watches"
+def _quietly(size=None):
+    "Let the hub's client keep its troubles to itself, and draw bars only where somebody watches, of large files"
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     logger = logging.getLogger('huggingface_hub')
     level, shown_before = logger.level, not are_progress_bars_disabled()
     logger.setLevel(logging.CRITICAL)
-    if shown_before and not sys.stderr.isatty(): disable_progress_bars()
+    watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    if shown_before and not (watched and (size or 0) > 20_000_000): disable_progress_bars()
     try: yield
     finally:
         logger.setLevel(level)
@@ -165,7 +167,7 @@ def fetch(
     folder, size, refused = _kept(repo), repo.files.get(name), ''
     try:
         if folder and (folder/name).is_file() and _is_whole(folder/name, size) and not how: return folder/name
-        with _quietly():
+        with _quietly(size):
             file = _download(repo, name, **how)
             if not _is_whole(file, size): file = _download(repo, name, **how, force_download=True)
         if _is_whole(file, size): return file
@@ -183,7 +185,8 @@ def check_weights(
     if {_one, _index} & set(repo.files): return
     pickled = sorted(name for name in repo.files if name.endswith(_pickles))
     other = sorted(name for name in repo.files if name.endswith('.safetensors'))
-    if 'adapter_config.json' in repo.files: why = 'it holds an adapter, and not a network: name the one it was made for'
+    if repo.note: why = f'its weights are not in the hub\'s cache: ask once where a hub answers. {repo.note}'
+    elif 'adapter_config.json' in repo.files: why = 'it holds an adapter, and not a network: name the one it was made for'
     elif other: why = f'its weights are called {other[0]}, not {_one}, as neither timm nor transformers do by themselves'
     elif pickled:
         why = (f'its weights are a pickle ({pickled[0]}), which can run code when opened: ask its owner for safetensors, '

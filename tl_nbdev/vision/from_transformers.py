@@ -187,6 +187,12 @@ def rebuilds(net) -> bool:
     with torch.device('meta'): again = cls(config)
     return again.state_dict().keys() <= as_classified(for_images(net)).state_dict().keys()
 
+# %% ../../nbs/api/vision/01_from_transformers.ipynb #fb77466f
+def _code_beside(what, cls):
+    "A note where code lies beside weights whose type transformers knows itself"
+    if isinstance(what, nn.Module) or not _read(what).get('auto_map'): return ()
+    return (f'{cls.__name__}: code of its own comes with these weights and is not run: transformers\' own class is used',)
+
 # %% ../../nbs/api/vision/01_from_transformers.ipynb #8fcbd2c6
 def describe(
     what # a folder that transformers wrote, or a network of one of its classes
@@ -194,6 +200,7 @@ def describe(
     "What one can know of a network of images"
     config, cls, folder = _parts(what)
     prepared, _, notes = _prepared(config, folder, cls.__name__)
+    notes += _code_beside(what, cls)
     licence = 'yours' if isinstance(what, nn.Module) else licence_in(folder)
     return dict(name=cls.__name__, licence=licence, channels=_channels(config), notes=notes, **prepared)
 

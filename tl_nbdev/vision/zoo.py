@@ -41,7 +41,7 @@ def _on_hub(repo):
     except TransferError as e: line = str(e).replace(str(folder), f'"{repo}"').replace(': copy the folder again', '')
     else:
         notes = (*p.notes, found.note) if found.note else p.notes
-        return replace(p, name=repo.name, architecture=p.built, source='hub', repository=repo.name,
+        return replace(p, name=str(repo), architecture=p.built, source='hub', repository=repo.name,
                        revision=found.commit, notes=notes)
     raise TransferError(line)
 
