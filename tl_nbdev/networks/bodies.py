@@ -298,8 +298,9 @@ def _passed(net, x, options):
         why = (str(e).strip().splitlines() or [type(e).__name__])[0][:100]
         what = f'{x.shape[-1]} pixels' + ('' if x.shape[1] == 3 else f' and {x.shape[1]} channels')
         if isinstance(e, TypeError) and 'required positional' in why:
-            raise TransferError(f'{type(net).__name__} takes more than images ({why.partition("missing ")[2]}): take one '
-                                'that takes pixel_values alone, or wrap it so that it takes images `(N, C, H, W)`') from e
+            more = why.partition('missing ')[2]
+            raise TransferError(f'{type(net).__name__} takes more than images ({more}): take one that takes '
+                                'pixel_values alone, or wrap it so that it takes images `(N, C, H, W)`') from e
         raise TransferError(f'{type(net).__name__} can\'t take images of {what} ({why}): use another size, '
                             'or wrap it so that it takes images `(N, C, H, W)` alone') from e
 

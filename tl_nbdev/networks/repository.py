@@ -172,7 +172,8 @@ def fetch(
             if not _is_whole(file, size): file = _download(repo, name, **how, force_download=True)
         if _is_whole(file, size): return file
     except Exception as e: refused = _refusal(repo, e)
-    raise TransferError(f'"{repo}": {name} didn\'t come: {refused or "it is shorter than it should be: try again later"}')
+    why = refused or 'it is shorter than it should be: try again later'
+    raise TransferError(f'"{repo}": {name} didn\'t come: {why}')
 
 # %% ../../nbs/api/networks/12_repository.ipynb #fb6bd798
 _pickles = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle', '.msgpack', '.h5', '.tar')
@@ -186,11 +187,11 @@ def check_weights(
     pickled = sorted(name for name in repo.files if name.endswith(_pickles))
     other = sorted(name for name in repo.files if name.endswith('.safetensors'))
     if repo.note: why = f'its weights are not in the hub\'s cache: ask once where a hub answers. {repo.note}'
-    elif 'adapter_config.json' in repo.files: why = 'it holds an adapter, and not a network: name the one it was made for'
-    elif other: why = f'its weights are called {other[0]}, not {_one}, as neither timm nor transformers do by themselves'
+    elif 'adapter_config.json' in repo.files: why = 'it holds an adapter, not a network: name the one it was made for'
+    elif other: why = f'its weights are called {other[0]}, not {_one}, which neither timm nor transformers do'
     elif pickled:
-        why = (f'its weights are a pickle ({pickled[0]}), which can run code when opened: ask its owner for safetensors, '
-               'or download it into a folder, and once, tl_nbdev.networks.convert.convert_weights(folder)')
+        why = (f'its weights are a pickle ({pickled[0]}), which can run code when opened: ask its owner for '
+               'safetensors, or download it into a folder, and once, tl_nbdev.networks.convert.convert_weights(folder)')
     else: why = f'there are no weights in it ({", ".join(sorted(repo.files)[:4]) or "nothing"}): name another'
     raise TransferError(f'"{repo}": {why}')
 
@@ -239,6 +240,7 @@ def with_weights(
     if _one in found.files: return fetch(found, _one).parent
     index = fetch(found, _index)
     for name in _pieces(index):
-        if name not in found.files: raise TransferError(f'"{repo}": {name} is in its index, and not in it: name another')
+        if name not in found.files:
+            raise TransferError(f'"{repo}": {name} is in its index, and not in it: name another')
         fetch(found, name)
     return index.parent
