@@ -167,11 +167,11 @@ def params(self:Phase,
     "The parameters that train"
     which, below = self.which(ss), {}
     for i in which[:-1]:
-        below |= {name: parameter for name, parameter in ss[i].params.items() if _of_kind(self.only, name)}
+        below |= {name: parameter for name, parameter in ss[i].weights.items() if _of_kind(self.only, name)}
     if not below and len(which) > 1:
         raise TransferError(f'no {self.only} parameters in the stages that should train: '
                             'this strategy would train the head alone')
-    return below | ss[-1].params
+    return below | ss[-1].weights
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #dabbf001
 class Step:

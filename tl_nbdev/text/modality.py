@@ -6,7 +6,7 @@
 __all__ = ['Texts']
 
 # %% ../../nbs/api/text/10_modality.ipynb #7bf246da
-import os
+import os, re
 from pathlib import Path
 from ..base.settings import *
 from ..base.samples import *
@@ -54,6 +54,16 @@ class Texts(Modality):
     def findings(self, task, model=None): return findings_of_texts(task, model)
     def start_of(self, folder, start, trust=False):
         return text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
+
+# %% ../../nbs/api/text/10_modality.ipynb #e11656d9
+def _is_text(value):
+    if isinstance(value, os.PathLike): return is_text_file(value)
+    return isinstance(value, (str, bytes, bytearray))
+
+@patch(cls_method=True)
+def holds(cls:Texts, values):
+    "Are most of them texts?"
+    return 2*sum(map(_is_text, values)) > len(values)
 
 # %% ../../nbs/api/text/10_modality.ipynb #a68bde11
 def _replaced(cells, texts):
@@ -190,6 +200,41 @@ def listing(self:Texts, query=None):
 
 # %% ../../nbs/api/text/10_modality.ipynb #37d1c322
 hub_tags['text'] = ('fill-mask', 'feature-extraction', 'sentence-similarity', 'text-classification', 'text-generation')
+
+# %% ../../nbs/api/text/10_modality.ipynb #b8639fb4
+def _sent(text, longest):
+    "A text that a stranger sent. Raises `TransferError` for what is none"
+    if not isinstance(text, str): raise TransferError('no text: give a string, or two for a pair')
+    if longest and len(text) > longest:
+        raise TransferError(f'a text of {len(text):,} characters: at most {longest:,} are read here')
+    if '\0' in text: raise TransferError('a text with null bytes')
+    if re.search('[\ud800-\udfff]', text): raise TransferError('a text with half of a character (a lone surrogate)')
+    return text
+
+# %% ../../nbs/api/text/10_modality.ipynb #c010b645
+Texts.media = 'text/plain',
+
+@patch
+def of_bytes(self:Texts, data, longest=None):
+    "A text in UTF-8"
+    try: return _sent(bytes(data).decode('utf-8-sig'), longest)
+    except UnicodeDecodeError as e: raise TransferError(f'not UTF-8 at byte {e.start}: send it as UTF-8') from e
+
+# %% ../../nbs/api/text/10_modality.ipynb #b8cff332
+@patch
+def of_json(self:Texts, value, longest=None):
+    "A string, or two of them: a list, or an object with `text` and `second`"
+    if isinstance(value, dict):
+        value = [value.get('text'), value['second']] if 'second' in value else value.get('text')
+    if not isinstance(value, list): return _sent(value, longest)
+    if len(value) != 2: raise TransferError(f'{len(value)} texts for one item: a pair has two')
+    return Pair(_sent(text, longest) for text in value)
+
+# %% ../../nbs/api/text/10_modality.ipynb #75885cc5
+@patch(as_prop=True)
+def written_in(self:Texts) -> tuple:
+    "One field for a text, two for a pair"
+    return ('text', 'second') if self.pairs else ('text',)
 
 # %% ../../nbs/api/text/10_modality.ipynb #4181403c
 @patch(as_prop=True)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['by_stages', 'cut_learner', 'norms_train', 'trained_by', 'rates_of', 'freeze_phase', 'find_rate', 'frozen_body',
-           'part_features', 'saved_whole', 'rows_at_once', 'head_only', 'on_rows', 'head_alone', 'at_boundary']
+           'part_features', 'saved_whole', 'rows_at_once', 'head_only', 'on_rows', 'head_alone', 'at_boundary',
+           'Onward']
 
 # %% ../../nbs/api/training/04_freezing.ipynb #787399f0
 import tempfile
@@ -20,9 +21,11 @@ from ..networks.heads import *
 from ..data.tasks import *
 from ..networks.prefix import *
 from .loop import *
-from fastai.basics import DataLoaders, Learner, trainable_params
+from fastai.basics import Callback, DataLoaders, Learner, trainable_params
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import LRFinder, SchedExp, valley
+from fastcore.basics import patch
 
 # %% ../../nbs/api/training/04_freezing.ipynb #1ef438df
 def by_stages(net):
@@ -32,6 +35,7 @@ def by_stages(net):
 # %% ../../nbs/api/training/04_freezing.ipynb #a7d6fefd
 def cut_learner(learn):
     "Make the optimizer's groups the stages, also for a Learner that fastai made"
+    born(learn.model, note=True)
     learn.splitter, learn.train_bn = by_stages, norms_train(learn)
     if not any(isinstance(cb, Rest) for cb in learn.cbs): learn.add_cb(Rest())
     learn.create_opt()
@@ -156,7 +160,7 @@ def head_only(learn, ss, ph):
 # %% ../../nbs/api/training/04_freezing.ipynb #b3b733ee
 def on_rows(learn, ss, ph):
     "Will the head be trained on cached rows of features? Not where a callback wants to see the items"
-    return head_only(learn, ss, ph) and not touching(learn.cbs)
+    return head_only(learn, ss, ph) and not touching(learn.cbs) and not looking(learn.cbs)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #9a9c218c
 def _row_loaders(learn, views):
@@ -184,7 +188,7 @@ def head_alone(learn, views):
 def _may_cut(learn):
     "Is this a network of ours that may be cut, and is its beginning frozen?"
     ours = isinstance(learn.model, Network) and hasattr(learn, 'task')
-    if not ours or learn.compiled or not learn.pretrained.cuts: return False
+    if not ours or learn.compiled or not learn.pretrained.cuts or looking(learn.cbs): return False
     return not any(p.requires_grad for p in stages(learn.model)[0].params.values())
 
 # %% ../../nbs/api/training/04_freezing.ipynb #a38e9315
@@ -219,3 +223,44 @@ def at_boundary(learn, views, cached=True):
     try:
         with prefix.upper(), learn.added_cbs(begin): yield frozen
     finally: learn.dls = old
+
+# %% ../../nbs/api/training/04_freezing.ipynb #7d86986c
+class Onward(Callback):
+    "Steps are counted on over the phases of a strategy"
+    order = -9 # after fastai's, which counts from 0
+    def __init__(self,
+        begun # steps that the phases before were to take
+    ): self.begun, self._placed = begun, []
+
+    def before_fit(self):
+        self.learn.train_iter = self.begun
+        if not self.begun: return
+        for cb in self.learn.cbs:
+            if not hasattr(cb, 'writer') or getattr(cb, 'log_dir', '') is not None: continue
+            cb.log_dir = cb.writer.log_dir
+            self._placed.append(cb)
+
+    def after_fit(self):
+        for cb in self._placed: cb.log_dir = None
+
+# %% ../../nbs/api/training/04_freezing.ipynb #00d5c5cc
+_begin_file = CSVLogger.before_fit
+
+def _goes_on(learn): return bool(getattr(learn, 'before', 0) or getattr(learn, 'resumed', False))
+
+@patch
+def before_fit(self:CSVLogger):
+    "Prepare file with metric names, or open it again for a later phase"
+    if not _goes_on(self.learn) or not (self.path/self.fname).exists(): return _begin_file(self)
+    self.file = (self.path/self.fname).open('a', encoding='utf-8')
+    self.old_logger, self.learn.logger = self.logger, self._write_line
+
+@patch
+def _write_line(self:CSVLogger, log):
+    "Write a line with `log` and call the old logger. Epochs are counted from the beginning of the strategy"
+    skipped = any(getattr(cb, '_skipping', False) for cb in self.learn.cbs)
+    if not skipped:
+        row = [log[0] + getattr(self.learn, 'before', 0), *log[1:]]
+        self.file.write(','.join(map(str, row)) + '\n')
+        self.file.flush()
+    self.old_logger(log)

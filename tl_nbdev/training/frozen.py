@@ -107,7 +107,7 @@ def _would_do(learn, ss, how, epochs):
     "What a strategy would do. Sets which parameters have gradients"
     phases, added = how.resolved(ss, epochs), how.to_come(ss)
     trains = set()
-    for phase in phases: trains |= set(ss[-1].params if how.waits(phase, ss) else trained_by(learn, ss, phase))
+    for phase in phases: trains |= set(ss[-1].weights if how.waits(phase, ss) else trained_by(learn, ss, phase))
     for stage in ss:
         for name, parameter in stage.params.items(): parameter.requires_grad_(name in trains)
     norms = norms_at_rest(learn, how, phases, ss)
@@ -178,6 +178,24 @@ def frozen(self:Learner,
     finally:
         for parameter, on in zip(net.parameters(), before): parameter.requires_grad_(on)
 
+# %% ../../nbs/api/training/10_frozen.ipynb #39bf7530
+def _places(names):
+    "Where parameters are, in the fewest words"
+    tops = dict.fromkeys('.'.join(name.split('.')[:3]) for name in names)
+    first, *more = tops
+    return f'{first} and {len(more)} more places' if more else first
+
+# %% ../../nbs/api/training/10_frozen.ipynb #d142fe8b
+def _said_of_born(net):
+    "A sentence on what was frozen when a network was made, empty where nothing was"
+    was, sizes = born(net), {name: param.numel() for name, param in net.named_parameters()}
+    lines, free = [], [name for name in was.frozen if name not in was.fixed]
+    if was.fixed: lines.append(f'Constants stay as they are ({_places(was.fixed)}).')
+    if free:
+        share = sum(sizes.get(name, 0) for name in free)/sum(sizes.values())
+        lines.append(f'{share:.0%} of the parameters came frozen ({_places(free)}): the strategy says whether they train.')
+    return ' '.join(lines)
+
 # %% ../../nbs/api/training/10_frozen.ipynb #617e4667
 _few = (f'That is less than {few_steps:,} steps below the head, '
         'so BatchNorm keeps the statistics that it came with.')
@@ -194,6 +212,7 @@ def plan(self:Learner,
     norms = norms_at_rest(self, how, phases, ss, accumulate)
     remarks = [table.about, said_of_steps(self, how, phases, ss, accumulate)]
     if norms: remarks.append(_few)
+    remarks.append(_said_of_born(self.model))
     if hasattr(self, 'task'): remarks.append(self.task.said_of_augment(self.augment))
     table.about = ' '.join(remarks).rstrip()
     return table

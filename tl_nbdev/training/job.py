@@ -25,6 +25,7 @@ from ..data.tasks import *
 from ..base.keep import *
 from .checkpoint import *
 from .loop import *
+from .freezing import *
 from .losses import *
 from .phases import *
 from fastai.basics import patch
@@ -80,7 +81,8 @@ class Job:
     ):
         self.learn, self.how, self.epochs, self.wd = learn, how, epochs, wd
         self.accumulate, self.keep, self.every = accumulate, keep, every
-        self.start, self.phases, self.found, self.seconds, self.began = {}, [], None, 0., time.perf_counter()
+        self.start, self.phases, self.found, self.seconds, self.at = {}, [], None, 0., 0
+        self.began = time.perf_counter()
 
     @property
     def took(self): # `idle`: seconds that somebody let it wait
@@ -149,12 +151,18 @@ def recall(self:Job, state):
     set_model_state(self.learn, tensors, said, also_random=not inside)
     return said['leg'], state if inside else None
 
+# %% ../../nbs/api/training/12_job.ipynb #74e7bc84
+@patch
+def begun(self:Job, i):
+    "Batches that the phases before were to take"
+    return sum(leg.epochs*steps_of(self.learn, self.ss, leg, self.how.views) for leg in self.legs[:i])
+
 # %% ../../nbs/api/training/12_job.ipynb #ab7bbf03
 @patch
 def callbacks(self:Job, i, ph, alone, inside):
     "What watches over a phase, and what a strategy adds to it"
     learn = self.learn
-    cbs = [Finite(learn.task.part('train').item.to_list() if hasattr(learn, 'task') else None)]
+    cbs = [Onward(self.at), Finite(learn.task.part('train').item.to_list() if hasattr(learn, 'task') else None)]
     if self.accumulate > 1: cbs.append(Accumulate(self.accumulate))
     if ph.clip: cbs.append(GradientClip(ph.clip))
     if alone: return cbs
@@ -181,16 +189,19 @@ def _fit(self:Job, ph, rates, cbs):
     learn.fit(ph.epochs, rate, wd=wd, cbs=[*cbs, lines])
 
 # %% ../../nbs/api/training/12_job.ipynb #ee4a9214
-def _epochs_done(learn):
+def _epochs_done(learn, begun=0):
     "Epochs of a fit that were carried out: fewer than planned where a callback ended it"
-    done = learn.train_iter/len(learn.dls.train)
+    done = (learn.train_iter - begun)/len(learn.dls.train)
     return int(done) if done == int(done) else round(done, 2)
 
 # %% ../../nbs/api/training/12_job.ipynb #3bcb872b
 def _tell_cost(learn, ph):
     "Say that callbacks which want to see the items cost the fast path"
-    names = ' and '.join(type(cb).__name__ for cb in touching(learn.cbs))
-    print(f'{names}: the items are changed each time, so the head can\'t be trained on cached features: '
+    changes, shows = touching(learn.cbs), looking(learn.cbs)
+    names = ' and '.join(type(cb).__name__ for cb in changes or shows)
+    shown = 'it shows items or draws the network (log_preds, trace_model)'
+    why = 'the items are changed each time' if changes else shown
+    print(f'{names}: {why}, so the head can\'t be trained on cached features: '
           f'the frozen network runs over train {ph.epochs} times instead of once')
 
 # %% ../../nbs/api/training/12_job.ipynb #2a3664d9
@@ -224,7 +235,7 @@ def _rates(self:Job, ph, alone):
 @patch
 def _record(self:Job, ph, rates, trained):
     "What a phase was, so far as it was carried out"
-    done, resting = _epochs_done(self.learn), [0.]*(len(self.ss) - len(rates))
+    done, resting = _epochs_done(self.learn, self.at), [0.]*(len(self.ss) - len(rates))
     planned = {} if done == ph.epochs else dict(planned=ph.epochs)
     self.phases.append(dict(epochs=done, **planned, rates=resting + list(map(float, rates)), trained=trained))
 
@@ -233,6 +244,7 @@ def _record(self:Job, ph, rates, trained):
 def leg(self:Job, i, inside):
     "Carry out one phase"
     learn, ph, ss = self.learn, self.legs[i], self.ss
+    self.at = self.begun(i)
     learn.before, learn.in_all = sum(leg.epochs for leg in self.legs[:i]), sum(leg.epochs for leg in self.legs)
     trained, alone = freeze_phase(learn, ss, ph), on_rows(learn, ss, ph)
     if head_only(learn, ss, ph) and not alone: _tell_cost(learn, ph)

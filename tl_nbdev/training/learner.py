@@ -207,6 +207,7 @@ def transfer_learner(
     if checkpointing: _recompute(net, p.name)
     dls = _loaders(task, p, bs, augment, fit, num_workers)
     network = Network(net, first_head(p, head, dim, task, own)).to(where)
+    born(network, note=True)
     metrics = task.answer.shown_metric() if metrics is None else metrics
     learn = Learner(dls, network, on_device(loss_func, where), opt_func=opt_func, splitter=groups or by_stages,
                     train_bn=bool(train_bn), metrics=metrics, **kwargs)
@@ -259,7 +260,7 @@ def _goes_on(learn, about):
 # %% ../../nbs/api/training/13_learner.ipynb #b79c1094
 def _as_in_fastai(learn, job):
     "Put things back, so that what the user does next is as in fastai, with the user's own groups"
-    job.rest.norms = ()
+    job.rest.norms, learn.before = (), 0
     if own := getattr(learn, 'own_groups', None):
         learn.splitter = own
         learn.create_opt()

@@ -6,7 +6,7 @@
 __all__ = ['Images']
 
 # %% ../../nbs/api/vision/16_modality.ipynb #a11dd4fb
-import hashlib, os, textwrap
+import base64, hashlib, os, re, textwrap
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -64,6 +64,47 @@ class Images(Modality):
 def from_dict(cls:Images, fields):
     "Photos as they were shown to a saved model, or in a task"
     return cls(Reading.from_dict(fields['reading']) if fields.get('reading') else None)
+
+# %% ../../nbs/api/vision/16_modality.ipynb #12f9e63a
+def _is_picture(value):
+    "Is it the name of an image file, or a picture?"
+    if isinstance(value, (str, os.PathLike)): return Path(os.fspath(value).strip()).suffix.lower() in image_types
+    if isinstance(value, (bytes, bytearray)): return b'\0' in value
+    if isinstance(value, dict): return value.keys() == {'bytes', 'path'}
+    return isinstance(value, Image.Image) or getattr(value, 'ndim', 0) in (2, 3)
+
+@patch(cls_method=True)
+def holds(cls:Images, values):
+    "Are most of them names of image files, or pictures?"
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype.kind in 'buif' and values.ndim in (3, 4)
+    return 2*sum(map(_is_picture, values)) > len(values)
+
+# %% ../../nbs/api/vision/16_modality.ipynb #1eda9666
+def _in_bytes(array):
+    "The same numbers from 0 to 255, where they can be told"
+    if array.dtype.kind not in 'if' or not array.size: return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind == 'i': return array.astype(np.uint8) if 0 <= low and high < 256 else array
+    if 0 <= low and high <= 1: return np.round(255*array).astype(np.uint8)
+    raise TransferError(f'a picture of floating point numbers from {low:g} to {high:g}: divide, so that they are '
+                        '0 to 1, or give whole numbers from 0 to 255')
+
+def _channels_last(array):
+    "`(H, W)` or `(H, W, C)` of a picture whose channels may come first"
+    channels = 1, 3, 4
+    if array.ndim == 3 and array.shape[0] in channels and array.shape[2] not in channels:
+        array = np.moveaxis(array, 0, -1)
+    return array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+
+# %% ../../nbs/api/vision/16_modality.ipynb #91bd37db
+@patch(cls_method=True)
+def one_by_one(cls:Images, values):
+    "Names and pictures as they are, arrays as a file can hold them"
+    def picture(value):
+        if not hasattr(value, 'shape'): return value
+        return _in_bytes(_channels_last(held(value) if hasattr(value, 'detach') else np.asarray(value)))
+    return [picture(value) for value in values]
 
 # %% ../../nbs/api/vision/16_modality.ipynb #3f2647c2
 @patch
@@ -253,6 +294,27 @@ def picture(self:Images, frozen, item):
 def short(self:Images, name):
     "The name of the file"
     return Path(name).name
+
+# %% ../../nbs/api/vision/16_modality.ipynb #9c66fd2c
+Images.media = 'image/', 'application/octet-stream', 'application/dicom'
+
+@patch
+def of_bytes(self:Images, data, longest=None):
+    "The content of a picture's file"
+    if not data: raise TransferError('an empty file (0 bytes)')
+    return bytes(data)
+
+# %% ../../nbs/api/vision/16_modality.ipynb #168c7613
+@patch
+def of_json(self:Images, value, longest=None):
+    "The content of a picture's file in base64, as it is or in a `data:` address"
+    if isinstance(value, dict): value = value.get(self.noun)
+    if not isinstance(value, str): raise TransferError('no picture: give the content of its file as base64')
+    text = re.sub(r'^data:[^,]*;base64,', '', ''.join(value.split()))
+    try: data = base64.b64decode(text, validate=True)
+    except ValueError as e:
+        raise TransferError('not base64: give the content of a picture\'s file as base64') from e
+    return self.of_bytes(data)
 
 # %% ../../nbs/api/vision/16_modality.ipynb #9eb5e461
 @patch
