@@ -56,7 +56,9 @@ class Repo:
     def info(self, sha, blobs=False):
         "What the hub's interface says of it"
         files, card = self.commits[sha], self.card(sha)
-        config = json.loads(files['config.json']) if 'config.json' in files else {}
+        try: config = json.loads(files.get('config.json', b'{}'))
+        except ValueError: config = {} # a hub doesn't mind
+        if not isinstance(config, dict): config = {}
         kind = 'timm' if 'architecture' in config else 'transformers' if 'model_type' in config else None
         tags = [*self.tags, *([kind] if kind else []), *([f'license:{card["license"]}'] if 'license' in card else []),
                 *(['safetensors'] if any(name.endswith('.safetensors') for name in files) else [])]
@@ -317,8 +319,8 @@ class Answers(BaseHTTPRequestHandler):
         (rf'/api/models/{_repo}', model),
         (rf'/{_one}\.git/info/lfs/objects/batch', batch), (r'/upload/(?P<digest>\w+)', upload),
         (r'/cdn/(?P<owner>[^/]+)/(?P<name>[^/]+)/(?P<digest>\w+)/(?P<path>.+)', blob),
-        (r'/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)', file),
-        (r'/(?P<repo>[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)', file)]
+        (r'/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>refs/[^/]+/[^/]+|[^/]+)/(?P<path>.+)', file),
+        (r'/(?P<repo>[^/]+)/resolve/(?P<revision>refs/[^/]+/[^/]+|[^/]+)/(?P<path>.+)', file)]
 
 
 # the hub

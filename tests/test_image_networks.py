@@ -433,6 +433,8 @@ def test_weights_of_a_file_go_into_a_named_network(task, tmp_path):
 
 def test_names_of_timm_however_they_are_written(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TL_OFFLINE', 'yes')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'cache'))
     want = pretrained('resnet18.a1_in1k')
     for what in ('timm/resnet18.a1_in1k', 'hf-hub:timm/resnet18.a1_in1k', 'hf_hub:timm/resnet18.a1_in1k'): assert pretrained(what) == want
     for what in ('google/vit-base-patch16-224', 'hf-hub:somebody/net.v2', 'facebook/convnext-tiny-224'):

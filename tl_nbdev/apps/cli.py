@@ -23,14 +23,15 @@ from .reports import _adapted, _planned, _tell_advice, _trained
 @command
 def tl_models(
     task:str='image', # what the models are for: image or text
-    query:str=None, # also list the hub's names that contain this
+    query:str=None, # also list the names that contain this, of libraries and of the hub
+    limit:int=20, # names of the hub at most, the most downloaded ones; 0 asks no hub
     json:str=None, # write the list there
     debug:bool=False # show the whole traceback of an error
 ):
     "List the models that one can start from"
-    import tl_nbdev.text.encoders # noqa: it lists its own
+    import tl_nbdev.text.modality # noqa: it lists its own
     from tl_nbdev.networks.hub import models
-    found = models(task, query)
+    found = models(task, query, limit)
     _out(found, json, found)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #cd4a0d13

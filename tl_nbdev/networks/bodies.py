@@ -214,7 +214,10 @@ def _take_off(net, heads, x, options):
 # %% ../../nbs/api/networks/06_bodies.ipynb #60e2a8b2
 def _used(body, x, training):
     "Names of the parameters that features depend on, of all parameters, and of the modules that run"
-    net = deepcopy(body)
+    try: net = deepcopy(body)
+    except RuntimeError: # some keep what they computed, until they train
+        body.train().eval()
+        net = deepcopy(body)
     params = dict(net.named_parameters(remove_duplicate=False))
     root, out = watch(net, x, training)
     leaves = {id(leaf) for leaf in reached(out)}
@@ -294,6 +297,10 @@ def _passed(net, x, options):
     except Exception as e:
         why = (str(e).strip().splitlines() or [type(e).__name__])[0][:100]
         what = f'{x.shape[-1]} pixels' + ('' if x.shape[1] == 3 else f' and {x.shape[1]} channels')
+        if isinstance(e, TypeError) and 'required positional' in why:
+            more = why.partition('missing ')[2]
+            raise TransferError(f'{type(net).__name__} takes more than images ({more}): take one that takes '
+                                'pixel_values alone, or wrap it so that it takes images `(N, C, H, W)`') from e
         raise TransferError(f'{type(net).__name__} can\'t take images of {what} ({why}): use another size, '
                             'or wrap it so that it takes images `(N, C, H, W)` alone') from e
 

@@ -10,7 +10,7 @@ import os, re
 from pathlib import Path
 from ..base.settings import *
 from ..base.samples import *
-from ..networks.hub import models
+from ..networks.hub import hub_tags, models
 from .encoders import *
 from .tokens import *
 from ..data.tables import *
@@ -197,6 +197,9 @@ def domain_facts(self:Texts, p, frozen, source, target):
 def listing(self:Texts, query=None):
     "What one can start from"
     return models('text', query)
+
+# %% ../../nbs/api/text/13_modality.ipynb #37d1c322
+hub_tags['text'] = ('fill-mask', 'feature-extraction', 'sentence-similarity', 'text-classification', 'text-generation')
 
 # %% ../../nbs/api/text/13_modality.ipynb #b8639fb4
 def _sent(text, longest):

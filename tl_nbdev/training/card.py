@@ -57,10 +57,15 @@ def _steps(transfers):
     return '\n'.join(map(_step, transfers)) or '- none: the head is untrained'
 
 # %% ../../nbs/api/training/08_card.ipynb #9e5d815e
+def _state(network):
+    "Which state of a repository of a hub the weights are, where that is known"
+    if not network.get('revision'): return ''
+    return f' {as_markdown(network.get("repository") or "")} at {as_markdown(network["revision"])}'.replace('  ', ' ')
+
 def _origin(info):
     "What the network started from, and the licence of its weights"
     network, licence = info['pretrained'], as_markdown(info['weights_licence'])
-    source = f'{network["library"]}, weights from {network["source"]}, licence of the weights: {licence}'
+    source = f'{network["library"]}, weights from {network["source"]}{_state(network)}, licence of the weights: {licence}'
     return f'Started from {as_markdown(network["name"])} ({source}), head: {as_markdown(info["head"])}.'
 
 # %% ../../nbs/api/training/08_card.ipynb #a3baeb44

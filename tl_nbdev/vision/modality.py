@@ -31,6 +31,7 @@ class Images(Modality):
     column, example = 'file', 'photo.jpg'
     usual_model, usual_bs, augmentations, varies = 'tf_efficientnet_lite0', 64, augmentations, 'flip'
     unread = 'files could be read as an image'
+    options = ('revision',)
     accept, invites = 'image/*', 'Drop photos here, or press to choose'
     contenders = ('squeezenet1_1', 'mobilenet_v2', 'tf_efficientnet_lite0', 'tf_efficientnet_lite1',
                   'tf_efficientnet_lite2')

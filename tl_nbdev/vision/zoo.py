@@ -7,7 +7,7 @@ __all__ = ['pretrained', 'counts_batches', 'body', 'with_head', 'Pooled', 'headl
            'source_accuracy', 'models', 'models_inside']
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #e880128a
-import copy, hashlib
+import copy, hashlib, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -23,28 +23,89 @@ from ..networks.bodies import *
 from .from_transformers import *
 from ..networks.start import *
 from ..networks.hub import *
+from ..networks.repository import *
 from ..networks.wheels import *
 from .starts import *
-from .starts import _changed, _from_name, _from_place, _knows, _module_pretrained, _new, _no_network
-from .starts import _place, _record_in, _timm_pretrained, _torchvision_pretrained, _wheels, _with_weights
+from .starts import _changed, _fitting, _folder_pretrained, _from_name, _from_place, _knows
+from .starts import _module_pretrained, _new, _no_network, _place, _record_in, _stem, _timm_says
+from .starts import _timm_pretrained, _torchvision_pretrained, _wheels
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #1cd8ddec
 _all_ = ['Pooled', 'headless', 'Pretrained', 'ImagePretrained', 'source_accuracy', 'models', 'models_inside'] # of the rooms before
 
+# %% ../../nbs/api/vision/03_zoo.ipynb #f9da0684
+def _on_hub(repo):
+    "What a repository of a hub holds, by its small files"
+    found, folder = described(repo)
+    try: p = _folder_pretrained(folder, whole=False)
+    except TransferError as e: line = str(e).replace(str(folder), f'"{repo}"').replace(': copy the folder again', '')
+    else:
+        notes = (*p.notes, found.note) if found.note else p.notes
+        return replace(p, name=str(repo), architecture=p.built, source='hub', repository=repo.name,
+                       revision=found.commit, notes=notes)
+    raise TransferError(line)
+
+# %% ../../nbs/api/vision/03_zoo.ipynb #5451ddc4
+def _timms(repo):
+    "Is a repository without a revision one of timm's names, wherever its weights are?"
+    owner, _, name = repo.name.rpartition('/')
+    return repo.revision is None and owner in ('', 'timm') and (_knows('timm', name) or name in _wheels)
+
+def _named(what, source, revision):
+    "A network by name: of a library, or of a repository of a hub"
+    import timm
+    repo = repository(what, revision)
+    if repo is None and revision:
+        cfg = timm.get_pretrained_cfg(what) if _knows('timm', what) else None
+        if cfg is None or not cfg.hf_hub_id:
+            raise TransferError(f'"{what}" has no revisions: a repository of a hub does, owner/name')
+        repo = repository(cfg.hf_hub_id, revision)
+    if repo is None or _timms(repo) or repo.name.startswith('torchvision/'): return _from_name(what, source)
+    if not repo.name.startswith('timm/') or not hub_closed(): return _on_hub(repo)
+    try: return _on_hub(repo)
+    except TransferError: return _from_name(what, source) # which says what is near it
+
+# %% ../../nbs/api/vision/03_zoo.ipynb #7afab465
+def _the_weights(file):
+    "A file of weights, the only one where a folder is named"
+    file = Path(file).expanduser()
+    if not file.is_dir(): return file
+    inside = sorted(file.glob('*.safetensors'))
+    if len(inside) == 1: return inside[0]
+    names = ', '.join(one.name for one in inside[:4]) or 'none'
+    raise TransferError(f'weights={file}: a folder, and one file of weights is meant: there are {names} (.safetensors)')
+
+def _with_weights(what, file):
+    "A network by name, its weights from a file"
+    file = _the_weights(file)
+    if not isinstance(what, str): raise TransferError(f'weights={file}: name the network they are of, as "resnet18"')
+    if file.suffix.lower() != '.safetensors': return _from_place(file)
+    if not file.is_file(): raise TransferError(f'{file}: no such file')
+    import timm
+    found = _from_name(str(what), 'random')
+    if found.library != 'timm': return replace(found, source='file', licence='yours', where=file)
+    cfg = timm.get_pretrained_cfg(found.name)
+    found = replace(found, source='file', licence='yours', where=file, **(_timm_says(cfg) if cfg else {}))
+    return _fitting(found, _stem(file, found.name) or 3)
+
 # %% ../../nbs/api/vision/03_zoo.ipynb #de01fe6e
 def pretrained(
-    what, # a name, a folder, an `nn.Module`, or a `Pretrained`
+    what, # a name (of timm, torchvision, or `owner/name` on a hub), a folder, an `nn.Module`, or a `Pretrained`
     source=None, # `random` for the same network without its pretrained weights
     weights=None, # a `.safetensors` file with the weights of the network that `what` names
+    revision=None, # of a repository of a hub: a branch, a tag or a commit, default the newest; or `owner/name@revision`
     **changes # fields to change, such as `size=300`, `mean=(.5, .5, .5)` or `head_name='fc'`
 ) -> Pretrained: # raises `TransferError` for a name nobody knows, or what can't be opened
     "What to start from, by name, folder or module"
+    named = isinstance(what, str) and weights is None and _place(what) is None
+    if revision is not None and not named:
+        raise TransferError(f'revision="{revision}": only a name has revisions, of a repository of a hub, owner/name')
     if weights is not None: found = _with_weights(what, weights)
     elif isinstance(what, Pretrained): found = what
     elif isinstance(what, nn.Module): found = _module_pretrained(what, changes.get('size'))
     elif not isinstance(what, (str, Path)):
         raise TransferError(_no_network(what))
-    else: found = _from_place(path) if (path := _place(what)) else _from_name(what, source)
+    else: found = _named(what, source, revision) if named else _from_place(_place(what))
     if not isinstance(found, ImagePretrained): raise TransferError(f'{found.name} is a network for {found.reads}')
     found = _changed(found, changes)
     if source != 'random': return found
@@ -96,9 +157,9 @@ def _made_for(p):
     import timm
     if p.library == 'torchvision' and p.channels != 3:
         raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take timm\'s')
-    if p.library != 'timm' or not _knows('timm', p.name): return {}
-    cfg = timm.get_pretrained_cfg(p.name)
-    fixed = dict(img_size=p.size) if cfg is not None and cfg.fixed_input_size else {}
+    if p.library != 'timm' or not _knows('timm', p.built): return {}
+    cfg, fixed = timm.get_pretrained_cfg(p.built), dict(p.made)
+    if cfg is not None and cfg.fixed_input_size: fixed |= dict(img_size=p.size)
     return fixed if p.channels == 3 else {**fixed, 'in_chans': p.channels}
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #3cacd9df
@@ -149,6 +210,14 @@ def _copied(p):
         raise TransferError(f'{p.name} can\'t be copied ({why}): pass one that is newly made, its weights '
                             'loaded by load_state_dict') from e
 
+# %% ../../nbs/api/vision/03_zoo.ipynb #82931203
+def _repository_body(p, fill):
+    "The network of a repository of a hub without its head; where its files lie in a cache is nobody's business"
+    folder = with_weights(Repository(p.repository, p.revision, p.revision)) if fill else p.where
+    try: return body(replace(p, source='folder', where=folder), fill)
+    except TransferError as e: line = str(e)
+    raise TransferError(line.replace(str(folder), f'"{p.repository}"').replace(': copy the folder again', ''))
+
 # %% ../../nbs/api/vision/03_zoo.ipynb #5fc3d55c
 def body(
     p:Pretrained, # from `pretrained`
@@ -156,12 +225,13 @@ def body(
 ) -> nn.Module: # gives features `(N, D)`, in eval mode. Raises `TransferError` if the weights aren't available
     "The network of `p` without its head"
     fill = weights and p.source != 'random'
+    if p.source == 'hub' and p.repository: return _repository_body(p, fill)
     if p.source == 'folder' and fill: return _folder_body(p).eval()
     if p.library == 'transformers': return image_body(p, fill).eval()
     if p.library == 'module': return _without_head(p, _copied(p)).eval()
     if p.source == 'file' and fill: return _file_body(p).eval()
     had = dict(wheel=_wheel_net, hub=_hub_net).get(p.source) if fill else None
-    return _without_head(p, had(p) if had else _new(p.name, p.library, **_made_for(p))).eval()
+    return _without_head(p, had(p) if had else _new(p.built, p.library, **_made_for(p))).eval()
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #c065e6c3
 def with_head(
@@ -174,7 +244,7 @@ def with_head(
         lacks = net.load_state_dict(read(p.name, sample_file(sample)), strict=False)
         if lacks.missing_keys:
             raise TransferError(f'{p.name}: its wheel holds no head ({lacks.missing_keys[0]} is missing)')
-    elif p.source == 'hub': net = _hub_net(p)
+    elif p.source == 'hub' and not p.repository: net = _hub_net(p)
     else: raise TransferError(f'{p.name}: the head that it was trained with is not there ({p.source})')
     return net.eval()
 
@@ -191,12 +261,62 @@ def _saved_body(p, state):
     net.load_state_dict({k.removeprefix('body.'): v for k, v in state.items() if k.startswith('body.')})
     return net
 
-def _timm_body(p, state):
-    "Of a folder in timm's hub format; transformers' wrapper puts a word before the names"
-    said = _record_in(p.where, 'config.json')
-    kwargs = {**_made_for(p), 'num_classes': said.get('num_classes', 1000)}
-    state = {k.removeprefix('timm_model.'): v for k, v in state.items()}
-    return _without_head(p, _fill(_new(p.name, p.library, **kwargs), state, str(p.where)))
+# %% ../../nbs/api/vision/03_zoo.ipynb #83d40343
+def _bare(state, names, where):
+    "Weights by a network's own names, without the words that wrappers put before them"
+    words = {''} | {'.'.join(key.split('.')[:n]) + '.' for key in state for n in (1, 2, 3) if key.count('.') >= n}
+    def known(word): return sum(key[len(word):] in names for key in state if key.startswith(word))
+    fits = {word: known(word) for word in sorted(words, key=lambda word: (len(word), word))}
+    best = max(fits, key=fits.get)
+    rivals = [word for word, n in fits.items() if n == fits[best] > 0 and word and best and word != best]
+    if rivals:
+        raise TransferError(f'{where}: several networks are in it, {best} and {rivals[0]}: save the one that is meant')
+    return {key[len(best):]: tensor for key, tensor in state.items() if key.startswith(best)}
+
+# %% ../../nbs/api/vision/03_zoo.ipynb #b4fdaeee
+def _as_now(net, state):
+    "Weights as a network of timm's has them now"
+    renew = getattr(sys.modules[type(net).__module__], 'checkpoint_filter_fn', None)
+    if not renew or not type(net).__module__.startswith('timm.'): return state
+    try: return renew(dict(state), net)
+    except Exception: return state # they are not what it is for: what differs is said below
+
+# %% ../../nbs/api/vision/03_zoo.ipynb #9f5451d4
+def _of_head(everything, own):
+    "The words that names of a head begin with"
+    gone = {name.rpartition('.')[0] for name in everything if name not in own}
+    firsts = {name.partition('.')[0] for name in gone} - {name.partition('.')[0] for name in own}
+    return tuple(f'{name}.' for name in {*gone, *firsts} if name)
+
+def _differing(state, own, everything):
+    "Names of a body that are not there, or of another shape, and names that are nobody's"
+    head = _of_head(everything, own)
+    odd = sorted(name for name in state if name not in everything and not name.startswith(head))
+    return odd + sorted(name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape)
+
+# %% ../../nbs/api/vision/03_zoo.ipynb #9b190794
+@torch.no_grad()
+def _filled(p, state, **kwargs):
+    "The body of a network by name, with weights in which only a head may be missing or another"
+    from timm.models import adapt_input_conv
+    net = _new(p.built, p.library, **_made_for(p), **kwargs)
+    names = set(net.state_dict())
+    state = _as_now(net, _bare(state, names, p.where))
+    everything = net.state_dict(keep_vars=True)
+    made = _without_head(p, net)
+    kept = {id(tensor) for tensor in made.state_dict(keep_vars=True).values()}
+    own = {name: tensor for name, tensor in everything.items() if id(tensor) in kept and not counts_batches(name)}
+    for name, tensor in own.items():
+        w = state.get(name)
+        if w is not None and w.dim() == 4 and w.shape[1] == 3 != tensor.shape[1]:
+            state[name] = adapt_input_conv(tensor.shape[1], w)
+    state = {name: tensor for name, tensor in state.items() if not counts_batches(name)}
+    if odd := _differing(state, own, everything):
+        raise TransferError(f'{p.where}: the weights are of another network than {p.built} '
+                            f'({len(odd)} differ, such as {odd[0]})')
+    for name, tensor in own.items(): tensor.copy_(state[name])
+    check_numbers(made, str(p.where))
+    return made
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #d8074ee5
 def _folder_body(p):
@@ -210,7 +330,7 @@ def _folder_body(p):
     if saved and hashlib.sha256(data).hexdigest() != said.get('sha256'):
         raise TransferError(f'{p.where}/model.safetensors is not the file that was saved '
                             '(its sha256 differs): copy the folder again')
-    try: return (_saved_body if saved else _timm_body)(p, load(data))
+    try: return (_saved_body if saved else _filled)(p, load(data))
     except TransferError: raise
     except Exception as e: # what is wrong with a header is said in many ways
         why = (str(e).splitlines() or [type(e).__name__])[0][:120]
@@ -218,33 +338,13 @@ def _folder_body(p):
                             'copy the folder again') from e
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #a5a843ef
-def _bare(state, names):
-    "Names without the words that wrappers put before all of them"
-    while state and not state.keys() & names and len(first := {k.partition('.')[0] for k in state}) == 1:
-        state = {k.partition('.')[2]: v for k, v in state.items()}
-    return state
-
 def _file_body(p):
     "A network by name, its weights from a file, in which only a head may be missing or another"
     check_stored(p.where)
     try: state = load(read_file(p.where))
     except (OSError, SafetensorError) as e:
         raise TransferError(f'{p.where} can\'t be read as safetensors ({e}): copy it again') from e
-    net = _new(p.name, p.library, **_made_for(p))
-    everything = net.state_dict(keep_vars=True)
-    made = _without_head(p, net)
-    kept = {id(o) for o in made.state_dict(keep_vars=True).values()}
-    state, own = _bare(state, everything.keys()), {k: o for k, o in everything.items() if id(o) in kept}
-    state, own = ({k: o for k, o in some.items() if not counts_batches(k)} for some in (state, own))
-    odd = sorted(state.keys() - everything.keys())
-    odd += sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
-    if odd:
-        raise TransferError(f'{p.where}: the weights are of another network than {p.name} '
-                            f'({len(odd)} differ, such as {odd[0]})')
-    with torch.no_grad():
-        for k, o in own.items(): o.copy_(state[k])
-    check_numbers(made, str(p.where))
-    return made
+    return _filled(p, state)
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #98918003
 def _image_models(query):
@@ -257,3 +357,4 @@ def _image_models(query):
                       source=f'wheel {sample_info(p.where[0]).wheel}' if p.source == 'wheel' else p.source, available=_here(p)) for p in found)
 
 listings['image'] = _image_models
+hub_tags['image'] = ('image-classification', 'image-feature-extraction', 'zero-shot-image-classification')
