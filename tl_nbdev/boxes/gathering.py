@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['most_bytes', 'Said', 'whole_number', 'a_number', 'four_numbers', 'bounded_text', 'is_below', 'tamed', 'head_of',
-           'heads_of', 'turned_size', 'turned_boxes', 'frame_of', 'gathered', 'put_together']
+           'heads_of', 'turned_size', 'turned_boxes', 'frame_of', 'gathered', 'put_together', 'made_new']
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #8c59c7ae
-import math, os, re
+# %% ../../nbs/api/boxes/01_gathering.ipynb #2c5f4acd
+import math, os
+from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from ..base.settings import *
+from ..base.disk import whole
 from ..base.samples import brief
 from ..data.tables import *
 from ..data.files import *
@@ -22,13 +24,14 @@ from ..vision.formats import *
 from ..vision.formats import _our_limit
 from .table import *
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #48aa9c24
+# %% ../../nbs/api/boxes/01_gathering.ipynb #129390f2
 @dataclass
 class Said:
     "What a file of boxes says, before its photos are looked at"
     where: Path  # the file or folder, as it is named in what is said
     images: list = field(default_factory=list) # dicts: `name`, `width` and `height` or `None`, `part`, `source_id`
-    boxes: list = field(default_factory=list)  # dicts: `image` (a row), `label`, `box`, `crowd`, `difficult`, `source_id`
+    # dicts: `image` (a row), `label`, `box`, and perhaps `order` (its own), `crowd`, `difficult`, `source_id`
+    boxes: list = field(default_factory=list)
     classes: list = field(default_factory=list)
     places: list = field(default_factory=list) # folders in which its photos may be
     usual: tuple = (None, None) # order and unit that the format has
@@ -228,15 +231,28 @@ def _say_frames(said, rows):
                               'boxes were taken as they are')
     said.facts['odd'] = odd
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #00f6f7d6
+# %% ../../nbs/api/boxes/01_gathering.ipynb #90edc95e
+def _corners_of(boxes, values, frames, found):
+    "Corners in pixels: a box may say its own order, as one of a polygon does"
+    own = [box.get('order', found.order) for box in boxes]
+    out = np.zeros_like(values)
+    for order in set(own):
+        which = np.array([each == order for each in own], dtype=bool)
+        out[which] = as_corners(values[which], order, found.unit, frames[which])
+    return out
+
+# %% ../../nbs/api/boxes/01_gathering.ipynb #3e07392e
 def _in_order(said, boxes, rows, order, unit):
     "Corners of boxes, in the frames of their images"
     values = np.array([box['box'] for box in boxes], dtype=float).reshape(-1, 4)
     frames = np.array([rows[box['image']]['frame'] for box in boxes], dtype=float).reshape(-1, 2)
-    found = noticed(values, frames, str(said.where), order, unit, said.usual, said.says)
+    unsure = np.array(['order' not in box for box in boxes], dtype=bool)
+    if len(boxes) and not unsure.any(): order = 'xyxy'
+    which = unsure if unsure.any() else slice(None)
+    found = noticed(values[which], frames[which], str(said.where), order, unit, said.usual, said.says)
     if found.note: said.notes.append(found.note)
     said.facts |= dict(order=found.order, unit=found.unit)
-    box = as_corners(values, found.order, found.unit, frames)
+    box = _corners_of(boxes, values, frames, found)
     if not said.from_one or found.unit != 'pixels' or not len(box): return box
     if (box[:, :2] >= 1).all(): box[:, :2] -= 1
     else: said.notes.append(f'{said.where}: a box begins at pixel 0, so pixels are counted from 0 here, not from 1')
@@ -284,3 +300,19 @@ def _merged(values):
     if all(isinstance(value, dict) for value in values): return {k: v for value in values for k, v in value.items()}
     if all(isinstance(value, list) for value in values): return list(dict.fromkeys(v for value in values for v in value))
     return values[0] if len(set(map(str, values))) == 1 else values
+
+# %% ../../nbs/api/boxes/01_gathering.ipynb #bbf93a18
+@contextmanager
+def made_new(
+    path # file or folder to make, in a folder that is made if need be
+): # raises `TransferError` where something is there already
+    "A temporary neighbour of `path` that becomes `path` if the block ends well, and never replaces anything"
+    path, there = Path(path).expanduser(), 'is there already, and is never replaced: name another place'
+    if os.path.lexists(path): raise TransferError(f'{path}: {there}')
+    try:
+        with whole(path) as made:
+            yield made
+            if os.path.lexists(path): raise TransferError(f'{path}: {there}')
+    except OSError as e:
+        why = f'{e.strerror or e} ({e.filename})' if e.filename else e.strerror or e
+        raise TransferError(f'{path}: could not be written, {why}: nothing is left of it. Name another place') from e
