@@ -198,15 +198,14 @@ def _boxes_there(said, at):
     for image, n in lost.items(): said.facts.setdefault('lost', {})[str(said.images[image]['name'])] = n
     return there
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #c83dfa48
+# %% ../../nbs/api/boxes/01_gathering.ipynb #17cc65e8
 def _fit_only_stored(boxes, corners_, rows):
     "Images, turned when they are seen, all of whose boxes lie in the unturned picture, and some not in the turned one"
-    found = set()
-    by_image = pd.Series(range(len(boxes))).groupby([box['image'] for box in boxes]) if boxes else ()
-    for image, which in by_image:
+    found, images = set(), pd.Series([box['image'] for box in boxes], dtype=int)
+    for image, which in images.groupby(images):
         row = rows[image]
         if row['orientation'] < 5 or row['as_stored'] or row['frame'] != (row['width'], row['height']): continue
-        far = corners_[which.to_numpy()].max(0)[2:]
+        far = corners_[which.index].max(0)[2:]
         if (far <= np.array(row['stored']) + 1).all() and (far > np.array(row['frame']) + 1).any(): found.add(image)
     return found
 
