@@ -257,13 +257,14 @@ def _in_order(said, boxes, rows, order, unit):
     else: said.notes.append(f'{said.where}: a box begins at pixel 0, so pixels are counted from 0 here, not from 1')
     return box
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #fc0f103b
+# %% ../../nbs/api/boxes/01_gathering.ipynb #5e1c1be1
 def gathered(
     said:Said, # by one file
     order=None, # told by a person, see `noticed`
     unit=None # told by a person
 ) -> BoxTable: # raises `TransferError` where no photo is there, or the numbers leave a doubt
     "What a file says, together with the photos it speaks of"
+    said.facts.setdefault('folders', [str(said.places[0])])
     rows, at = _image_rows(said, _files_of(said))
     boxes = _boxes_there(said, at)
     box = _in_order(said, boxes, rows, order, unit)

@@ -156,7 +156,7 @@ def _named_field(fields, names, where):
     if found is None: raise TransferError(f'{where}: no {" or ".join(names)} among {", ".join(map(str, fields)) or "no fields"}')
     return found
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #922cf191
+# %% ../../nbs/api/boxes/04_sources.ipynb #515c3cc3
 def _said_by_split(ds, part, where):
     "What one split of a dataset says"
     image = _named_field(ds.column_names, ('image', 'img', 'picture', 'file_name', 'image_path'), where)
@@ -166,7 +166,7 @@ def _said_by_split(ds, part, where):
                   (('bbox', 'box', 'bboxes', 'boxes'), ('category', 'label', 'category_id', 'categories', 'labels', 'class')))
     named = fields[label] if hasattr(fields[label], 'int2str') else getattr(fields[label], 'feature', None)
     names = list(getattr(named, 'names', []) or [])
-    said = Said(Path(where), places=[settings().cache], usual=(None, None), says='', classes=names)
+    said = Said(Path(where), places=[settings().cache], classes=names, facts=dict(folders=[]))
     said.places[0].mkdir(parents=True, exist_ok=True)
     _add_split(ds, said, image, things, (box, label), names, part)
     if not names: said.classes = sorted({each['label'] for each in said.boxes})
