@@ -23,35 +23,37 @@ from ..vision.found import *
 from ..vision.audit import *
 from .table import *
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #31f64733
+# %% ../../nbs/api/boxes/05_audit.ipynb #d0d0a6bf
 def _finding(found, count, examples, next):
     some = list(dict.fromkeys(examples))[:3]
     return dict(found=found, count=int(count), examples=', '.join(brief(str(each), 60) for each in some), next=next)
+
+def _sizes_of(table): return table.images[['width', 'height']].to_numpy(float)[table.boxes.image] # of each box's image
 
 def _named(table, which):
     "Names of the images of boxes"
     return [Path(table.images.item[image]).name for image in table.boxes.image[which][:200]]
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #6c57a36b
+# %% ../../nbs/api/boxes/05_audit.ipynb #83cc7a48
 def _places(table):
     "Boxes beyond their images, without area, turned over, or in another unit than the rest"
-    box, size = table.boxes[corners].to_numpy(float), table.images[['width', 'height']].to_numpy(float)[table.boxes.image]
+    box, size = table.boxes[corners].to_numpy(float), _sizes_of(table)
     if not len(box): return
     turned, flat = (box[:, 2:] < box[:, :2]).any(1), (box[:, 2:] == box[:, :2]).any(1)
     away = (box[:, :2] >= size).any(1) | (box[:, 2:] <= 0).any(1)
     over = ((box[:, :2] < -.5).any(1) | (box[:, 2:] > size + .5).any(1)) & ~away
     small = (np.abs(box) <= 1.01).all(1) & (size > 8).all(1) & box.any(1)
     huge = (box[:, 2:] > 5*size).any(1)
-    kinds = [('boxes outside of their images', away & ~huge, 'usable() leaves them out: look at what they were drawn on'),
+    kinds = [('boxes outside of their images', away & ~huge, 'usable() leaves them out: look at some'),
              ('boxes that go beyond their images', over & ~huge, 'usable() cuts them'),
              ('boxes of no area', flat & ~turned, 'usable() leaves them out'),
-             ('boxes whose corners are in the wrong order', turned, 'usable() sorts them: were they written in another order than the rest?'),
+             ('boxes whose corners are in the wrong order', turned, 'usable() sorts them: are they in another order?'),
              ('boxes that look normalised among pixels', small, 'read these files apart, with unit="normalised"'),
-             ('boxes far larger than their images', huge, 'pixels among what is normalised? Read these files apart, with unit="pixels"')]
+             ('boxes far larger than their images', huge, 'pixels among normalised ones? Read them apart, as pixels')]
     for what, which, next in kinds:
         if which.any(): yield _finding(what, which.sum(), _named(table, which), next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #03443764
+# %% ../../nbs/api/boxes/05_audit.ipynb #83be6e72
 def twin_boxes(
     table:BoxTable,
     least=.95 # intersection over union
@@ -62,46 +64,55 @@ def twin_boxes(
         if len(rows) < 2: continue
         box, at = rows[corners].to_numpy(float), rows.index.to_numpy()
         alike = np.triu(overlaps(box, box), 1)
-        for i, j in np.argwhere(alike >= least): found.append((at[i], at[j], alike[i, j], bool((box[i] == box[j]).all())))
+        for i, j in np.argwhere(alike >= least):
+            found.append((at[i], at[j], alike[i, j], bool((box[i] == box[j]).all())))
     return pd.DataFrame(found, columns=['one', 'other', 'overlap', 'exact'])
 
 def _twins(table):
     twins = twin_boxes(table)
-    for what, which in (('boxes that are there twice', twins.exact.astype(bool)), ('boxes that are nearly there twice', ~twins.exact.astype(bool))):
+    exact = twins.exact.astype(bool)
+    for what, which in (('boxes that are there twice', exact), ('boxes that are nearly there twice', ~exact)):
         rows = sorted(set(twins.other[which]))
         if rows: yield _finding(what, len(rows), _named(table, rows), 'remove one of each: one thing has one box')
     same = table.boxes[table.boxes.duplicated(['image', *corners], keep=False)]
     apart = same.groupby(['image', *corners]).label.agg(lambda labels: ' / '.join(sorted(set(labels))))
     apart = apart[apart.str.contains(' / ', regex=False)]
-    if len(apart): yield _finding('the same box under two classes', len(apart), apart, 'which class is right? Else it is punished either way')
+    next = 'which class is right? A detector is punished for either'
+    if len(apart): yield _finding('the same box under two classes', len(apart), apart, next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #85ce8af0
+# %% ../../nbs/api/boxes/05_audit.ipynb #1a13fe72
+def _with_counts(sizes): return [f'{label} ({n})' for label, n in sizes.items()]
+
 def _classes(table):
     "Unknown classes, names twice, also by their look, numbers with gaps, classes that train lacks"
     facts, plain = table.facts, {}
     for label in table.classes: plain.setdefault(looks_like(label), []).append(label)
     alike = [' / '.join(labels) for labels in plain.values() if len(labels) > 1]
-    if unknown := facts.get('unknown'):
-        yield _finding('boxes of unknown classes', sum(unknown.values()), [f'{label} ({n})' for label, n in unknown.items()], 'add the class to the list, or remove its boxes: they were left out')
-    if twice := facts.get('classes_twice'): yield _finding('classes whose name is there twice', len(twice), twice, 'taken for one: give each class its own name')
-    if alike: yield _finding('classes whose names look much the same', len(alike), alike, 'give a class one spelling')
+    unknown, twice = facts.get('unknown') or {}, facts.get('classes_twice') or []
     ids = sorted(set(facts.get('ids') or []))
-    gaps = [f'{a} to {b}' for a, b in zip(ids, ids[1:]) if b != a + 1]
-    if gaps: yield _finding('numbers of classes with gaps', len(gaps), gaps, 'numbered anew here, from 0: mind that where others read the same file')
+    gaps = [f'{one} to {other}' for one, other in zip(ids, ids[1:]) if other != one + 1]
+    next = 'left out: add the class to the list, or remove its boxes'
+    if unknown: yield _finding('boxes of unknown classes', sum(unknown.values()), _with_counts(unknown), next)
+    kinds = [('classes whose name is there twice', twice, 'taken for one: give each class its own name'),
+             ('classes whose names look much the same', alike, 'give a class one spelling'),
+             ('numbers of classes with gaps', gaps, 'numbered anew here, from 0: others who read the file may not')]
+    yield from (_finding(what, len(some), some, next) for what, some, next in kinds if some)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #85f7e96c
+# %% ../../nbs/api/boxes/05_audit.ipynb #22c17270
 def _counted(table):
     "Classes by how often they are there, and in which part"
     sizes, parts = table.sizes(), table.images.part.to_numpy()[table.boxes.image]
     in_train = set(table.boxes.label[parts == 'train'])
     none = [label for label, n in sizes.items() if not n]
-    late = {label: n for label, n in sizes.items() if n and label not in in_train} if (table.images.part == 'train').any() else {}
-    few = [f'{label} ({n})' for label, n in sizes.items() if 0 < n < 10]
-    if none: yield _finding('classes without a box', len(none), none, 'remove them from the list, unless boxes are still to come')
-    if late: yield _finding('classes that train does not have', len(late), [f'{label} ({n})' for label, n in late.items()], 'they can\'t be learned: let the split be made here, or leave them out')
-    if few: yield _finding('classes of fewer than 10 boxes', len(few), few, 'add some, or merge classes: nothing reliable can be said of them')
+    has_train = (table.images.part == 'train').any()
+    late = _with_counts({label: n for label, n in sizes.items() if n and has_train and label not in in_train})
+    few = _with_counts({label: n for label, n in sizes.items() if 0 < n < 10})
+    kinds = [('classes without a box', none, 'remove them from the list, unless boxes are still to come'),
+             ('classes that train does not have', late, 'can\'t be learned: let the split be made here'),
+             ('classes of fewer than 10 boxes', few, 'add some, or merge classes: nothing reliable can be said')]
+    yield from (_finding(what, len(some), some, next) for what, some, next in kinds if some)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #e9d62e95
+# %% ../../nbs/api/boxes/05_audit.ipynb #c892af69
 def _left_out(table):
     "What was set aside when files were read, by reason"
     kinds = {}
@@ -111,54 +122,62 @@ def _left_out(table):
         missing = what == 'image' and why in ('no such file', 'a broken link')
         found = 'images that are listed and missing' if missing else f'{what} left out: {why}'
         next = 'repair or remove them. Training goes on without'
-        if missing and (lost := table.facts.get('lost')): next = f'put them where they belong: {sum(lost.values()):,} boxes are lost with what is left out'
+        lost = sum((table.facts.get('lost') or {}).values())
+        if missing and lost: next = f'put them where they belong: {lost:,} boxes are lost with what is left out'
         yield _finding(found, len(where), where, next)
 
 def _not_listed(table):
     "Images in the folder of the photos of which no file says anything"
-    folders, listed = table.facts.get('folders') or [], {os.path.normcase(os.path.abspath(file)) for file in table.images.item}
-    listed |= {os.path.normcase(os.path.abspath(os.path.join(folder, row['where']))) for folder in folders for row in table.left}
+    def key(file): return os.path.normcase(os.path.abspath(file))
+    folders = table.facts.get('folders') or []
+    listed = {key(file) for file in table.images.item}
+    listed |= {key(os.path.join(folder, row['where'])) for folder in folders for row in table.left}
     there = [file for folder in folders if os.path.isdir(folder) for file in image_files(Path(folder))[0]]
-    more = [file.name for file in there if os.path.normcase(os.path.abspath(file)) not in listed]
-    if more: yield _finding('images that are there and not listed', len(more), more, 'not used, as nobody said whether they hold things. List those that were looked at')
+    more = [file.name for file in there if key(file) not in listed]
+    next = 'not used, as nobody said whether they hold things. List those that were looked at'
+    if more: yield _finding('images that are there and not listed', len(more), more, next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #0c6c239b
+# %% ../../nbs/api/boxes/05_audit.ipynb #14d328d3
 def _images(table):
     "Images that are turned, of another shape than said, listed twice, very full, very large, or without boxes"
     names, held = [Path(file).name for file in table.images.item], table.boxes.image.value_counts()
     stored, full = table.images.as_stored.to_numpy(bool), [image for image in held.index if held[image] > 300]
+    large = settings().max_pixels
     pixels = table.images.width.to_numpy(float)*table.images.height.to_numpy(float)
-    twice, odd = table.facts.get('twice') or [], table.facts.get('odd') or []
-    kinds = [('images that are listed twice', twice, 'taken for one, with the boxes of both'),
-             ('turned images (EXIF) whose boxes fit only the picture as it was before', [names[i] for i in np.flatnonzero(stored)],
+    bare = np.array(sorted(set(range(len(table))) - set(held.index)), dtype=int)
+    def called(rows): return [names[row] for row in rows]
+    kinds = [('images that are listed twice', table.facts.get('twice') or [], 'taken for one, with the boxes of both'),
+             ('turned images (EXIF) whose boxes fit only the picture as it was before', called(np.flatnonzero(stored)),
               'the boxes were turned with them: look at some, by draw(row)'),
-             ('images of another shape than their file says', odd, 'boxes were taken as they are: look at some, by draw(row)'),
-             ('images with more than 300 boxes', [f'{names[i]} ({held[i]})' for i in full], 'detectors give up to 100 or 300: cut the image into tiles'),
-             ('images with more pixels than tl_max_pixels allows', [names[i] for i in np.flatnonzero(pixels > settings().max_pixels)],
-              'they can\'t be opened: cut them into tiles, or set tl_max_pixels')]
+             ('images of another shape than their file says', table.facts.get('odd') or [],
+              'boxes were taken as they are: look at some, by draw(row)'),
+             ('images with more than 300 boxes', [f'{names[row]} ({held[row]})' for row in full],
+              'detectors give up to 100 or 300: cut the image into tiles'),
+             ('images with more pixels than tl_max_pixels allows', called(np.flatnonzero(pixels > large)),
+              'they can\'t be opened: cut them into tiles, or set tl_max_pixels'),
+             ('most images have no box', called(bare) if 2*len(bare) > len(table) else [],
+              'negatives, if nothing is in them. Else boxes are missing: was each one looked at?')]
     yield from (_finding(what, len(some), some, next) for what, some, next in kinds if len(some))
-    bare = sorted(set(range(len(table))) - set(held.index))
-    if 2*len(bare) > len(table): yield _finding('most images have no box', len(bare), [names[i] for i in bare], 'negatives, if nothing is in them. Else boxes are missing: was each one looked at?')
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #c1db4147
+# %% ../../nbs/api/boxes/05_audit.ipynb #16c86f18
 def sides_seen(
     table:BoxTable,
     size # pixels of the longer side of what a network sees
 ) -> np.ndarray: # `(n,)` pixels
     "The shorter side of each box, as a network sees it"
-    box, longer = table.boxes[corners].to_numpy(float), table.images[['width', 'height']].max(axis=1).to_numpy(float)[table.boxes.image]
-    return np.abs(box[:, 2:] - box[:, :2]).min(1, initial=np.inf)*size/longer
+    box = table.boxes[corners].to_numpy(float)
+    return np.abs(box[:, 2:] - box[:, :2]).min(1, initial=np.inf)*size/_sizes_of(table).max(1, initial=0)
 
 def _too_small(table, size, least=4):
     seen = sides_seen(table, size) if len(table.boxes) else np.zeros(0)
     tiny = (seen < least) & (seen > 0)
     if not tiny.any(): return
     need = int(np.ceil(size*least/np.quantile(seen[seen > 0], .05)/32)*32)
-    by_class = Counter(table.boxes.label[tiny])
-    yield _finding(f'boxes of under {least} pixels at size={size}', tiny.sum(), [f'{label} ({n})' for label, n in by_class.most_common()],
-                   f'nothing is seen of them: size={need} shows 95 % of all boxes, or cut the images into tiles')
+    by_class = _with_counts(dict(Counter(table.boxes.label[tiny]).most_common()))
+    next = f'nothing is seen of them: size={need} shows 95 % of all boxes, or cut the images into tiles'
+    yield _finding(f'boxes of under {least} pixels at size={size}', tiny.sum(), by_class, next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #a0e8e73b
+# %% ../../nbs/api/boxes/05_audit.ipynb #16daf754
 def with_hashes(
     table:BoxTable
 ) -> pd.DataFrame: # `item`, `part`, `hash`, and `group` where it is known, without images that can't be opened
@@ -172,23 +191,27 @@ def _copies(table):
     "Copies and near copies, in two parts or in one"
     df = with_hashes(table)
     items, hashes, parts = df.item.to_list(), df.hash.to_list(), df.part.to_list()
-    same = [tuple(rows[:2]) for rows in pd.Series(range(len(df))).groupby(hashes).agg(list) if len(rows) > 1] if len(df) else []
-    near = near_copies(items, hashes)
-    for what, pairs in (('the same image', same), ('nearly the same image', near)):
+    rows = [list(group.index) for _, group in pd.Series(hashes, dtype=object).groupby(hashes) if len(group) > 1]
+    same = [(group[0], other) for group in rows for other in group[1:]]
+    for what, pairs in (('the same image', same), ('nearly the same image', near_copies(items, hashes))):
         torn = [pair for pair in pairs if parts[pair[0]] != parts[pair[1]]]
-        kinds = ((f'{what} in two parts of the split', torn, 'the value on test is too good: remove one, or let the split be made here'),
-                 (f'{what} more than once', [pair for pair in pairs if pair not in torn], 'remove one of each, if that is accidental'))
+        rest = [pair for pair in pairs if pair not in torn]
+        kinds = ((f'{what} in two parts of the split', torn,
+                  'the value on test is too good: remove one of each, or let the split be made here'),
+                 (f'{what} more than once', rest, 'remove one of each, if that is accidental'))
         for found, some, next in kinds:
-            if some: yield _finding(found, len(some), [f'{Path(items[i]).name} and {Path(items[j]).name}' for i, j in some], next)
+            names = [f'{Path(items[one]).name} and {Path(items[other]).name}' for one, other in some]
+            if some: yield _finding(found, len(some), names, next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #f627b696
+# %% ../../nbs/api/boxes/05_audit.ipynb #7c0e4c98
 def findings_of_boxes(
     table:BoxTable,
     size=640, # pixels of the longer side of what a network sees
     copies=True # look for copies, which opens all images?
 ) -> list: # dicts with `found`, `count`, `examples`, `next`
     "What can be said of boxes before training"
-    some = [*_left_out(table), *_not_listed(table), *_places(table), *_twins(table), *_classes(table), *_counted(table), *_images(table), *_too_small(table, size)]
+    looks = _left_out, _not_listed, _places, _twins, _classes, _counted, _images
+    some = [row for look in looks for row in look(table)] + list(_too_small(table, size))
     return some + ([*_copies(table)] if copies and len(table) else [])
 
 @patch
@@ -200,7 +223,7 @@ def audit(self:BoxTable,
     nothing = [dict(found='nothing to worry about', count=0, examples='', next='train')]
     return Table(findings_of_boxes(self, size, copies) or nothing, repr(self))
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #efba8d8e
+# %% ../../nbs/api/boxes/05_audit.ipynb #e91d976c
 def rarest_class(
     table:BoxTable
 ) -> list: # one for each image, empty where nothing is in it
@@ -216,9 +239,10 @@ def _grouped(table, group):
     if group is None: return table.images
     if callable(group): return table.images.assign(group=[group(Path(file)) for file in table.images.item])
     if group in table.images: return table.images.assign(group=table.images[group])
-    raise TransferError(f'{table.name}: no column "{group}" of images: there are {", ".join(table.images)}, or give a function of a path')
+    there = ', '.join(table.images)
+    raise TransferError(f'{table.name}: no column "{group}" of images: there are {there}, or give a function of a path')
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #73ce2fed
+# %% ../../nbs/api/boxes/05_audit.ipynb #cff22115
 def _rows_to_split(table, images):
     "Rows of a table that `split_parts` and `carve_valid` take"
     hashes = [record.get('hash') or str(file) for record, file in zip(scan(images.item), images.item)]
@@ -228,11 +252,11 @@ def _rows_to_split(table, images):
 def _check_train(table, images):
     "Raises `TransferError` where there is nothing to learn from"
     train = images.part == 'train'
-    if not train.any(): raise TransferError(f'{table.name}: no image is in train: name its file or folder, or let the split be made here')
+    if not train.any(): raise TransferError(f'{table.name}: no image is in train: name its file, or read without parts')
     if not train.to_numpy()[table.boxes.image].any():
-        raise TransferError(f'{table.name}: no box in the {int(train.sum()):,} images of train: is it the right file, and are its classes known?')
+        raise TransferError(f'{table.name}: no box in the {int(train.sum()):,} images of train: is it the right file?')
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #b278944c
+# %% ../../nbs/api/boxes/05_audit.ipynb #635751c1
 @patch
 def split(self:BoxTable,
     valid=.1, # share of the images, or of train, where parts are given
@@ -245,7 +269,8 @@ def split(self:BoxTable,
     given = images.part.astype(bool)
     if given.any() and not given.all():
         file = Path(images.item[~given].iloc[0]).name
-        raise TransferError(f'{self.name}: {int((~given).sum()):,} of {len(images):,} images are in no part, such as {file}: list them, or read without parts')
+        some = f'{int((~given).sum()):,} of {len(images):,} images'
+        raise TransferError(f'{self.name}: {some} are in no part, such as {file}: list them, or read without parts')
     if not given.any():
         rows = _rows_to_split(self, images)
         images = images.assign(part=split_parts(rows.label, units_of_photos(rows), valid, test, seed))

@@ -18,15 +18,16 @@ from ..data.parts import *
 from .table import *
 from .gathering import *
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #7d2b09ad
+# %% ../../nbs/api/boxes/02_coco.ipynb #2718ef8b
 def _json_of(file):
     "What a JSON holds"
     text = bounded_text(file)
     try: return json.loads(text)
     except RecursionError as e: raise TransferError(f'{file}: nested too deep for annotations: is this COCO?') from e
     except ValueError as e:
-        end = 'it ends in the middle: fetch or write it again' if getattr(e, 'pos', 0) >= len(text.rstrip()) - 1 else 'mend it there'
-        raise TransferError(f'{file}: no JSON ({brief(str(e), 80)}): {end}') from e
+        is_torn = getattr(e, 'pos', 0) >= len(text.rstrip()) - 1
+        next = 'it ends in the middle: fetch or write it again' if is_torn else 'mend it there'
+        raise TransferError(f'{file}: no JSON ({brief(str(e), 80)}): {next}') from e
 
 def _records(data, key, file):
     "One of the lists"
@@ -124,7 +125,7 @@ def _classes_of(categories, annotations, said):
     if same_id: raise TransferError(f'{said.where}: two categories have the id {same_id[0]}: give each its own')
     return names
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #e74d652a
+# %% ../../nbs/api/boxes/02_coco.ipynb #2b561112
 def _images_of(rows, part, said):
     "Id → row of an image"
     place = {}
@@ -133,8 +134,8 @@ def _images_of(rows, part, said):
         if not isinstance(name, str) or not name.strip():
             said.leave('image', f'id {key}', 'no name of a file')
             continue
-        if key in place and said.images[place[key]]['name'] != name:
-            raise TransferError(f'{said.where}: two images have the id {key}: {said.images[place[key]]["name"]} and {name}')
+        other = said.images[place[key]]['name'] if key in place else name
+        if other != name: raise TransferError(f'{said.where}: two images have the id {key}: {other} and {name}')
         if key in place:
             said.facts.setdefault('twice', []).append(name)
             continue
@@ -143,13 +144,15 @@ def _images_of(rows, part, said):
         said.images.append(dict(name=name, part=part, source_id=key, **size))
     return place
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #212aaadb
+# %% ../../nbs/api/boxes/02_coco.ipynb #e0f06bfa
 def _box_of(row):
     "The box of an annotation, and its order where that is sure"
     box = four_numbers(row.get('bbox'))
     if box and (any(box) or not row.get('segmentation')): return dict(box=box)
     around = box_of_mask(row.get('segmentation'))
     return dict(box=around, order='xyxy') if around else None
+
+def _is_set(value): return value is True or bool(a_number(value))
 
 def _add_boxes(rows, place, names, said):
     "The boxes of annotations, what can't be one is set aside"
@@ -162,10 +165,12 @@ def _add_boxes(rows, place, names, said):
             unknown = said.facts.setdefault('unknown', {})
             unknown[label] = unknown.get(label, 0) + 1
         elif not found: said.leave('box', at, 'no box of four numbers, nor a mask')
-        else: said.boxes.append(dict(image=place[image], label=names[label], crowd=bool(a_number(row.get('iscrowd'))),
-                                     difficult=bool(a_number(row.get('ignore'))), source_id=id_of(row.get('id')), **found))
+        else:
+            kinds = dict(crowd=_is_set(row.get('iscrowd')), difficult=_is_set(row.get('ignore')))
+            about = dict(image=place[image], label=names[label], source_id=id_of(row.get('id')))
+            said.boxes.append(about | kinds | found)
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #52ca7c62
+# %% ../../nbs/api/boxes/02_coco.ipynb #fa634cc5
 _apart = {'annotations', 'annotation', 'labels', 'json', 'jsons', 'meta'}
 
 def places_of(
@@ -174,11 +179,13 @@ def places_of(
 ) -> list: # of folders, the one where photos are first, then those that hold it
     "Where the photos of an annotation file may be"
     file = Path(file)
-    base = Path(root).expanduser() if root else file.parent.parent if file.parent.name.lower() in _apart else file.parent
-    if not base.is_dir(): raise TransferError(f'{base}: no such folder: root= (--root in a shell) names that of the photos')
-    inside = [folder for place in (base, base/'images') if place.is_dir() for folder in sorted(place.iterdir()) if folder.is_dir()]
-    named = [folder for folder in inside if folder.name.lower() in file.stem.lower() and parts_of([folder.name])[folder.name]]
-    return [*named[:1], base]
+    beside = file.parent.parent if file.parent.name.lower() in _apart else file.parent
+    base = Path(root).expanduser() if root else beside
+    if not base.is_dir():
+        raise TransferError(f'{base}: no such folder: root= (--root in a shell) names that of the photos')
+    inside = [folder for place in (base, base/'images') if place.is_dir() for folder in sorted(place.iterdir())]
+    named = [folder for folder in inside if folder.is_dir() and folder.name.lower() in file.stem.lower()]
+    return [*[folder for folder in named if parts_of([folder.name])[folder.name]][:1], base]
 
 # %% ../../nbs/api/boxes/02_coco.ipynb #0f30e168
 def said_by_coco(
@@ -228,7 +235,7 @@ def read_coco(
     tables = [gathered(said_by_coco(file, root, part), order, unit) for part, file in files]
     return put_together(tables, tables[0].name if len(tables) == 1 else files[0][1].parent.name or 'coco')
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #f5c1d7de
+# %% ../../nbs/api/boxes/02_coco.ipynb #8c5e7a8c
 def relative_names(
     table:BoxTable,
     root=None # a folder that holds all of the images, default the nearest one
@@ -237,7 +244,8 @@ def relative_names(
     files = [os.path.abspath(file) for file in table.images.item]
     if not files: raise TransferError(f'{table.name}: no images in it: nothing was written')
     try: root = os.path.abspath(root) if root else os.path.commonpath([os.path.dirname(file) for file in files])
-    except ValueError as e: raise TransferError(f'{table.name}: its images are on several disks: copy them to one') from e
+    except ValueError as e:
+        raise TransferError(f'{table.name}: its images are on several disks: copy them to one') from e
     out = next((file for file in files if not is_below(file, root)), None)
     if out: raise TransferError(f'{out}: not below {root}: root= names a folder that holds all images')
     return Path(root), [os.path.relpath(file, root).replace(os.sep, '/') for file in files]

@@ -38,16 +38,17 @@ class _Bounded:
         self.depth -= 1
         self.builder.end(name)
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #02b687c4
+# %% ../../nbs/api/boxes/03_folders.ipynb #9944fe5c
 def xml_of(
     file # a path
 ): # the root of its tree, raises `TransferError` for what is no XML, or none that is harmless
     "An XML file, without entities"
-    data, bounded, parser = Path(file).read_bytes()[:_most_xml + 1], _Bounded(), expat.ParserCreate()
+    bounded, parser = _Bounded(), expat.ParserCreate()
+    with open(file, 'rb') as f: data = f.read(_most_xml + 1)
     if len(data) > _most_xml: raise TransferError(f'more than {_most_xml:,} bytes: no annotation is as large')
     parser.StartElementHandler, parser.EndElementHandler = bounded.start, bounded.end
     parser.CharacterDataHandler = bounded.builder.data
-    for handler in ('EntityDeclHandler', 'UnparsedEntityDeclHandler', 'ExternalEntityRefHandler'): setattr(parser, handler, _refuse)
+    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = parser.ExternalEntityRefHandler = _refuse
     try: parser.Parse(data, True)
     except expat.ExpatError as e: raise TransferError(f'no XML ({e})') from e
     except (LookupError, ValueError) as e: raise TransferError(f'no XML that can be read ({brief(str(e), 60)})') from e
@@ -68,7 +69,7 @@ def _voc_box(thing):
     if len(points) < 6 or None in points: return 'no box'
     return dict(box=(min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])))
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #7b88bad9
+# %% ../../nbs/api/boxes/03_folders.ipynb #92082224
 @lru_cache(64)
 def _pictures_in(folder):
     "Stem → name of an image file in a folder"
@@ -78,27 +79,32 @@ def _pictures_in(folder):
 
 def _photo_of(file, root, told):
     "The photo of an XML: called as it is, beside it or in the usual folders, or else as is written in it"
-    for place in (file.parent, root, *(base/name for base in (root, file.parent.parent) for name in ('JPEGImages', 'images'))):
+    usual = [base/name for base in (root, file.parent.parent) for name in ('JPEGImages', 'images')]
+    for place in (file.parent, root, *usual):
         name = _pictures_in(str(place)).get(file.stem)
         if name: return str(Path(os.path.abspath(place))/name)
     return told or file.stem
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #dd361476
+# %% ../../nbs/api/boxes/03_folders.ipynb #8b1cd056
 def _add_voc(said, file, root, part):
     "What one XML says"
     try: tree = xml_of(file)
     except (TransferError, OSError) as e: return said.leave('image', file.name, f'its XML: {e}')
-    if tree.tag != 'annotation': return said.leave('image', file.name, f'its XML: <{brief(tree.tag, 20)}>, no <annotation>')
+    if tree.tag != 'annotation':
+        return said.leave('image', file.name, f'its XML: <{brief(tree.tag, 20)}>, no <annotation>')
     told = _text_of(tree, 'filename')
-    name, size = _photo_of(file, root, told), {side: whole_number(_text_of(tree, f'size/{side}')) for side in ('width', 'height')}
-    if told and Path(told.replace('\\', '/')).stem != Path(name).stem: said.facts['renamed'] = said.facts.get('renamed', 0) + 1
+    name = _photo_of(file, root, told)
+    size = {side: whole_number(_text_of(tree, f'size/{side}')) for side in ('width', 'height')}
+    is_other = told and Path(told.replace('\\', '/')).stem != Path(name).stem
+    if is_other: said.facts['renamed'] = said.facts.get('renamed', 0) + 1
     said.images.append(dict(name=name, part=part, source_id=file.stem, **size))
     for thing in tree.iterfind('object'):
         label, found = _text_of(thing, 'name'), _voc_box(thing)
+        hard = _text_of(thing, 'difficult') == '1'
         if not label or isinstance(found, str): said.leave('box', file.name, found if label else 'no class')
-        else: said.boxes.append(dict(image=len(said.images) - 1, label=label, difficult=_text_of(thing, 'difficult') == '1', **found))
+        else: said.boxes.append(dict(image=len(said.images) - 1, label=label, difficult=hard, **found))
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #b775c962
+# %% ../../nbs/api/boxes/03_folders.ipynb #d2e1aa3b
 def _listed(root):
     "Stem → part, as lists in `ImageSets` say"
     parts = {}
@@ -106,7 +112,8 @@ def _listed(root):
         where = root/'ImageSets'/'Main'/f'{file}.txt'
         if not where.is_file() or file == 'trainval' and (root/'ImageSets'/'Main'/'val.txt').is_file(): continue
         lines = bounded_text(where).split('\n')
-        parts.update({Path(line.split()[0]).stem if line.split()[0].endswith('.xml') else line.split()[0]: part for line in lines if line.strip()})
+        names = [line.split()[0] for line in lines if line.strip()]
+        parts.update({name.removesuffix('.xml').removesuffix('.jpg'): part for name in names})
     return parts
 
 def part_of_path(
@@ -122,17 +129,17 @@ def _parts_by_folder(files, root):
     names = {name for file in files for name in os.path.relpath(file, root).replace(os.sep, '/').split('/')[:-1]}
     return parts_of(sorted(names))
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #2aa96e9c
+# %% ../../nbs/api/boxes/03_folders.ipynb #ac160255
 def said_by_voc(
     root # the folder that has `Annotations`, or XML beside photos
 ) -> Said: # raises `TransferError` where there is no XML
     "What a folder of Pascal VOC says"
     root = Path(root).expanduser()
     within = root/'Annotations' if (root/'Annotations').is_dir() else root
-    files = sorted(file for file in within.rglob('*.xml') if not any(name.startswith('.') for name in file.relative_to(root).parts))
+    files = [file for file in sorted(within.rglob('*.xml')) if '/.' not in f'/{file.relative_to(root).as_posix()}']
     if not files: raise TransferError(f'{root}: no XML in it: name the folder that has Annotations')
-    said = Said(root, places=[root/'JPEGImages', root] if (root/'JPEGImages').is_dir() else [root], usual=('xyxy', 'pixels'),
-                says='Pascal VOC has', from_one=True)
+    places = [place for place in (root/'JPEGImages', root) if place.is_dir()]
+    said = Said(root, places=places, usual=('xyxy', 'pixels'), says='Pascal VOC has', from_one=True)
     listed, known = _listed(root), _parts_by_folder(files, root)
     _pictures_in.cache_clear()
     for file in files: _add_voc(said, file, root, listed.get(file.stem) or part_of_path(file, root, known))
@@ -147,7 +154,8 @@ def _say_lists(said, listed):
         raise TransferError(f'{said.where}: none of its XML is an annotation: {first["where"]}: {first["why"]}')
     out = sum(not image['part'] for image in said.images) if listed else 0
     if out: said.notes.append(f'{said.where}: {out:,} images are in no list of ImageSets/Main')
-    if n := said.facts.get('renamed'): said.notes.append(f'{said.where}: {n:,} XML files name another photo: taken by their own names')
+    other = said.facts.get('renamed')
+    if other: said.notes.append(f'{said.where}: {other:,} XML files name another photo: taken by their own names')
 
 # %% ../../nbs/api/boxes/03_folders.ipynb #d0060663
 def read_voc(
@@ -158,12 +166,13 @@ def read_voc(
     "Boxes of Pascal VOC. The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html"
     return gathered(said_by_voc(root), order, unit)
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #d1799ad5
+# %% ../../nbs/api/boxes/03_folders.ipynb #32b1ee86
 def _yaml_of(file):
     "What a `data.yaml` says"
     import yaml # fastai and timm need it as well
     try: said = yaml.safe_load(bounded_text(file, 2**20))
-    except (yaml.YAMLError, RecursionError, ValueError) as e: raise TransferError(f'{file}: no YAML ({brief(str(e), 100)})') from e
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
+        raise TransferError(f'{file}: no YAML ({brief(str(e), 100)})') from e
     if not isinstance(said, dict): raise TransferError(f'{file}: no names and values, as a data.yaml has them')
     return said
 
@@ -174,11 +183,13 @@ def _names_in(said, file):
     if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
         raise TransferError(f'{file}: no "names" of classes, as a list or by number')
     for name in names.values():
-        if isinstance(name, bool): raise TransferError(f'{file}: a class is read as {name}: put yes, no, on and off in quotes')
-        if not isinstance(name, (str, int, float)): raise TransferError(f'{file}: the name of a class is a {type(name).__name__}: use words')
+        if isinstance(name, bool):
+            raise TransferError(f'{file}: a class is read as {name}: put yes, no, on and off in quotes')
+        if isinstance(name, (str, int, float)): continue
+        raise TransferError(f'{file}: the name of a class is a {type(name).__name__}: use words')
     return {int(key): str(name) for key, name in names.items()}
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #dc76c6a3
+# %% ../../nbs/api/boxes/03_folders.ipynb #a8baf2e1
 def _folder_at(base, name, root, file):
     "Where a path of a `data.yaml` leads, also if it was written for another machine, or with steps up too many"
     name = str(name).replace('\\', '/')
@@ -189,10 +200,11 @@ def _folder_at(base, name, root, file):
     for start in range(len(down)):
         for place in (base, root):
             if (place/'/'.join(down[start:])).exists(): return place/'/'.join(down[start:])
-    if '..' in pieces: raise TransferError(f'{file}: "{brief(name, 60)}" lies outside of {root}, or is not there: root= names the folder of all')
-    raise TransferError(f'{file}: "{brief(name, 60)}" is not there: root= (--root in a shell) names the folder of the photos')
+    outside = f'lies outside of {root}, or ' if '..' in pieces else ''
+    raise TransferError(f'{file}: "{brief(name, 60)}" {outside}is not there: '
+                        'root= (--root in a shell) names the folder of all photos')
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #374596b3
+# %% ../../nbs/api/boxes/03_folders.ipynb #b27160ba
 def _photos_at(place, base):
     "The photos that an entry of a `data.yaml` means: those below a folder, or in a list"
     if place.is_dir(): return image_files(place)[0]
@@ -207,7 +219,8 @@ def _photos_by_yaml(said, file, root):
     root = Path(root).expanduser() if root else base
     if said.get('path') not in (None, '', '.'):
         try: base = _folder_at(base, said['path'], root, file)
-        except TransferError: notes.append(f'{file}: its path "{brief(said["path"], 60)}" is not there: taken from its own folder')
+        except TransferError:
+            notes.append(f'{file}: its path "{brief(said["path"], 60)}" is not there: taken from its own folder')
     for word, part in dict(train='train', val='valid', valid='valid', test='test').items():
         entries = said.get(word) or []
         for entry in [entries] if isinstance(entries, str) else entries if isinstance(entries, list) else []:
@@ -258,24 +271,26 @@ def _add_yolo(said, image, file, names, points):
             unknown[str(label)] = unknown.get(str(label), 0) + 1
         else: said.boxes.append(dict(image=image, label=names.get(label, str(label)), **box))
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #5c246f84
+# %% ../../nbs/api/boxes/03_folders.ipynb #46e757dd
 def _names_beside(root):
     "Classes in a text file, one a line"
-    for file in (root/'classes.txt', root/'labels'/'classes.txt', *sorted(root.glob('*.names')), *sorted(root.glob('*/classes.txt'))):
-        if file.is_file(): return {i: line.strip() for i, line in enumerate(bounded_text(file, 2**20).rstrip().split('\n'))}
-    return {}
+    files = [file for pattern in ('classes.txt', '*.names', '*/classes.txt') for file in sorted(root.glob(pattern))]
+    file = next((file for file in files if file.is_file()), None)
+    lines = bounded_text(file, 2**20).rstrip().split('\n') if file else []
+    return {i: line.strip() for i, line in enumerate(lines)}
 
 def _photos_without_yaml(root):
     photos = image_files(root)[0]
     known = _parts_by_folder(photos, root)
     return {photo: part_of_path(photo, root, known) for photo in photos}
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #3afc5322
+# %% ../../nbs/api/boxes/03_folders.ipynb #e8b2a1e7
 def yaml_in(
     root # a folder
 ): # its path, or `None`
     "The `data.yaml` of a folder"
-    files = [file for file in sorted(Path(root).glob('*.y*ml')) if re.search(r'^\s*["\']?names["\']?\s*:', file.read_text('utf-8', 'replace'), re.M)]
+    def names_classes(file): return re.search(r'^\s*["\']?names["\']?\s*:', file.read_text('utf-8', 'replace'), re.M)
+    files = [file for file in sorted(Path(root).glob('*.y*ml')) if names_classes(file)]
     return next((file for file in files if file.stem == 'data'), files[0] if files else None)
 
 def said_by_yolo(
@@ -289,14 +304,14 @@ def said_by_yolo(
     names = _names_in(told, file) if file else _names_beside(source)
     photos, notes, base = _photos_by_yaml(told, file, root) if file else (_photos_without_yaml(source), [], source)
     said = Said(file or source, places=[base], usual=('cxcywh', 'normalised'), says='YOLO has', notes=notes)
-    said.images = [dict(name=str(os.path.abspath(photo)), part=part, source_id=photo.stem) for photo, part in photos.items()]
+    said.images = [dict(name=os.path.abspath(photo), part=part, source_id=photo.stem) for photo, part in photos.items()]
     for image, photo in enumerate(photos): _add_yolo(said, image, label_file(photo), names, 'kpt_shape' in told)
     said.classes = [names[key] for key in sorted(names)] or sorted({box['label'] for box in said.boxes}, key=int)
     said.classes = list(dict.fromkeys(said.classes))
     _say_yolo(said, names, told)
     return said
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #7b6fafa1
+# %% ../../nbs/api/boxes/03_folders.ipynb #dcd8c0e7
 def _say_yolo(said, names, told):
     "What a reader should know, raises `TransferError` where nothing was found"
     n, without = len(said.images), said.facts.get('without_file', 0)
@@ -306,12 +321,13 @@ def _say_yolo(said, names, told):
         raise TransferError(f'{said.where}: none of {n:,} photos has a text file, such as {such}: are labels there?')
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     said.facts |= dict(classes_twice=twice, ids=sorted(names))
-    if not names: said.notes.append(f'{said.where}: no names of classes in data.yaml or classes.txt: they are called by their numbers')
-    if twice: said.notes.append(f'{said.where}: "{twice[0]}" has several numbers: taken for one class')
-    if told.get('nc') not in (None, len(names)): said.notes.append(f'{said.where}: nc is {brief(told["nc"], 20)}, but {len(names)} classes are named')
-    if without: said.notes.append(f'{said.where}: {without:,} of {n:,} photos have no text file: taken as images without things')
-    if scored := said.facts.get('scored'):
-        said.notes.append(f'{said.where}: {scored:,} lines have a sixth number, as a detector writes its score: did people draw these boxes?')
+    scored, nc = said.facts.get('scored'), told.get('nc')
+    say = lambda what: said.notes.append(f'{said.where}: {what}')
+    if not names: say('no names of classes in data.yaml or classes.txt: they are called by their numbers')
+    if twice: say(f'"{twice[0]}" has several numbers: taken for one class')
+    if isinstance(nc, int) and nc != len(names): say(f'nc is {nc}, but {len(names)} classes are named')
+    if without: say(f'{without:,} of {n:,} photos have no text file: taken as images without things')
+    if scored: say(f'{scored:,} lines have a sixth number, as the score of a detector: did people draw these boxes?')
 
 # %% ../../nbs/api/boxes/03_folders.ipynb #31e11c75
 def read_yolo(
@@ -342,7 +358,7 @@ def _yolo_text(boxes, size, number):
     rows = zip(boxes.label, np.hstack([middle, wide]).tolist())
     return ''.join(f'{number[label]} {" ".join(f"{value:.10g}" for value in row)}\n' for label, row in rows)
 
-# %% ../../nbs/api/boxes/03_folders.ipynb #95c5924c
+# %% ../../nbs/api/boxes/03_folders.ipynb #ef8a54dd
 def write_yolo(
     table:BoxTable,
     to, # a new folder
@@ -352,8 +368,9 @@ def write_yolo(
     import yaml
     to, number = Path(to).expanduser(), {label: i for i, label in enumerate(table.classes)}
     names, boxes = _yolo_names(table), dict(tuple(table.boxes[~table.boxes.crowd].groupby('image')))
-    told = {word: f'images/{part}' for word, part in dict(train='train', val='valid', test='test').items() if (table.images.part == part).any()}
-    told = dict(path='.', **(told or dict(train='images')), names={i: label for label, i in number.items()})
+    words, there = dict(train='train', val='valid', test='test'), set(table.images.part)
+    told = {word: f'images/{part}' for word, part in words.items() if part in there} or dict(train='images')
+    told = dict(path='.', **told, names={i: label for label, i in number.items()})
     with made_new(to) as made:
         for row, (image, name) in enumerate(zip(table.images.itertuples(), names)):
             text = _yolo_text(boxes.get(row, table.boxes[:0]), (image.width, image.height), number)
@@ -362,5 +379,6 @@ def write_yolo(
             photo.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text(text, encoding='utf-8', newline='\n')
             if photos: shutil.copyfile(image.item, photo)
-        (made/'data.yaml').write_text(yaml.safe_dump(told, allow_unicode=True, sort_keys=False), encoding='utf-8', newline='\n')
+        text = yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+        (made/'data.yaml').write_text(text, encoding='utf-8', newline='\n')
     return to

@@ -111,15 +111,31 @@ def _files_of(said):
     said.notes += notes
     return paths
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #7d7823fd
+# %% ../../nbs/api/boxes/01_gathering.ipynb #582c3266
+def _exif_comes_late(im):
+    "Has a PNG its EXIF behind its pixels?"
+    im.fp.seek(8)
+    seen_pixels = False
+    while len(head := im.fp.read(8)) == 8:
+        if head[4:] == b'eXIf' and seen_pixels: return True
+        seen_pixels = seen_pixels or head[4:] == b'IDAT'
+        im.fp.seek(int.from_bytes(head[:4], 'big') + 4, 1)
+    return False
+
+def _orientation(im):
+    "How an open image is to be turned. Of a PNG, Pillow would decode all pixels to look for more behind them"
+    exif = Image.Image.getexif(im) if im.format == 'PNG' and not _exif_comes_late(im) else im.getexif()
+    turn = exif.get(0x112, 1)
+    return turn if turn in range(1, 9) else 1
+
+# %% ../../nbs/api/boxes/01_gathering.ipynb #f7350329
 def head_of(
     file # a path
 ) -> dict: # `size` as stored, `orientation` (1 to 8, see EXIF), or `why` it can't be read
     "What the head of an image file says"
     try:
         with _our_limit(), reasons(file), Image.open(file, formats=pillow_formats()) as im:
-            turn = im.getexif().get(0x112, 1)
-            return dict(size=im.size, orientation=turn if turn in range(1, 9) else 1)
+            return dict(size=im.size, orientation=_orientation(im))
     except TransferError as e: why = str(e)
     if why not in ('not an image',): return dict(why=why)
     try: return dict(size=read_picture(file).size, orientation=1) # what Pillow doesn't know has to be opened
@@ -215,19 +231,17 @@ def _as_seen(box, row):
     box = np.asarray(box)*np.tile(np.array(stored)/np.array(row['frame']), 2)
     return turned_boxes([box], stored, row['orientation'])[0] if row['as_stored'] else box
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #c4519b98
+# %% ../../nbs/api/boxes/01_gathering.ipynb #977ea36b
 def _say_frames(said, rows):
     "Notes on photos that are not as their file says"
     def n(which): return sum(map(which, rows))
     stored = n(lambda row: row['as_stored'])
     scaled = n(lambda row: sorted(row['frame']) != sorted((row['width'], row['height'])))
-    if stored: said.notes.append(f'{said.where}: boxes of {stored:,} images were drawn on the picture before it was turned '
-                                 '(EXIF): they were turned with it')
-    if scaled: said.notes.append(f'{said.where}: {scaled:,} images have another size than it says, of the same shape: '
-                                 'boxes were scaled')
     odd = [row['item'].name for row in rows if row['odd']]
-    if odd: said.notes.append(f'{said.where}: {len(odd):,} images have another shape than it says, the first {odd[0]}: '
-                              'boxes were taken as they are')
+    say = lambda what: said.notes.append(f'{said.where}: {what}')
+    if stored: say(f'boxes of {stored:,} images were drawn on the picture before it was turned (EXIF): turned with it')
+    if scaled: say(f'{scaled:,} images have another size than it says, of the same shape: boxes were scaled')
+    if odd: say(f'{len(odd):,} images have another shape than it says, as {odd[0]}: boxes were taken as they are')
     said.facts['odd'] = odd
 
 # %% ../../nbs/api/boxes/01_gathering.ipynb #90edc95e
@@ -277,7 +291,7 @@ def gathered(
     if any(row['group'] is not None for row in rows): table.images['group'] = [row['group'] for row in rows]
     return table
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #86c789b6
+# %% ../../nbs/api/boxes/01_gathering.ipynb #ff2e2724
 def put_together(
     tables, # of `BoxTable`, one for each file
     name # of the data
@@ -297,8 +311,8 @@ def put_together(
 
 def _merged(values):
     "Facts of several files as one"
-    if all(isinstance(value, dict) for value in values): return {k: v for value in values for k, v in value.items()}
-    if all(isinstance(value, list) for value in values): return list(dict.fromkeys(v for value in values for v in value))
+    if all(isinstance(value, dict) for value in values): return {key: n for value in values for key, n in value.items()}
+    if all(isinstance(value, list) for value in values): return list(dict.fromkeys(each for o in values for each in o))
     return values[0] if len(set(map(str, values))) == 1 else values
 
 # %% ../../nbs/api/boxes/01_gathering.ipynb #bbf93a18

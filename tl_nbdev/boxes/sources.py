@@ -20,35 +20,37 @@ from .gathering import *
 from .coco import *
 from .folders import *
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #e5ef2315
+# %% ../../nbs/api/boxes/04_sources.ipynb #66ccb948
 _box_columns = dict(
     xyxy='xmin ymin xmax ymax|x0 y0 x1 y1|x1 y1 x2 y2|left top right bottom|xtl ytl xbr ybr|minx miny maxx maxy'
          '|bboxxmin bboxymin bboxxmax bboxymax|bboxx1 bboxy1 bboxx2 bboxy2',
     cxcywh='cx cy w h|cx cy width height|xc yc w h|xcenter ycenter width height|xcentre ycentre width height'
            '|centerx centery width height|xcenter ycenter w h|bboxcx bboxcy bboxw bboxh',
-    xywh='x y w h|x y width height|left top width height|xmin ymin width height|xmin ymin w h|bboxx bboxy bboxwidth bboxheight'
-         '|bboxx bboxy bboxw bboxh|bboxleft bboxtop bboxwidth bboxheight')
+    xywh='x y w h|x y width height|left top width height|xmin ymin width height|xmin ymin w h'
+         '|bboxx bboxy bboxwidth bboxheight|bboxx bboxy bboxw bboxh|bboxleft bboxtop bboxwidth bboxheight')
 _box_columns = {order: [names.split() for names in sets.split('|')] for order, sets in _box_columns.items()}
 _usual_columns = dict(
-    image='imagepath image filename file img imageid path imagename imgpath filepath imgname photo picture imagefile imgid',
+    image='imagepath image filename file img imageid path imagename imgpath filepath imgname photo picture imagefile',
     label='label class classname category labelname categoryname name cls species object tag classid categoryid',
-    box='bbox box boundingbox', part='split part set subset', width='imagewidth imgwidth imgw width', height='imageheight imgheight imgh height')
+    box='bbox box boundingbox', part='split part set subset', width='imagewidth imgwidth imgw width',
+    height='imageheight imgheight imgh height')
 _usual_columns = {what: names.split() for what, names in _usual_columns.items()}
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #0a8a4ba2
+# %% ../../nbs/api/boxes/04_sources.ipynb #1e2c5b16
 def columns_of_boxes(
     df, # a table
     told=None, # what a person says: `image`, `label`, `box` (a column, or four), `part`, `width`, `height` → column
     where='table' # its name
-) -> tuple: # a dict as `told`, and the order that the names say, or `None`, raises `TransferError` where one is not found
+) -> tuple: # a dict as `told`, and the order that the names say, or `None`, raises `TransferError` where one lacks
     "Which columns hold what"
     plain = {re.sub(r'[\W_]', '', str(column)).lower(): column for column in reversed(list(df))}
     found, order = dict(told or {}), None
-    for column in [each for names in found.values() for each in (names if isinstance(names, (list, tuple)) else [names])]:
-        if column not in df: raise TransferError(f'{where}: no column "{column}": its columns are {", ".join(map(str, df))}')
-    if 'box' not in found:
-        sets = [(each, names) for each, some in _box_columns.items() for names in some if all(name in plain for name in names)]
-        if sets: order, found['box'] = sets[0][0], [plain[name] for name in sets[0][1]]
+    several = [names if isinstance(names, (list, tuple)) else [names] for names in found.values()]
+    for column in [each for names in several for each in names]:
+        if column in df: continue
+        raise TransferError(f'{where}: no column "{column}": its columns are {", ".join(map(str, df))}')
+    sets = [(each, names) for each, some in _box_columns.items() for names in some if plain.keys() >= set(names)]
+    if sets and 'box' not in found: order, found['box'] = sets[0][0], [plain[name] for name in sets[0][1]]
     used = found['box'] if isinstance(found.get('box'), list) else []
     for what, names in _usual_columns.items():
         if what in found: continue
@@ -56,8 +58,9 @@ def columns_of_boxes(
         if column is not None: found[what] = column
     lacking = [what for what in ('image', 'box') if what not in found]
     if not lacking: return found, order
-    raise TransferError(f'{where}: no column of the {lacking[0]} among {", ".join(map(str, df))}: say it, such as '
-                        f'columns=dict({lacking[0]}={"[four columns]" if lacking[0] == "box" else chr(34) + str(next(iter(df))) + chr(34)})')
+    such = dict(image='image="file"', box='box=["left", "top", "right", "bottom"]')[lacking[0]]
+    raise TransferError(f'{where}: no column of the {lacking[0]} among {", ".join(map(str, df))}: '
+                        f'say it, such as columns=dict({such})')
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #2ae80110
 def _four_in(value):
@@ -72,7 +75,7 @@ def _cells(df, box):
     rows = df[list(box)].to_numpy(dtype=object).tolist()
     return [[] if all(map(is_missing, row)) else row for row in rows]
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #8b94039b
+# %% ../../nbs/api/boxes/04_sources.ipynb #b584d30f
 def _rows_of_images(df, columns, said):
     "Row of the image of each row of the table"
     names = df[columns['image']].map(lambda value: '' if is_missing(value) else str(value))
@@ -84,7 +87,8 @@ def _rows_of_images(df, columns, said):
     for name, part, width, height, group in zip(names, parts, *sizes, groups):
         if (name, part) in place or not name.strip(): continue
         place[name, part] = len(said.images)
-        said.images.append(dict(name=name, part=part, source_id=name, width=whole_number(width), height=whole_number(height), group=group))
+        size = dict(width=whole_number(width), height=whole_number(height))
+        said.images.append(dict(name=name, part=part, source_id=name, group=group, **size))
     return [place.get(key) for key in zip(names, parts)]
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #ddc85334
@@ -104,7 +108,7 @@ def _add_rows(df, columns, said):
 
 def _class_name(label): return id_of(label) or str(label)
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #0380d5d3
+# %% ../../nbs/api/boxes/04_sources.ipynb #8d2633ce
 def _table_of(source):
     "A table of boxes, and the name of its file"
     if not isinstance(source, (str, os.PathLike)): return with_columns(source, [], 'table'), Path('table')
@@ -122,11 +126,14 @@ def said_by_table(
     if list(map(str, df)) == list('012345') and not columns: # a table of RetinaNet has no names
         columns = dict(image=df.columns[0], box=list(df.columns[1:5]), label=df.columns[5])
     columns, order = columns_of_boxes(df, columns, path)
-    said = Said(path, places=[Path(root).expanduser() if root else path.parent], usual=(order, None), says='its columns say')
-    if not said.places[0].is_dir(): raise TransferError(f'{said.places[0]}: no such folder: root= (--root in a shell) names that of the photos')
+    place = Path(root).expanduser() if root else path.parent
+    if not place.is_dir():
+        raise TransferError(f'{place}: no such folder: root= (--root in a shell) names that of the photos')
+    said = Said(path, places=[place], usual=(order, None), says='its columns say')
     said.notes += [note for note in df.attrs.get('notes', []) if 'looks like' not in note]
     _add_rows(df, columns, said)
-    if n := said.facts.get('without'): said.notes.append(f'{path}: {n:,} rows without a box: their images are kept as images without things')
+    bare = said.facts.get('without')
+    if bare: said.notes.append(f'{path}: {bare:,} rows without a box: their images are kept as images without things')
     said.classes = sorted({box['label'] for box in said.boxes})
     return said
 
@@ -141,7 +148,7 @@ def read_box_table(
     "Boxes in a table, a row a box. Where no name of a column says their order, the numbers do"
     return gathered(said_by_table(source, root, columns), order, unit)
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #e5366c4e
+# %% ../../nbs/api/boxes/04_sources.ipynb #2ef2c524
 def _features_inside(features):
     "What is said of the fields of `objects`, whichever way they are nested"
     for _ in range(3):
@@ -153,17 +160,19 @@ def _features_inside(features):
 def _named_field(fields, names, where):
     "The first of some names that is there"
     found = next((name for name in names if name in fields), None)
-    if found is None: raise TransferError(f'{where}: no {" or ".join(names)} among {", ".join(map(str, fields)) or "no fields"}')
-    return found
+    if found is not None: return found
+    there = ', '.join(map(str, fields)) or 'no fields'
+    raise TransferError(f'{where}: no {" or ".join(names)} among {there}')
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #515c3cc3
+# %% ../../nbs/api/boxes/04_sources.ipynb #e7d2f485
 def _said_by_split(ds, part, where):
     "What one split of a dataset says"
     image = _named_field(ds.column_names, ('image', 'img', 'picture', 'file_name', 'image_path'), where)
     things = _named_field(ds.column_names, ('objects', 'annotations', 'object'), where)
     fields = _features_inside(ds.features[things])
-    box, label = (_named_field(fields, names, f'{where}: {things}') for names in
-                  (('bbox', 'box', 'bboxes', 'boxes'), ('category', 'label', 'category_id', 'categories', 'labels', 'class')))
+    box = _named_field(fields, ('bbox', 'box', 'bboxes', 'boxes'), f'{where}: {things}')
+    called = 'category', 'label', 'category_id', 'categories', 'labels', 'class'
+    label = _named_field(fields, called, f'{where}: {things}')
     named = fields[label] if hasattr(fields[label], 'int2str') else getattr(fields[label], 'feature', None)
     names = list(getattr(named, 'names', []) or [])
     said = Said(Path(where), places=[settings().cache], classes=names, facts=dict(folders=[]))
@@ -172,11 +181,12 @@ def _said_by_split(ds, part, where):
     if not names: said.classes = sorted({each['label'] for each in said.boxes})
     return said
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #ae303bfc
+# %% ../../nbs/api/boxes/04_sources.ipynb #bffd6c8e
 def _things_in(cell, box, label, crowd='iscrowd'):
     "Boxes, classes and crowds of a cell: a dict of lists, or a list of dicts"
-    if isinstance(cell, dict): lists = [list(cell.get(name) if cell.get(name) is not None else []) for name in (box, label, crowd)]
-    else: lists = [[each.get(name) for each in cell or []] for name in (box, label, crowd)]
+    names = box, label, crowd
+    if isinstance(cell, dict): lists = [[] if cell.get(name) is None else list(cell[name]) for name in names]
+    else: lists = [[each.get(name) for each in cell or []] for name in names]
     return zip(lists[0], lists[1], lists[2] or [False]*len(lists[0]))
 
 def _add_split(ds, said, image, things, fields, names, part):
@@ -191,7 +201,7 @@ def _add_split(ds, said, image, things, fields, names, part):
                                 width=whole_number(row.get('width')), height=whole_number(row.get('height'))))
         for box, label, crowd in _things_in(row[things], *fields): _add_thing(said, i, box, label, crowd, names)
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #b1f25fc6
+# %% ../../nbs/api/boxes/04_sources.ipynb #2275df76
 def _add_thing(said, i, box, label, crowd, names):
     "One box of a dataset"
     numbers = four_numbers(list(box) if box is not None else None)
@@ -210,12 +220,13 @@ def read_box_dataset(
     splits = dict(ds) if isinstance(ds, dict) else {'': ds}
     parts = parts_of([split for split in splits if split])
     odd = next((split for split in splits if split and not parts[split]), None)
-    if odd: raise TransferError(f'{name}: the split "{odd}" is none of train, validation, test: pass a dict of those meant')
-    tables = [gathered(_said_by_split(split, parts.get(key) or '', f'{name} {key}'.strip()), order, unit) for key, split in splits.items()]
-    return put_together(tables, name)
+    if odd: raise TransferError(f'{name}: the split "{odd}" is none of train, valid, test: pass a dict of those meant')
+    says = [_said_by_split(split, parts.get(key) or '', f'{name} {key}'.strip()) for key, split in splits.items()]
+    return put_together([gathered(said, order, unit) for said in says], name)
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #efd2da68
-box_formats = dict(coco='COCO JSON', voc='Pascal VOC', yolo='YOLO', table='a table of boxes', dataset='a dataset with objects')
+# %% ../../nbs/api/boxes/04_sources.ipynb #036c40b2
+box_formats = dict(coco='COCO JSON', voc='Pascal VOC', yolo='YOLO', table='a table of boxes',
+                   dataset='a dataset with objects')
 
 def _looks_like_coco(file):
     "Does a JSON begin or end as COCO's do? It may be large"
@@ -223,17 +234,18 @@ def _looks_like_coco(file):
         head = f.read(1 << 14)
         f.seek(max(0, os.path.getsize(file) - (1 << 14)))
         ends = head + f.read()
-    return ends.lstrip(b'\xef\xbb\xbf \r\n\t').startswith(b'{') and any(key in ends for key in (b'"images"', b'"annotations"', b'"categories"'))
+    keys = b'"images"', b'"annotations"', b'"categories"'
+    return ends.lstrip(b'\xef\xbb\xbf \r\n\t').startswith(b'{') and any(key in ends for key in keys)
 
 def _coco_in(folder):
     "COCO files of a folder, those of instances if there are others, too"
-    files = [file for pattern in ('*.json', 'annotations/*.json', '*/_annotations.coco.json') for file in sorted(folder.glob(pattern))]
-    files = [file for file in files if _looks_like_coco(file)]
+    patterns = '*.json', 'annotations/*.json', '*/_annotations.coco.json'
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if _looks_like_coco(file)]
     return [file for file in files if file.name.startswith('instances_')] or files
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #ec749256
+# %% ../../nbs/api/boxes/04_sources.ipynb #aa90d267
 def _is_voc(folder):
-    places = [folder/'Annotations'] if (folder/'Annotations').is_dir() else [folder, *sorted(each for each in folder.iterdir() if each.is_dir())]
+    places = [folder, folder/'Annotations', *sorted(each for each in folder.iterdir() if each.is_dir())]
     for file in (next(place.glob('*.xml'), None) for place in places):
         if file and b'<annotation' in file.read_bytes()[:4096]: return True
     return False
@@ -249,7 +261,7 @@ def _forms_in(folder):
     tables = [file for file in folder.iterdir() if suffix_of(file) in ('.csv', '.tsv', '.parquet')]
     return found or (['table'] if len(tables) == 1 else [])
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #8c6fa532
+# %% ../../nbs/api/boxes/04_sources.ipynb #fb140d8e
 def form_of(
     source # a file, a folder, several files, a table or a dataset
 ) -> list: # of formats that it may be, empty for none
@@ -257,8 +269,8 @@ def form_of(
     if not isinstance(source, (str, os.PathLike)):
         some = next(iter(source.values()), None) if isinstance(source, dict) else source
         if hasattr(some, 'features') and hasattr(some, 'column_names'): return ['dataset']
-        paths = isinstance(some, (str, os.PathLike)) or isinstance(source, (list, tuple)) and all(isinstance(each, (str, os.PathLike)) for each in source)
-        return ['coco'] if paths else ['table']
+        if isinstance(source, (list, tuple)): some = next(iter(source), None)
+        return ['coco'] if isinstance(some, (str, os.PathLike)) else ['table']
     path = Path(source).expanduser()
     if path.is_dir(): return _forms_in(path)
     if not path.is_file(): raise TransferError(f'{path}: no such file or folder')
@@ -266,17 +278,18 @@ def form_of(
     if path.suffix.lower() == '.json': return ['coco'] if _looks_like_coco(path) else ['table']
     return ['table'] if is_table(path) else []
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #c1b6fe3c
+# %% ../../nbs/api/boxes/04_sources.ipynb #b4a8699b
 def _form(source, told):
     "The format, told or recognised. Raises `TransferError` where what is told is something else"
     if told not in (None, *box_formats): raise TransferError(f'form="{told}": use one of {", ".join(box_formats)}')
-    found, called = form_of(source), brief(source, 80) if isinstance(source, (str, os.PathLike, list)) else 'it'
+    found, called = form_of(source), str(source) if isinstance(source, (str, os.PathLike)) else brief(source, 40)
     if told and found and told not in found:
-        raise TransferError(f'{called}: told to be {box_formats[told]}, but looks like {box_formats[found[0]]}: form="{found[0]}"')
+        looks = f'but looks like {box_formats[found[0]]}: form="{found[0]}"'
+        raise TransferError(f'{called}: told to be {box_formats[told]}, {looks}')
     if told or len(found) == 1: return told or found[0]
     names = ' and '.join(box_formats[form] for form in found)
     if found: raise TransferError(f'{called}: {names} are there: say which, such as form="{found[0]}"')
-    raise TransferError(f'{called}: no boxes found: known are COCO JSON, Pascal VOC XML, YOLO text with data.yaml or photos, and a CSV')
+    raise TransferError(f'{called}: no boxes found: COCO, Pascal VOC, YOLO (text beside photos) and CSV are read')
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #09f46620
 def read_boxes(
