@@ -1275,6 +1275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'tl_nbdev.boxes.folders.xml_of': ('api/boxes/folders.html#xml_of', 'tl_nbdev/boxes/folders.py'),
                                         'tl_nbdev.boxes.folders.yaml_in': ('api/boxes/folders.html#yaml_in', 'tl_nbdev/boxes/folders.py')},
             'tl_nbdev.boxes.gathering': { 'tl_nbdev.boxes.gathering.Said': ('api/boxes/gathering.html#said', 'tl_nbdev/boxes/gathering.py'),
+                                          'tl_nbdev.boxes.gathering.Said.called': ( 'api/boxes/gathering.html#said.called',
+                                                                                    'tl_nbdev/boxes/gathering.py'),
                                           'tl_nbdev.boxes.gathering.Said.leave': ( 'api/boxes/gathering.html#said.leave',
                                                                                    'tl_nbdev/boxes/gathering.py'),
                                           'tl_nbdev.boxes.gathering._alike': ( 'api/boxes/gathering.html#_alike',

@@ -53,19 +53,20 @@ def _places(table):
     for what, which, next in kinds:
         if which.any(): yield _finding(what, which.sum(), _named(table, which), next)
 
-# %% ../../nbs/api/boxes/05_audit.ipynb #83be6e72
+# %% ../../nbs/api/boxes/05_audit.ipynb #b2f2f5bc
 def twin_boxes(
     table:BoxTable,
     least=.95 # intersection over union
 ) -> pd.DataFrame: # columns `one`, `other` (rows of boxes), `overlap`, `exact`
     "Pairs of boxes of one class in one image that are nearly the same"
-    found = []
-    for _, rows in table.boxes.groupby(['image', 'label'], sort=False):
-        if len(rows) < 2: continue
-        box, at = rows[corners].to_numpy(float), rows.index.to_numpy()
+    found, boxes = [], table.boxes[corners].to_numpy(float)
+    groups = table.boxes.groupby(['image', 'label'], sort=False).indices
+    for at in groups.values():
+        if len(at) < 2: continue
+        box = boxes[at]
         alike = np.triu(overlaps(box, box), 1)
-        for i, j in np.argwhere(alike >= least):
-            found.append((at[i], at[j], alike[i, j], bool((box[i] == box[j]).all())))
+        for one, other in np.argwhere(alike >= least):
+            found.append((at[one], at[other], alike[one, other], bool((box[one] == box[other]).all())))
     return pd.DataFrame(found, columns=['one', 'other', 'overlap', 'exact'])
 
 def _twins(table):

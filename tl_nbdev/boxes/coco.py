@@ -222,7 +222,7 @@ def _known_part(word):
     if not part and word: raise TransferError(f'part "{word}": use train, valid or test')
     return part or ''
 
-# %% ../../nbs/api/boxes/02_coco.ipynb #abd65f7f
+# %% ../../nbs/api/boxes/02_coco.ipynb #428b1139
 def read_coco(
     files, # of annotations: one path, several, or a dict: part → path
     root=None, # the folder of the photos, default found beside them
@@ -233,7 +233,9 @@ def read_coco(
     The format: https://cocodataset.org/#format-data"""
     files = files_by_part(files)
     tables = [gathered(said_by_coco(file, root, part), order, unit) for part, file in files]
-    return put_together(tables, tables[0].name if len(tables) == 1 else files[0][1].parent.name or 'coco')
+    if len(tables) == 1: return tables[0]
+    above = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for _, file in files])
+    return put_together(tables, Path(above).name)
 
 # %% ../../nbs/api/boxes/02_coco.ipynb #8c5e7a8c
 def relative_names(

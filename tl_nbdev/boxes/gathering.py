@@ -24,7 +24,7 @@ from ..vision.formats import *
 from ..vision.formats import _our_limit
 from .table import *
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #129390f2
+# %% ../../nbs/api/boxes/01_gathering.ipynb #32f82156
 @dataclass
 class Said:
     "What a file of boxes says, before its photos are looked at"
@@ -40,6 +40,12 @@ class Said:
     left: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     facts: dict = field(default_factory=dict)
+
+    @property
+    def called(self):
+        "The name of the file, with its folder where others are called the same"
+        where = Path(self.where)
+        return f'{where.parent.name}/{where.name}' if where.name.startswith('_') else where.name
 
     def leave(self, what, where, why):
         "Set something aside, with the reason"
@@ -271,7 +277,7 @@ def _in_order(said, boxes, rows, order, unit):
     else: said.notes.append(f'{said.where}: a box begins at pixel 0, so pixels are counted from 0 here, not from 1')
     return box
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #5e1c1be1
+# %% ../../nbs/api/boxes/01_gathering.ipynb #9fe77424
 def gathered(
     said:Said, # by one file
     order=None, # told by a person, see `noticed`
@@ -286,8 +292,8 @@ def gathered(
     _say_frames(said, rows)
     seen = np.array([_as_seen(each, rows[of['image']]) for each, of in zip(box, boxes)]).reshape(-1, 4)
     for of, each in zip(boxes, seen.tolist()): of.update(zip(corners, each))
-    table = box_table(rows, boxes, said.classes, name=Path(said.where).name, left=said.left, notes=said.notes,
-                      facts=said.facts)
+    notes = [note.replace(str(said.where), said.called) for note in said.notes] # errors have the whole path
+    table = box_table(rows, boxes, said.classes, name=Path(said.where).name, left=said.left, notes=notes, facts=said.facts)
     if any(row['group'] is not None for row in rows): table.images['group'] = [row['group'] for row in rows]
     return table
 

@@ -224,7 +224,7 @@ def read_box_dataset(
     says = [_said_by_split(split, parts.get(key) or '', f'{name} {key}'.strip()) for key, split in splits.items()]
     return put_together([gathered(said, order, unit) for said in says], name)
 
-# %% ../../nbs/api/boxes/04_sources.ipynb #036c40b2
+# %% ../../nbs/api/boxes/04_sources.ipynb #a14eb643
 box_formats = dict(coco='COCO JSON', voc='Pascal VOC', yolo='YOLO', table='a table of boxes',
                    dataset='a dataset with objects')
 
@@ -234,7 +234,7 @@ def _looks_like_coco(file):
         head = f.read(1 << 14)
         f.seek(max(0, os.path.getsize(file) - (1 << 14)))
         ends = head + f.read()
-    keys = b'"images"', b'"annotations"', b'"categories"'
+    keys = b'"images"', b'"annotations"', b'"image_id"', b'"file_name"'
     return ends.lstrip(b'\xef\xbb\xbf \r\n\t').startswith(b'{') and any(key in ends for key in keys)
 
 def _coco_in(folder):
