@@ -135,6 +135,13 @@ def test_order_and_unit_are_noticed_whatever_they_are(order, unit, seed):
     back = as_corners(values, order, unit, sizes)
     assert np.allclose(back, np.hstack([low, low + side])*np.tile(sizes, 2))
 
+def test_columns_that_say_one_order_and_hold_another_are_told():
+    rng = np.random.default_rng(2)
+    xywh = np.hstack([rng.uniform(0, 50, (60, 2)), rng.uniform(5, 50, (60, 2))])
+    for values, unit in ((xywh, 'pixels'), (xywh/100, 'normalised')):
+        found = noticed(values, np.full((60, 2), 100), usual=('xyxy', None), says='its columns say')
+        assert (found.order, found.unit) == ('xywh', unit) and 'its columns say' in found.note and 'but' in found.note
+
 def test_a_few_wrong_boxes_don_t_change_the_reading():
     rng = np.random.default_rng(1)
     values = np.hstack([rng.uniform(0, 50, (200, 2)), rng.uniform(5, 50, (200, 2))])

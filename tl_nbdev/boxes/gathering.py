@@ -260,7 +260,7 @@ def _corners_of(boxes, values, frames, found):
         out[which] = as_corners(values[which], order, found.unit, frames[which])
     return out
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #3e07392e
+# %% ../../nbs/api/boxes/01_gathering.ipynb #d678e581
 def _in_order(said, boxes, rows, order, unit):
     "Corners of boxes, in the frames of their images"
     values = np.array([box['box'] for box in boxes], dtype=float).reshape(-1, 4)
@@ -276,8 +276,12 @@ def _in_order(said, boxes, rows, order, unit):
     if (box[:, :2] >= 1).all(): box[:, :2] -= 1
     else: said.notes.append(f'{said.where}: a box begins at pixel 0, so pixels are counted from 0 here, not from 1')
     return box
+def _shorter(note, short):
+    "A note with names of files and folders: only errors have whole paths"
+    for path in sorted(short, key=len, reverse=True): note = note.replace(path, short[path])
+    return note
 
-# %% ../../nbs/api/boxes/01_gathering.ipynb #9fe77424
+# %% ../../nbs/api/boxes/01_gathering.ipynb #b61ae0b5
 def gathered(
     said:Said, # by one file
     order=None, # told by a person, see `noticed`
@@ -292,8 +296,10 @@ def gathered(
     _say_frames(said, rows)
     seen = np.array([_as_seen(each, rows[of['image']]) for each, of in zip(box, boxes)]).reshape(-1, 4)
     for of, each in zip(boxes, seen.tolist()): of.update(zip(corners, each))
-    notes = [note.replace(str(said.where), said.called) for note in said.notes] # errors have the whole path
-    table = box_table(rows, boxes, said.classes, name=Path(said.where).name, left=said.left, notes=notes, facts=said.facts)
+    short = {str(said.where): said.called} | {str(place): Path(place).name for place in reversed(said.places)}
+    notes = [_shorter(note, short) for note in said.notes]
+    table = box_table(rows, boxes, said.classes, name=Path(said.where).name, left=said.left, notes=notes,
+                      facts=said.facts)
     if any(row['group'] is not None for row in rows): table.images['group'] = [row['group'] for row in rows]
     return table
 
