@@ -89,7 +89,7 @@ def as_dataset(table):
 
 # laws
 
-few = laws(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+few = laws(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 @few
 @given(some_boxes)
