@@ -16,6 +16,7 @@ wings = {
     'selection': 'Choosing: which, and how much',
     'adaptation': 'Another domain',
     'diagnostics': 'Can I believe it?',
+    'sharing': 'Out to anywhere: what was adapted here, used elsewhere',
     'apps': 'Shell, dashboard, demo',
 }
 
