@@ -112,3 +112,24 @@ def killed(f):
         try: f()
         finally: os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+# a hub
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "A hub on loopback with nothing on it yet, for this process and its children, and a cache of its own"
+    from huggingface_hub import constants, hf_api
+    from hub import Hub
+    home = tmp_path/'hub_home'
+    with Hub() as made:
+        set_ = dict(ENDPOINT=made.url, HUGGINGFACE_CO_URL_TEMPLATE=made.url + '/{repo_id}/resolve/{revision}/{filename}',
+                    HF_HOME=str(home), HF_HUB_CACHE=str(home/'hub'), HUGGINGFACE_HUB_CACHE=str(home/'hub'),
+                    HF_TOKEN_PATH=str(home/'token'), HF_STORED_TOKENS_PATH=str(home/'stored_tokens'), HF_XET_CACHE=str(home/'xet'),
+                    HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True)
+        for name, value in set_.items(): monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, 'endpoint', made.url)
+        env = dict(HF_ENDPOINT=made.url, HF_HOME=str(home), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1')
+        for name, value in env.items(): monkeypatch.setenv(name, value)
+        for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE'): monkeypatch.delenv(name, raising=False)
+        yield made
