@@ -118,7 +118,7 @@ def _check_single(out):
     raise TransferError('sentence-transformers: an encoder reads one text at a time, and this model reads pairs: '
                         'export it as "transformers" or "onnx"')
 
-# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #241673f0
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #d7c33e11
 @patch
 def as_sentence_transformer(self:Pretrained,
     out, # an `Outgoing` that started from it
@@ -126,7 +126,7 @@ def as_sentence_transformer(self:Pretrained,
 ) -> Written: # raises `TransferError` for a network of something else than texts
     "Write an encoder of texts"
     raise TransferError(f'sentence-transformers: {self.name} reads {self.reads}, and it has encoders of texts: '
-                        'export it as "transformers", "timm", "onnx" or "program"')
+                        'export it as "onnx" or "program"')
 
 # %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #c7d6be87
 @patch

@@ -191,7 +191,7 @@ def _by_shift(first, last, weight, bias, high):
     last.weight.copy_(weight)
     last.bias.copy_(bias - high*weight.sum(1))
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #e36c9d16
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #be1a02d6
 def _last_norm(body):
     "The last LayerNorm of a network, if it has one"
     return next((module for module in reversed(list(body.modules())) if isinstance(module, nn.LayerNorm)), None)
@@ -199,7 +199,7 @@ def _last_norm(body):
 def _bound(body, features):
     "No feature is larger than this: what a LayerNorm gives has a bound"
     norm = _last_norm(body)
-    if norm is None or norm.weight is None: return max(64., 8*features.abs().max().item())
+    if norm is None or norm.bias is None: return max(64., 8*features.abs().max().item())
     return (norm.weight.abs().max()*norm.normalized_shape[-1]**.5 + norm.bias.abs().max() + 8).item()
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #0d2a3ae2
@@ -292,13 +292,13 @@ def text_class(
     theirs.load_state_dict({names[name]: tensor for name, tensor in net.state_dict().items()})
     return theirs
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #fd59b9eb
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #104737c2
 def reading_tokenizer(
     p # a `TextPretrained`
 ):
-    "Its tokenizer, which knows how much of a text is read, and puts padding at the end"
+    "Its tokenizer, which knows how much of a text is read, pads at the end, and takes no text for a chat"
     tok = copy.deepcopy(tokenizer(p))
-    tok.model_max_length, tok.padding_side = Tokens(p).most, 'right'
+    tok.model_max_length, tok.padding_side, tok.chat_template = Tokens(p).most, 'right', None
     return tok
 
 def in_columns(
