@@ -11,6 +11,7 @@ questions = dict(
     copies='Does the audit find copies that were changed?',
     dashboard='How soon does the dashboard answer?',
     domains='Digits of another maker: does adapting help, and more than that of other libraries?',
+    export='A model in onnxruntime: as fast as the saved model here?',
     features='A head on frozen features: how much faster than fastai?',
     fewimages='Few images: do the defaults help?',
     fewshot='Few labels, texts: as good as setfit?',

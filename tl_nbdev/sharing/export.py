@@ -6,14 +6,14 @@
 __all__ = ['targets', 'Outgoing', 'difference', 'check_alike', 'Target', 'add_target', 'Written', 'target_called', 'check_new',
            'export_card', 'export_model']
 
-# %% ../../nbs/api/sharing/00_export.ipynb #ffaec204
-import copy, importlib.util, os
+# %% ../../nbs/api/sharing/00_export.ipynb #5fe2e3dd
+import copy, importlib.util, json, os
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from safetensors import SafetensorError
 from ..base.settings import *
 from ..base.disk import *
 from ..base.keep import *
@@ -189,7 +189,13 @@ def _origin(out):
     data = out.info.get('data', {}).get('name')
     return f'{network}, adapted to {as_markdown(data)}' if data else f'{network}, adapted'
 
-# %% ../../nbs/api/sharing/00_export.ipynb #f601ce9a
+# %% ../../nbs/api/sharing/00_export.ipynb #79343612
+def _front(out, target):
+    "What a model hub reads of a card"
+    tag = f'\npipeline_tag: {out.modality.name}-classification' if out.answer.words == 'classification' else ''
+    return f'---\nlicense: {json.dumps(out.p.licence)}\nlibrary_name: {target.name}{tag}\n---'
+
+# %% ../../nbs/api/sharing/00_export.ipynb #801cfdc8
 def export_card(
     out:Outgoing, # the model
     target:Target, # its format
@@ -198,7 +204,8 @@ def export_card(
     "The card of an exported model"
     classes = ', '.join(map(as_markdown, out.answer.classes)) or 'none: it gives a number'
     notes = ''.join(f'\n- {note}' for note in told.notes)
-    return f'''# {_origin(out)}
+    return f'''{_front(out, target)}
+# {_origin(out)}
 
 {target.about}. Exported from a model of tl_nbdev, which is not needed to use it. Licence of the weights: {as_markdown(out.p.licence)}.
 
@@ -220,12 +227,13 @@ def _record(out, target, told):
                 answer=answer, reads=out.modality.nouns, largest_difference=told.off, tried=told.tried,
                 notes=told.notes, **told.facts)
 
-# %% ../../nbs/api/sharing/00_export.ipynb #9f25a5e6
+# %% ../../nbs/api/sharing/00_export.ipynb #80574ea8
 def _refused(target, folder, error):
     "One line for what a library raised"
     why = brief((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
-    if isinstance(error, OSError):
-        return TransferError(f'{folder}: could not be written ({error.strerror or why}), and nothing was: make room, '
+    if isinstance(error, (OSError, SafetensorError)):
+        why = getattr(error, 'strerror', None) or why
+        return TransferError(f'{folder}: could not be written ({why}), and nothing was: make room, '
                              'or name another place')
     others = ', '.join(name for name in targets if name != target.name)
     return TransferError(f'{target.name} can\'t express this network ({type(error).__name__}: {why}), and nothing was '

@@ -33,24 +33,24 @@ def as_tensor(self:Regression, outputs):
     "A number in the unit of the labels"
     return outputs*self.std + self.mean
 
-# %% ../../nbs/api/sharing/01_parts.ipynb #93f4e6de
+# %% ../../nbs/api/sharing/01_parts.ipynb #b3eca5bd
 @patch
-def spoken(self:Answer,
+def plain_layer(self:Answer,
     weight, bias # of a last layer, `(n_out, D)` and `(n_out,)`
 ) -> tuple: # the same, for a tool that scales nothing
     "A last layer whose outputs need no scale of ours"
     return weight, bias
 
-# %% ../../nbs/api/sharing/01_parts.ipynb #40a3f787
+# %% ../../nbs/api/sharing/01_parts.ipynb #7efbc1a2
 @patch
-def spoken(self:Regression, weight, bias):
+def plain_layer(self:Regression, weight, bias):
     "A last layer that gives the number in the unit of the labels"
     return weight*self.std, bias*self.std + self.mean
 
-# %% ../../nbs/api/sharing/01_parts.ipynb #6ea969e8
+# %% ../../nbs/api/sharing/01_parts.ipynb #089bcd68
 @patch
 def heard(self:Answer, outputs):
-    "Answers, from outputs of a network whose last layer is `spoken`"
+    "Answers, from outputs of a network whose last layer is a `plain_layer`"
     return self.as_tensor(outputs)
 
 @patch
@@ -120,7 +120,7 @@ def as_layers(
             return [(*first, between), (*layers[1], nn.Identity())]
     return None
 
-# %% ../../nbs/api/sharing/01_parts.ipynb #cb875ecd
+# %% ../../nbs/api/sharing/01_parts.ipynb #1cf9c229
 def linear_of(
     out, # an `Outgoing`
     dim:int, # width of its features
@@ -132,4 +132,4 @@ def linear_of(
     if found is None:
         raise TransferError(f'{to}: the head "{out.head}" is not one linear layer, which is all that it has room '
                             f'for: {otherwise}')
-    return tuple(tensor.float() for tensor in out.answer.spoken(*found))
+    return tuple(tensor.float() for tensor in out.answer.plain_layer(*found))

@@ -74,7 +74,7 @@ def _modules(out):
     pooled = Pooling(width, modes[0] if len(modes) == 1 else tuple(modes))
     return [first, pooled, *map(_projected, body.dense), *([Normalize()] if body.normalize else [])]
 
-# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #ce39831e
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #ce588623
 def head_layers(
     out, # an `Outgoing`
     dim:int # width of its features
@@ -85,7 +85,7 @@ def head_layers(
         raise TransferError(f'sentence-transformers: the head "{out.head}" is more than linear layers: train with '
                             'head="linear", or export the model as "transformers", "onnx" or "program"')
     *before, (weight, bias, last) = found
-    return [_dense(*layer) for layer in (*before, (*out.answer.spoken(weight, bias), last))]
+    return [_dense(*layer) for layer in (*before, (*out.answer.plain_layer(weight, bias), last))]
 
 # %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #952d64ef
 _use = '''from pathlib import Path

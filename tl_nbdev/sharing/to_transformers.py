@@ -264,12 +264,12 @@ def _class_head(out):
     if made is not None: return made
     raise TransferError(f'transformers: the class of {p.name} can\'t be made to have a linear head: {_own_next}')
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #eb7b8988
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #d216b5e9
 def _scaled(head, out):
     "Let a head of the class give the number itself. Raises `TransferError` where it has no bias"
     last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
     zero = torch.zeros(last.out_features)
-    weight, bias = out.answer.spoken(last.weight, zero if last.bias is None else last.bias)
+    weight, bias = out.answer.plain_layer(last.weight, zero if last.bias is None else last.bias)
     if last.bias is not None: last.bias.copy_(bias)
     elif bias.any(): raise TransferError(f'transformers: the class of {out.p.name} has no bias, which a number needs: {_own_next}')
     last.weight.copy_(weight)

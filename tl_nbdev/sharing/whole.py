@@ -183,12 +183,12 @@ def _tokenized(out, tok, typed, items):
     names = ['input_ids', 'attention_mask', *(['token_type_ids'] if typed else [])]
     return {name: found[name].astype(np.int64) for name in names}
 
-# %% ../../nbs/api/sharing/05_whole.ipynb #95ca1f16
+# %% ../../nbs/api/sharing/05_whole.ipynb #b6c94084
 _use_tokens = '''import numpy as np
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file('FOLDER/tokenizer.json')
-tokenizer.enable_truncation(MOST)
+tokenizer.enable_truncation(MOST, direction='SIDE')
 tokenizer.enable_padding(pad_id=PAD, pad_token='WORD')
 made = tokenizer.encode_batch(['A text.', 'Another.']) # of pairs: [('One.', 'Another.')]
 input_ids = np.array([each.ids for each in made], dtype=np.int64)
@@ -196,10 +196,11 @@ attention_mask = np.array([each.attention_mask for each in made], dtype=np.int64
 '''
 _use_types = "token_type_ids = np.array([each.type_ids for each in made], dtype=np.int64)\n"
 
-# %% ../../nbs/api/sharing/05_whole.ipynb #804daf5e
+# %% ../../nbs/api/sharing/05_whole.ipynb #5b7f8e14
 def _use_of_texts(out, tok, typed):
     "Lines of the library of tokenizers that prepare texts"
-    words = dict(MOST=tok.model_max_length, PAD=tok.pad_token_id or 0, WORD=tok.pad_token or '')
+    words = dict(MOST=tok.model_max_length, PAD=tok.pad_token_id or 0, WORD=tok.pad_token or '',
+                 SIDE=tok.truncation_side)
     text = _use_tokens + (_use_types if typed else '')
     if out.p.prompt: text = text.replace("'A text.', 'Another.'", f"{out.p.prompt + 'A text.'!r}")
     for word, value in words.items(): text = text.replace(word, str(value))
