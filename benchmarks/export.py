@@ -31,8 +31,9 @@ def compare(model, passes, repeats):
         saved = load_transfer(learn.save_transfer(Path(d)/'model', check=False))
         file = saved.export(Path(d)/'onnx', 'onnx')/'model.onnx'
         out = saved.outgoing()
-        whole, data = out.p.whole(out), file.read_bytes()
-    items = task.df.item.to_list()[:32]
+        whole, data, items = out.p.whole(out), file.read_bytes(), task.df.item.to_list()[:32]
+        one, tokenised = out.p.frozen(out.net.body, out.fit, Mode()), saved.frozen
+        if words: tokenised.tokens(items)
     def ours(frozen, given):
         features = frozen.run(given) if words else frozen(given)
         return saved.answer.decoded(head_outputs(saved.head, features))

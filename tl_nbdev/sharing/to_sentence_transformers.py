@@ -87,13 +87,14 @@ def head_layers(
     *before, (weight, bias, last) = found
     return [_dense(*layer) for layer in (*before, (*out.answer.plain_layer(weight, bias), last))]
 
-# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #952d64ef
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #cac94ee5
 _use = '''from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 encoder = SentenceTransformer('FOLDER')
-outputs = encoder.encode(['A text.', 'Another.'], convert_to_tensor=True).cpu() # vectors, and from here on the head
+vectors = encoder.encode(['A text.', 'Another.'], convert_to_tensor=True)
+outputs = vectors.cpu().clone() # from here on it is the head
 for layer in sorted(Path('FOLDER/classifier').iterdir()):
     outputs = Dense.load(str(layer))(dict(sentence_embedding=outputs))['sentence_embedding']
 answers = ANSWERS.detach() # in the order of the classes
