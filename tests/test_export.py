@@ -275,7 +275,7 @@ def test_by_a_command(learners, photos, tmp_path, capsys):
     assert tl_export(words) == 0 and 'model.safetensors' in capsys.readouterr().out
     found = json.loads((tmp_path/'export.json').read_text('utf-8'))
     assert found['format'] == 'timm' and found['largest_difference'] <= 1e-4 and 'config.json' in found['files']
-    for more, word in (([], 'replaces nothing'), (['--to', 'jpeg'], 'no format "jpeg"')):
+    for more, word in (([], 'not a model folder'), (['--to', 'jpeg'], 'no format "jpeg"')):
         assert tl_export([*words, *more]) == 1
         said = capsys.readouterr().err
         assert said.startswith('tl-export: ') and said.count('\n') == 1 and word in said
@@ -288,11 +288,11 @@ def test_to_a_hub_and_back(hub, learners, photos, tmp_path):
         learn = learners(name)
         learn.save_transfer(tmp_path/name, check=False)
         load_transfer(tmp_path/name).push_to_hub(f'me/{name}', private=True, token=good_token)
+        with pytest.raises(TransferError) as e: load_transfer(f'me/{name}') # without a token, where nothing was fetched before
+        assert '\n' not in str(e.value) and hub.repos[f'me/{name}'].private
         items = [Pair(item) if isinstance(item, list) else item for item in asked(learn, photos)]
         got = load_transfer(f'me/{name}', token=good_token).probs(items)
         assert np.allclose(np.stack([got[i] for i in range(len(items))]), ours(learn, asked(learn, photos)), atol=1e-4)
-    with pytest.raises(TransferError) as e: load_transfer('me/resnet')
-    assert '\n' not in str(e.value) and hub.repos['me/resnet'].private
 
 def test_revisions_of_a_model(hub, learners, tmp_path):
     learners('resnet').save_transfer(tmp_path/'one', check=False)
