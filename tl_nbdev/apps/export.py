@@ -12,11 +12,12 @@ from ..base.settings import *
 from .shell import command
 from .shell import _out
 
-# %% ../../nbs/api/apps/19_export.ipynb #f2b78ec2
+# %% ../../nbs/api/apps/19_export.ipynb #3e9a0c4c
 def _formats():
     "Formats that there are"
     from tl_nbdev.sharing.export import targets
-    from tl_nbdev.sharing import to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx # noqa: each adds its own
+    # each adds its own
+    from tl_nbdev.sharing import to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx # noqa
     return targets
 
 # %% ../../nbs/api/apps/19_export.ipynb #f5fe4479
@@ -27,7 +28,7 @@ def _asked(to):
     if to is None: raise TransferError(f'no format: say --to, one of {", ".join(formats)}')
     target_called(to)
 
-# %% ../../nbs/api/apps/19_export.ipynb #b5a886a9
+# %% ../../nbs/api/apps/19_export.ipynb #460ced42
 @command
 def tl_export(
     model:str, # a saved model: a folder, or a name on a hub such as org/name or org/name@revision
@@ -46,5 +47,6 @@ def tl_export(
     found = json_.loads((folder/'export.json').read_text('utf-8'))
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob('*') if file.is_file())
     print(f'{folder}: {", ".join(files)}')
-    print(f'its answers differ from those of {model} by at most {found["largest_difference"]:.1g}, on {found["tried"]} items')
+    off, tried = found['largest_difference'], found['tried']
+    print(f'its answers differ from those of {model} by at most {off:.1g}, on {tried} items')
     _out(dict(found, files=files), json)

@@ -49,8 +49,9 @@ def made_up(self:Modality) -> list: # none where it isn't known how items are ma
     "A few made-up items"
     return []
 
-# %% ../../nbs/api/sharing/00_export.ipynb #2e7c7851
-_sentences = ('A probe.', 'Another one, which is a good deal longer than the first, and says as little.', '1234 👋 Ünïcode?')
+# %% ../../nbs/api/sharing/00_export.ipynb #7c11d54f
+_sentences = ('A probe.', 'Another one, which is a good deal longer, and says as little.',
+              '1234 👋 Ünïcode?')
 
 @patch
 def made_up(self:Texts):
@@ -87,7 +88,7 @@ def outgoing(self:Predictor) -> Outgoing: # raises `TransferError` for a predict
     net, p, info = rebuilt(self)
     return Outgoing(net, p, self.answer, self.modality, info['head'], info['fit'], self.modality.made_up(), info)
 
-# %% ../../nbs/api/sharing/00_export.ipynb #5251ec7f
+# %% ../../nbs/api/sharing/00_export.ipynb #049ff177
 @patch
 def answers(self:Outgoing,
     items # of its modality
@@ -97,7 +98,8 @@ def answers(self:Outgoing,
     head = copy.deepcopy(self.net.head)
     found = {}
     for ids, features in frozen.passes(items): found.update(zip(ids, self.answer.decoded(head_outputs(head, features))))
-    if len(found) < len(items): raise TransferError('an item that the export was to be tried on can\'t be read any more')
+    if len(found) < len(items):
+        raise TransferError('an item that the export was to be tried on can\'t be read any more')
     return np.stack([found[i] for i in range(len(items))])
 
 # %% ../../nbs/api/sharing/00_export.ipynb #9f010bca
@@ -195,7 +197,7 @@ def _front(out, target):
     tag = f'\npipeline_tag: {out.modality.name}-classification' if out.answer.words == 'classification' else ''
     return f'---\nlicense: {json.dumps(out.p.licence)}\nlibrary_name: {target.name}{tag}\n---'
 
-# %% ../../nbs/api/sharing/00_export.ipynb #801cfdc8
+# %% ../../nbs/api/sharing/00_export.ipynb #c4f305fc
 def export_card(
     out:Outgoing, # the model
     target:Target, # its format
@@ -207,7 +209,8 @@ def export_card(
     return f'''{_front(out, target)}
 # {_origin(out)}
 
-{target.about}. Exported from a model of tl_nbdev, which is not needed to use it. Licence of the weights: {as_markdown(out.p.licence)}.
+{target.about}. Exported from a model of tl_nbdev, which is not needed to use it.
+Licence of the weights: {as_markdown(out.p.licence)}.
 
 Classes, in the order of the probabilities: {classes}.
 

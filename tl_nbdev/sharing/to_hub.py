@@ -16,16 +16,18 @@ from ..training.saving import *
 from .export import *
 from fastai.basics import Learner, patch
 
-# %% ../../nbs/api/sharing/08_to_hub.ipynb #60098310
+# %% ../../nbs/api/sharing/08_to_hub.ipynb #dca08e4b
 def check_name(
     name # of a repository
 ) -> str: # raises `TransferError` for what is no `org/name`
     "A name as a hub has them"
     if re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(name)): return str(name)
-    raise TransferError(f'"{str(name)[:60]}" is no name on a hub: say whose it is and what it is called, as in "me/solar-cells"')
+    raise TransferError(f'"{str(name)[:60]}" is no name on a hub: say whose it is and what it is called, '
+                        'as in "me/solar-cells"')
 
-# %% ../../nbs/api/sharing/08_to_hub.ipynb #9c80aef2
-def _whole_folder(folder): return [file.relative_to(folder).as_posix() for file in Path(folder).rglob('*') if file.is_file()]
+# %% ../../nbs/api/sharing/08_to_hub.ipynb #3a9c1df9
+def _whole_folder(folder):
+    return [file.relative_to(folder).as_posix() for file in Path(folder).rglob('*') if file.is_file()]
 
 @patch
 def saved_in(self:Predictor,
@@ -52,7 +54,7 @@ def _made(model, place, format):
     folder = export_model(model, Path(place)/'model', format)
     return folder, _whole_folder(folder)
 
-# %% ../../nbs/api/sharing/08_to_hub.ipynb #6db1dcfb
+# %% ../../nbs/api/sharing/08_to_hub.ipynb #9211d895
 def push(
     model, # a learner of `transfer_learner`, or a saved model of `load_transfer`
     name:str, # of the repository, such as `me/solar-cells`, which is made where there is none
@@ -73,7 +75,8 @@ def push(
         try:
             hub.create_repo(name, private=private, exist_ok=True)
             if revision: hub.create_branch(name, branch=revision, exist_ok=True)
-            hub.upload_folder(repo_id=name, folder_path=str(folder), allow_patterns=files, revision=revision, commit_message=message)
+            hub.upload_folder(repo_id=name, folder_path=str(folder), allow_patterns=files, revision=revision,
+                              commit_message=message)
         except Exception as e: raise hub_error(name, 'it could not be sent to the model hub', e, token) from None
     return f'{hub.endpoint}/{name}'
 

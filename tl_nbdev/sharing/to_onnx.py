@@ -65,7 +65,7 @@ def _session(data):
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
 
-# %% ../../nbs/api/sharing/07_to_onnx.ipynb #fa20edd0
+# %% ../../nbs/api/sharing/07_to_onnx.ipynb #6169299c
 _use = '''import onnxruntime
 
 session = onnxruntime.InferenceSession('FOLDER/model.onnx')
@@ -81,7 +81,8 @@ def to_onnx(
     "model.onnx, and how items are prepared beside it"
     made = out.p.whole(out)
     size = sum(tensor.nbytes for tensor in made.net.state_dict().values())
-    if size > _most: raise TransferError(f'onnx: {size/1e9:.1f} GB of weights are more than one file can hold: export as "program"')
+    if size > _most:
+        raise TransferError(f'onnx: {size/1e9:.1f} GB of weights are more than one file can hold: export as "program"')
     data = graph(made, out).SerializeToString()
     session = _session(data)
     off, n = tried(made, lambda arrays: session.run(None, arrays)[0], out, 'onnx')

@@ -54,7 +54,7 @@ def _projected(layer):
     "A `Projection`, as a layer of sentence-transformers"
     return _dense(layer.linear.weight, layer.linear.bias, copy.deepcopy(layer.activation), layer.residual)
 
-# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #5d170f94
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #7b9abde2
 def _transformer(out):
     "The transformer of a model, as a module of sentence-transformers"
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -62,7 +62,8 @@ def _transformer(out):
     net.set_attn_implementation(out.net.body._usual)
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         save_transformer(net, tok, folder)
-        made = Transformer(folder, max_seq_length=Tokens(out.p).most, **(dict(do_lower_case=True) if out.p.lower else {}))
+        lower = dict(do_lower_case=True) if out.p.lower else {}
+        made = Transformer(folder, max_seq_length=Tokens(out.p).most, **lower)
     return made
 
 # %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #0761b1fc
@@ -129,7 +130,7 @@ def as_sentence_transformer(self:Pretrained,
     raise TransferError(f'sentence-transformers: {self.name} reads {self.reads}, and it has encoders of texts: '
                         'export it as "onnx" or "program"')
 
-# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #c7d6be87
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #3787b917
 @patch
 def as_sentence_transformer(self:TextPretrained, out, folder):
     "An encoder, and its head beside it"
@@ -137,7 +138,8 @@ def as_sentence_transformer(self:TextPretrained, out, folder):
     _check_single(out)
     modules, head = _modules(out), head_layers(out, features_of(out).shape[1])
     said = dict(prompts={'default': self.prompt}, default_prompt_name='default') if self.prompt else {}
-    with quiet_transformers(): SentenceTransformer(modules=modules, device='cpu', **said).save(str(folder), create_model_card=False)
+    with quiet_transformers():
+        SentenceTransformer(modules=modules, device='cpu', **said).save(str(folder), create_model_card=False)
     for i, layer in enumerate(head):
         place = folder/'classifier'/f'{i}_Dense'
         place.mkdir(parents=True)

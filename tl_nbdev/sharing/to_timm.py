@@ -47,14 +47,14 @@ def _check_all_there(net, lacks, to, name):
     if not odd: return
     raise TransferError(f'{to}: {name} is no longer as timm makes it ({odd[0]}): export it as "onnx" or "program"')
 
-# %% ../../nbs/api/sharing/02_to_timm.ipynb #1b639a05
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #18e1ba5d
 _otherwise = 'train with head="linear", or export it as "onnx" or "program"'
 
 @torch.no_grad()
 def timm_network(
     out:Outgoing, # a model
     to='timm' # the format, as an error names it
-) -> nn.Module: # in eval mode. Raises `TransferError` for a network of another library, and for a head it has no room for
+) -> nn.Module: # in eval mode. Raises `TransferError` for another library's network, and for a head that is not linear
     "The model as timm makes it"
     p = out.p
     if p.library != 'timm':
@@ -91,14 +91,15 @@ def opened(
     picture = item if isinstance(item, Image.Image) else Image.open(item)
     return ImageOps.exif_transpose(picture).convert('L' if channels == 1 else 'RGB')
 
-# %% ../../nbs/api/sharing/02_to_timm.ipynb #84056675
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #a22fa049
 def photos_differ(
     out:Outgoing, # the model
     answer, # function of a photo of Pillow's, which gives outputs `(1, n_out)`
     whose # library, as a note names it
 ) -> tuple: # the largest difference, and notes
     "How far answers are off from ours, from the files on"
-    got = np.concatenate([out.answer.heard(answer(opened(item, out.p.channels)).double()).numpy() for item in out.items])
+    outputs = [answer(opened(item, out.p.channels)).double() for item in out.items]
+    got = out.answer.heard(torch.cat(outputs)).numpy()
     off = difference(got, out.answers(out.items), out.answer)
     notes = []
     if off > 1e-4:

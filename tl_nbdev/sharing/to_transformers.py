@@ -65,7 +65,7 @@ def _set_linear(net, name, weight, bias):
     layer.bias.copy_(bias)
     net.set_submodule(name, layer)
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #c34fbb34
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #7b71c99e
 _elsewhere = 'train with head="linear", or export it as "onnx" or "program"'
 
 @torch.no_grad()
@@ -85,8 +85,9 @@ def _image_class(out):
     places = [name for name in _where_the_head_was(net, body) if net.get_submodule(name).out_features == len(bias)]
     if len(places) != 1:
         raise TransferError(f'transformers: {cls.__name__} has {len(places)} places for a head: {_elsewhere}')
-    lacks = net.load_state_dict({name.removeprefix('net.'): tensor for name, tensor in body.state_dict().items()}, strict=False)
-    if lacks.unexpected_keys: raise TransferError(f'transformers: {cls.__name__} has no {lacks.unexpected_keys[0]}: {_elsewhere}')
+    state = {name.removeprefix('net.'): tensor for name, tensor in body.state_dict().items()}
+    odd = net.load_state_dict(state, strict=False).unexpected_keys
+    if odd: raise TransferError(f'transformers: {cls.__name__} has no {odd[0]}: {_elsewhere}')
     _set_linear(net, places[0], weight, bias)
     return net
 
@@ -106,15 +107,16 @@ def _processor(out):
     return said | dict(image_processor_type='CLIPImageProcessor', size=dict(shortest_edge=round(p.size/p.crop)),
                        do_center_crop=True, crop_size=dict(height=p.size, width=p.size))
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #039e47a3
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #f1aa8610
 _use_image = '''from transformers import AutoImageProcessor, pipeline
 
 # backend='pil' resizes as the model was trained; without it, pixels may differ by 1 of 255
-classify = pipeline('image-classification', 'FOLDER', image_processor=AutoImageProcessor.from_pretrained('FOLDER', backend='pil'))
+prepare = AutoImageProcessor.from_pretrained('FOLDER', backend='pil')
+classify = pipeline('image-classification', 'FOLDER', image_processor=prepare)
 classify('photo.jpg')
 '''
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #0b5dbeb8
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #d26339a0
 def _image_transformers(out, folder):
     "Network and image processor of transformers' own"
     from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -128,7 +130,8 @@ def _image_transformers(out, folder):
     def through(processor): return lambda photo: made(**processor(photo, return_tensors='pt')).logits
     seen, notes = photos_differ(out, through(exact), 'the processor that Pillow resizes for')
     else_, more = photos_differ(out, through(usual), "transformers' default processor (torchvision)")
-    return Written(_use_image, max(off, seen), len(out.items), dict(preprocessing=said, off_by_default=else_), notes + more)
+    facts = dict(preprocessing=said, off_by_default=else_)
+    return Written(_use_image, max(off, seen), len(out.items), facts, notes + more)
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #7e95db6a
 _use_wrapped = '''from transformers import pipeline # needs timm, too
@@ -157,7 +160,7 @@ def _timm_wrapped(out, folder):
     seen, notes = photos_differ(out, lambda photo: made(**processor(photo, return_tensors='pt')).logits, 'timm')
     return Written(_use_wrapped, max(off, seen), len(out.items), dict(preprocessing=said), notes)
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #9d2b5d3c
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #ddd0c093
 def check_plain(
     p, # a `TextPretrained`
     to, # format, as an error names it
@@ -168,10 +171,12 @@ def check_plain(
         raise TransferError(f'{to}: {p.name} is of {p.library}, whose words are no tokens of transformers: '
                             'keep it with save_transfer')
     said = dict(long=p.long != 'truncate' and 'long texts are read in windows (train with long="truncate")',
-                prompt=p.prompt and f'"{p.prompt}" stands before each text', lower=p.lower and 'texts are read in lower case',
+                prompt=p.prompt and f'"{p.prompt}" stands before each text', 
+                lower=p.lower and 'texts are read in lower case',
                 dense=p.dense and 'layers follow its pooling', normalize=p.normalize and 'its vectors have length 1')
     odd = [why for name, why in said.items() if why and name not in may]
-    if odd: raise TransferError(f'{to}: {odd[0]}, for which there is no word: export it as "sentence-transformers" or "onnx"')
+    if not odd: return
+    raise TransferError(f'{to}: {odd[0]}, for which there is no word: export it as "sentence-transformers" or "onnx"')
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #cfd13d12
 _small = 2.**-12
@@ -202,9 +207,9 @@ def _bound(body, features):
     if norm is None or norm.bias is None: return max(64., 8*features.abs().max().item())
     return (norm.weight.abs().max()*norm.normalized_shape[-1]**.5 + norm.bias.abs().max() + 8).item()
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #0d2a3ae2
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #037966a4
 def _without_bias(body, weight, bias):
-    "A weight that adds a bias by itself, from what all that a LayerNorm gives has in common, `None` where there is none"
+    "A weight that adds a bias by itself, from what a LayerNorm's features have in common, `None` without one"
     norm = _last_norm(body)
     if norm is None or norm.bias is None or len(norm.weight) != weight.shape[1]: return None
     inverse = 1/norm.weight.double()
@@ -223,7 +228,7 @@ def _tries(body, linears, weight, bias, features):
     if between[0].bias is not None: ways.append(_by_shift)
     return [lambda way=way: way(between[0], last, weight, bias, high) for way in ways]
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #dc098092
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #ab897bb8
 @torch.no_grad()
 def linear_as_own(
     p, # a `TextPretrained`
@@ -233,7 +238,8 @@ def linear_as_own(
 ): # an `OwnHead`, or `None` where the class can't be made to do it
     "A linear head, made of the layers that the class of a network has"
     made = _new_own_head(p, len(bias)).eval()
-    linears = [module for module in made.modules() if isinstance(module, nn.Linear) or type(module).__name__ == 'Conv1D']
+    def is_layer(module): return isinstance(module, nn.Linear) or type(module).__name__ == 'Conv1D'
+    linears = list(filter(is_layer, made.modules()))
     want = features@weight.T + bias
     if not all(isinstance(module, nn.Linear) for module in linears): return None
     for make in _tries(body, linears, weight, bias, features):
@@ -264,14 +270,15 @@ def _class_head(out):
     if made is not None: return made
     raise TransferError(f'transformers: the class of {p.name} can\'t be made to have a linear head: {_own_next}')
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #d216b5e9
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #c032f492
 def _scaled(head, out):
     "Let a head of the class give the number itself. Raises `TransferError` where it has no bias"
     last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
     zero = torch.zeros(last.out_features)
     weight, bias = out.answer.plain_layer(last.weight, zero if last.bias is None else last.bias)
     if last.bias is not None: last.bias.copy_(bias)
-    elif bias.any(): raise TransferError(f'transformers: the class of {out.p.name} has no bias, which a number needs: {_own_next}')
+    elif bias.any():
+        raise TransferError(f'transformers: the class of {out.p.name} has no bias, which a number needs: {_own_next}')
     last.weight.copy_(weight)
     return head
 
@@ -326,28 +333,30 @@ def _text_transformers(out, folder):
     off = check_alike(out.answer.heard(logits), out.answers(out.items), out.answer, 'transformers')
     return Written(_use_text, off, len(out.items), dict(tokens=tok.model_max_length))
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #d4cb3d7a
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #cb635aa7
 @patch
 def as_transformers(self:Pretrained,
     out, # an `Outgoing` that started from it
     folder # an empty one
 ) -> Written: # raises `TransferError` for a network that transformers has no class for
     "Write a model as transformers has it"
-    raise TransferError(f'transformers: it has no class for {self.name} ({self.library}): export it as "onnx" or "program"')
+    raise TransferError(f'transformers: it has no class for {self.name} ({self.library}): '
+                        'export it as "onnx" or "program"')
 
 @patch
 def as_transformers(self:TextPretrained, out, folder):
     "Texts"
     return _text_transformers(out, folder)
 
-# %% ../../nbs/api/sharing/03_to_transformers.ipynb #8469a669
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #25a4faa1
 @patch
 def as_transformers(self:ImagePretrained, out, folder):
     "Photos: transformers' own networks, and timm's"
     ways = dict(transformers=_image_transformers, timm=_timm_wrapped)
     if self.library in ways: return ways[self.library](out, folder)
     of = 'a module of your own' if self.library == 'module' else f'of {self.library}'
-    raise TransferError(f'transformers: {self.name} is {of}, for which it has no class: export it as "onnx" or "program"')
+    raise TransferError(f'transformers: {self.name} is {of}, for which it has no class: '
+                        'export it as "onnx" or "program"')
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #3c491609
 @add_target('transformers', 'A classifier as transformers has it', transformers='"tl_nbdev[text]"')

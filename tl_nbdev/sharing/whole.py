@@ -70,7 +70,7 @@ class FromPixels(nn.Module):
         self.register_buffer('shift', shift[:, None, None])
     def forward(self, pixels): return self.answer.as_tensor(self.net(pixels.float()*self.scale + self.shift))
 
-# %% ../../nbs/api/sharing/05_whole.ipynb #62b4f754
+# %% ../../nbs/api/sharing/05_whole.ipynb #b8c96c0c
 _steps = dict(squeeze='resize the whole photo to size x size', crop='take the middle of the photo, that share of the '
               'shorter side, and resize it to size x size', pad='resize the photo to fit into size x size, on black')
 
@@ -78,8 +78,8 @@ def _says(out):
     "What must be done to a photo"
     p = out.p
     return dict(input='pixels, uint8 (batch, channels, size, size), 0 to 255', size=p.size, channels=p.channels,
-                fit=out.fit, do=_steps[out.fit], interpolation=p.interpolation, share=p.crop if out.fit == 'crop' else 1.,
-                orientation='upright, as EXIF says', order='red, green, blue' if p.channels == 3 else 'grey',
+                fit=out.fit, do=_steps[out.fit], interpolation=p.interpolation,
+                share=p.crop if out.fit == 'crop' else 1., orientation='upright, as EXIF says', order='red, green, blue' if p.channels == 3 else 'grey',
                 in_the_graph=dict(scale='1/255', mean=list(p.mean), std=list(p.std)))
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #4404b0ed
@@ -113,15 +113,16 @@ def _as_pixels(out, items):
     made = [pixels(item, out.p.prep(out.fit)) for item in items]
     return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
 
-# %% ../../nbs/api/sharing/05_whole.ipynb #a3e46954
+# %% ../../nbs/api/sharing/05_whole.ipynb #d00aaa10
 @patch
 def whole(self:ImagePretrained, out):
     "One function from bytes to answers, its BatchNorms folded"
     net = Network(folded(out.net.body, self.example(2)), copy.deepcopy(out.net.head)).eval()
     made = FromPixels(net, self.mean, self.std, out.answer).eval()
-    example = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, self.channels, self.size, self.size), np.uint8))
-    return Whole(made, dict(pixels=example), dict(pixels={0: 'batch'}), lambda items: dict(pixels=_as_pixels(out, items)),
-                 _says(out), use=_use_of(out))
+    shape = 2, self.channels, self.size, self.size
+    example = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    def prepared(items): return dict(pixels=_as_pixels(out, items))
+    return Whole(made, dict(pixels=example), dict(pixels={0: 'batch'}), prepared, _says(out), use=_use_of(out))
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #b2b4ba14
 def pooled(

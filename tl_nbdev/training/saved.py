@@ -190,7 +190,7 @@ _fetched = '.json', '.safetensors', '.txt', '.md', '.jinja'
 
 def hub_place(
     what # a folder, or a name on a hub
-) -> tuple: # name and revision, which may be `None`; both `None` where it can't be a name on a hub, or a folder is there
+) -> tuple: # name and revision, which may be `None`; both `None` where no repository can be meant
     "What is meant on a hub"
     found = None if isinstance(what, Path) or Path(what).expanduser().exists() else _on_hub.fullmatch(str(what))
     return (found['name'], found['revision']) if found else (None, None)
@@ -203,9 +203,10 @@ def hub_error(
     token=None # that was given
 ) -> TransferError:
     "One line for what a hub answered"
-    words = dict(RepositoryNotFoundError='there is none of this name, or it is not yours to see: see to the name, or pass token=',
+    words = dict(RepositoryNotFoundError='there is none of this name that you may see: see to it, or pass token=',
                  GatedRepoError='it is gated: ask for access on its page, and pass token=',
-                 RevisionNotFoundError='it has no such revision', LocalTokenNotFoundError='a token is needed: pass token=',
+                 RevisionNotFoundError='it has no such revision',
+                 LocalTokenNotFoundError='a token is needed: pass token=',
                  LocalEntryNotFoundError='the hub can\'t be reached, and it is not in its cache')
     kinds = [kind.__name__ for kind in type(error).__mro__]
     why = next((words[kind] for kind in kinds if kind in words), '')
@@ -222,7 +223,9 @@ def _fetch(name, revision, token, patterns):
     try:
         with hub_offline(only=settings().offline):
             return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
-    except Exception as e: raise hub_error(f'{name}{at}', 'there is no such folder, and it could not be fetched from the model hub', e, token) from e
+    except Exception as e:
+        what = 'there is no such folder, and it could not be fetched from the model hub'
+        raise hub_error(f'{name}{at}', what, e, token) from None
 
 # %% ../../nbs/api/training/07_saved.ipynb #6a0c1e07
 def fetched(
