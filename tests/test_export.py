@@ -275,7 +275,7 @@ def test_by_a_command(learners, photos, tmp_path, capsys):
     assert tl_export(words) == 0 and 'model.safetensors' in capsys.readouterr().out
     found = json.loads((tmp_path/'export.json').read_text('utf-8'))
     assert found['format'] == 'timm' and found['largest_difference'] <= 1e-4 and 'config.json' in found['files']
-    for more, word in (([], 'not a model folder'), (['--to', 'jpeg'], 'no format "jpeg"')):
+    for more, word in (([], 'not a model folder'), (['--to', 'jpeg', '--out', str(tmp_path/'new')], 'no format "jpeg"')):
         assert tl_export([*words, *more]) == 1
         said = capsys.readouterr().err
         assert said.startswith('tl-export: ') and said.count('\n') == 1 and word in said
