@@ -32,8 +32,7 @@ def compare(model, passes, repeats):
         file = saved.export(Path(d)/'onnx', 'onnx')/'model.onnx'
         out = saved.outgoing()
         whole, data, items = out.p.whole(out), file.read_bytes(), task.df.item.to_list()[:32]
-        one, tokenised = out.p.frozen(out.net.body, out.fit, Mode()), saved.frozen
-        if words: tokenised.tokens(items)
+        if words: saved.frozen.tokens(items)
     def ours(frozen, given):
         features = frozen.run(given) if words else frozen(given)
         return saved.answer.decoded(head_outputs(saved.head, features))
@@ -54,7 +53,7 @@ def compare(model, passes, repeats):
                 modes = [Mode()] if words else [Mode(), Mode(layout='channels_last')]
                 took = {}
                 for mode in modes:
-                    made = saved.frozen.p.frozen(out.net.body, out.fit, mode)
+                    made = learn.pretrained.frozen(out.net.body, out.fit, mode)
                     ours(made, given)
                     start = time.perf_counter()
                     for _ in range(3): ours(made, given)
