@@ -110,13 +110,14 @@ def photos_differ(
                      f'them: {whose} takes those of 8 bits alone')
     return off, notes
 
-# %% ../../nbs/api/sharing/02_to_timm.ipynb #4fe3c354
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #c4669e3d
 _use_timm = '''import timm
-from PIL import Image
+from PIL import Image, ImageOps
 
 net = timm.create_model('local-dir:FOLDER', pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(net), is_training=False)
-outputs = net(prepare(Image.open('photo.jpg').convert('MODE'))[None])
+photo = ImageOps.exif_transpose(Image.open('photo.jpg')) # upright
+outputs = net(prepare(photo.convert('MODE'))[None])
 answers = ANSWERS # in the order of net.pretrained_cfg['label_names']
 '''
 
