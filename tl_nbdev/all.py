@@ -9,7 +9,7 @@ __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTas
            'Surgical', 'Textbook', 'WiSE', 'transfer_learner', 'watched', 'part_features', 'load_transfer',
            'check_saved', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'interval', 'paired_interval',
            'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
-           'adapt', 'continue_pretraining']
+           'adapt', 'continue_pretraining', 'export_model']
 
 # %% ../nbs/api/apps/19_all.ipynb #f8c759a7
 from .base.settings import TransferError
@@ -48,6 +48,10 @@ from .adaptation.gap import domain_gap
 from .adaptation.adapt import adapt
 from .adaptation.pretraining import continue_pretraining
 
+# %% ../nbs/api/apps/19_all.ipynb #7e11a002
+from .sharing.export import export_model
+from .sharing import to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx, to_hub
+
 # %% ../nbs/api/apps/19_all.ipynb #565939b8
 _all_ = [
     'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'open_image',
@@ -56,4 +60,4 @@ _all_ = [
     'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Surgical', 'Textbook', 'WiSE',
     'transfer_learner', 'watched', 'part_features', 'load_transfer', 'check_saved', 'evaluate_saved',
     'Picture', 'Result', 'calibration', 'interval', 'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong',
-    'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining']
+    'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining', 'export_model']
