@@ -10,6 +10,7 @@ wings = {
     'strategies': 'Strategies: how much trains',
     'vision': 'Photos',
     'text': 'Texts',
+    'boxes': 'Things in photos',
     'audio': 'Sound',
     'multimodal': 'Photos with texts',
     'training': 'Training and saving',
