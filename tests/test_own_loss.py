@@ -141,7 +141,7 @@ def test_what_a_strategy_freezes_is_bit_equal_buffers_too(name):
         trained = {id(param) for depth in which for param in found[depth].params.values()}
         places = {key for key, value in learn.model.state_dict(keep_vars=True).items() if id(value) in trained} # tied ones have several names
         owners, same = {key.rpartition('.')[0] for key in places}, _same(learn.model, before)
-        assert 0 < len(which) < len(found) and not places <= same
+        assert which and not places <= same and (len(which) < len(found) or how != 'feature')
         assert {key for key in before if key not in places and key.rpartition('.')[0] not in owners} <= same, how
         assert set(dict(learn.model.named_parameters())) - places <= same, how
 
@@ -154,10 +154,10 @@ def _found(way, x, y):
     if isinstance(way, TorchvisionWay): return [dict(each, scores=torch.linspace(.9, .8, len(each['labels']))) for each in targets]
     n = max(len(each['boxes']) for each in targets) + 1
     logits, boxes = torch.full((len(targets), n, 4), -30.), torch.zeros(len(targets), n, 4)
-    logits[..., 3] = 0. # no object, where there is such a class
+    if isinstance(way.processor, (tf.DetrImageProcessor, tf.YolosImageProcessor)): logits[..., 3] = 0. # no object
     for i, each in enumerate(targets):
         boxes[i, :len(each['boxes'])] = each['boxes']
-        for j, label in enumerate(each['class_labels']): logits[i, j, label] = 20. - j
+        for j, label in enumerate(each['class_labels']): logits[i, j, label] = 8. - j/2
     return tf.models.detr.modeling_detr.DetrObjectDetectionOutput(logits=logits, pred_boxes=boxes)
 
 ways = {'torchvision': TorchvisionWay, **{kind: partial(TransformersWay, kind) for kind in
@@ -179,7 +179,7 @@ def photos(draw):
     return detection_batch(images, labels, boxes, originals)
 
 @pytest.mark.parametrize('name', made)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(batch=photos())
 def test_truths_come_back_in_pixels_of_the_photo(name, batch):
     (x, y), way = batch, made[name]
