@@ -1,5 +1,5 @@
 "Numbers for boxes are those of pycocotools, to the last digits; intervals are those of matching anew; odd tables are refused in one line."
-import io, time
+import io
 from contextlib import redirect_stdout
 
 import numpy as np, pandas as pd, pytest
@@ -9,6 +9,7 @@ from pycocotools.cocoeval import COCOeval
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.boxes.judging import average_precision, better_boxes, drawn_counts, judge
 from tl_nbdev.boxes.matches import found_columns, matches, truth_columns
+from tl_nbdev.boxes.mistakes import _ap_mended, _mended, _rows_of, _wrong_boxes, box_mistakes
 
 names = ['mAP', 'AP50', 'AP75', 'AP small', 'AP medium', 'AP large', 'AR 1', 'AR 10', 'AR 100', 'AR small', 'AR medium', 'AR large']
 
@@ -141,8 +142,7 @@ def test_pairs_of_detectors():
     assert same['verdict'] == 'can\'t tell' and abs(same['difference']) < .05
     assert better_boxes(base, base, 'AP50', label=0)['interval'] == [0., 0.]
 
-def test_a_thousand_draws_of_five_hundred_photos_take_a_second_not_an_hour():
-    "Counted in work that is done, not in time: matching happens once, whatever the number of draws"
+def test_matching_happens_once_whatever_the_number_of_draws():
     import tl_nbdev.boxes.matches as room
     truths, found = scene(0, n=60)
     asked, was = [], room._evaluated
@@ -151,3 +151,58 @@ def test_a_thousand_draws_of_five_hundred_photos_take_a_second_not_an_hour():
         judge(truths, found, list(range(60)), list(range(4)), times=400)
     finally: room._evaluated = was
     assert asked == [1]
+
+
+# mistakes
+
+@pytest.mark.parametrize('seed', range(4))
+def test_each_box_is_right_or_wrong_in_one_way_and_each_thing_is_found_missed_or_has_a_box_to_blame(seed):
+    truths, found = scene(seed, n=25, per=7)
+    result = judge(truths, found, list(range(25)), list(range(4)), times=2)
+    right, nothing, taken, judged = _rows_of(result.matches)
+    wrong, _ = _wrong_boxes(result.matches, .5, .1)
+    assert len(right) + len(nothing) + len(wrong) == len(judged) == len(found) and set(wrong.kind) <= set(box_mistakes) - {'missed'}
+    listed = result.mistakes()
+    wanted, blamed = truths.index[~truths.crowd], set(wrong.about[wrong.kind.isin(['misplaced', 'confused'])])
+    assert (listed.kind == 'missed').sum() == len(set(wanted) - set(taken) - blamed) and len(listed) == len(wrong) + (listed.kind == 'missed').sum()
+
+@pytest.mark.parametrize('seed', range(3))
+def test_what_a_mistake_costs_is_what_judging_anew_without_it_says(seed):
+    truths, found = scene(seed, n=25, per=7, crowd=0.)
+    found['score'] = np.random.default_rng(1).permutation(len(found))/len(found)
+    files, classes = list(range(25)), list(range(4))
+    of = judge(truths, found, files, classes, times=2).matches
+    wrong, taken = _wrong_boxes(of, .5, .1)
+    for kind in ('invented', 'duplicate', 'confused and misplaced'):
+        anew = judge(truths, found.drop(index=wrong.index[wrong.kind == kind]), files, classes, times=2).numbers()['AP50'][0]
+        assert _ap_mended(of, *_mended(of, wrong, taken, kind)) == pytest.approx(anew, abs=1e-9), kind
+    blamed = wrong.about[wrong.kind.isin(['misplaced', 'confused'])]
+    seen = truths.loc[[i for i in truths.index if i in set(taken) | set(blamed)]]
+    assert _ap_mended(of, *_mended(of, wrong, taken, 'missed')) == pytest.approx(judge(seen, found, files, classes, times=2).numbers()['AP50'][0], abs=1e-9)
+    base = judge(truths, found, files, classes, times=2).numbers()['AP50'][0]
+    assert all(_ap_mended(of, *_mended(of, wrong, taken, kind)) >= base - .02 for kind in ('misplaced', 'confused'))
+
+def test_a_threshold_is_worth_what_is_counted_by_hand():
+    truths, found = scene(9, n=30, crowd=0.)
+    result = judge(truths, found, list(range(30)), list(range(4)), times=50)
+    for score in (.2, .5, .8):
+        of = result.at_score(score, label=1)
+        cell = result.matches.cells[1, 'all']
+        kept = cell.score >= score
+        assert of['boxes'] == kept.sum() and of['precision'][0] == pytest.approx(cell.hit[0][kept].mean()) and of['recall'][0] == pytest.approx(cell.hit[0][kept].sum()/cell.positives.sum())
+    chosen = result.score_for(.2)
+    assert chosen['precision'][0] >= .2 and chosen['precision'][1][0] <= chosen['precision'][0] <= chosen['precision'][1][1]
+
+@pytest.mark.parametrize('odd, line', [
+    (dict(x1=np.inf), 'no finite number'), (dict(score=None), 'no '), (dict(x0=1e9), 'end before they begin'), (dict(label='?'), 'not among'), (dict(file=99), 'not among')])
+def test_odd_tables_are_refused_in_one_line(odd, line):
+    truths, found = scene(0)
+    with pytest.raises(TransferError, match=line) as error: judge(truths, found.assign(**odd), list(range(12)), list(range(4)))
+    assert len(str(error.value).splitlines()) == 1
+
+def test_nothing_at_all_is_judged_too():
+    truths, found = scene(0)
+    files, classes = list(range(12)), list(range(4))
+    assert judge(truths, [], files, classes, times=5).value == 0 and np.isnan(judge([], found, files, classes, times=5).value)
+    assert 'nothing was found' in judge(truths, [], files, classes, times=5).why_zero()
+    assert len(judge(truths, [], files, classes, times=5).mistakes()) == (~truths.crowd).sum()
