@@ -1312,6 +1312,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'tl_nbdev/boxes/own_loss.py'),
                                          'tl_nbdev.boxes.own_loss.detector': ( 'api/boxes/own_loss.html#detector',
                                                                                'tl_nbdev/boxes/own_loss.py'),
+                                         'tl_nbdev.boxes.own_loss.found_table': ( 'api/boxes/own_loss.html#found_table',
+                                                                                  'tl_nbdev/boxes/own_loss.py'),
                                          'tl_nbdev.boxes.own_loss.giving_losses': ( 'api/boxes/own_loss.html#giving_losses',
                                                                                     'tl_nbdev/boxes/own_loss.py'),
                                          'tl_nbdev.boxes.own_loss.same_draws': ( 'api/boxes/own_loss.html#same_draws',

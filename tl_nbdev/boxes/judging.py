@@ -221,7 +221,8 @@ def _check_pairs(ours, theirs):
                                 'judge both with the same files=, classes= and groups=')
         if (one.seed, one.times) != (other.seed, other.times):
             raise TransferError('the two results have different draws: judge both with the same seed and times')
-    if len(ours) != len(theirs): raise TransferError(f'{len(ours)} and {len(theirs)} runs can\'t be paired: use the same seeds')
+    if len(ours) == len(theirs): return
+    raise TransferError(f'{len(ours)} and {len(theirs)} runs can\'t be paired: use the same seeds')
 
 # %% ../../nbs/api/boxes/07_judging.ipynb #e45eccae
 def _number_of(results, name, k):
@@ -261,7 +262,8 @@ class BoxCurve:
 def _flat(result, label, iou):
     "Boxes of some classes together: scores, whether each is right, image, and things to find of each image"
     at = int(np.abs(box_overlaps - iou).argmin())
-    if abs(box_overlaps[at] - iou) > 1e-6: raise TransferError(f'iou={iou}: use one of {", ".join(f"{each:.2f}" for each in box_overlaps)}')
+    if abs(box_overlaps[at] - iou) > 1e-6:
+        raise TransferError(f'iou={iou}: use one of {", ".join(f"{each:.2f}" for each in box_overlaps)}')
     cells = [result.matches.cells[k, 'all'] for k in _number(label, result.matches.classes)]
     counted = [~cell.ignored[at] for cell in cells]
     score, image = (np.concatenate([getattr(cell, name)[each] for cell, each in zip(cells, counted)])

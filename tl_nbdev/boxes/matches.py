@@ -27,7 +27,8 @@ def _numbers(table, what):
     "Raises `TransferError` for boxes or scores that are no numbers, or end before they begin"
     columns = [*_corners, *(['score'] if what == 'found' else [])]
     try: values = table[columns].to_numpy(float)
-    except (ValueError, TypeError) as e: raise TransferError(f'{what}: a box has something that is no number: {e}') from e
+    except (ValueError, TypeError) as e:
+        raise TransferError(f'{what}: a box has something that is no number: {shown(str(e))}') from e
     odd = ~np.isfinite(values).all(1)
     if odd.any(): raise TransferError(f'{what}: row {odd.argmax()} has a box or score that is no finite number')
     turned = (values[:, 2] < values[:, 0]) | (values[:, 3] < values[:, 1])
@@ -71,7 +72,8 @@ def _coco():
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
-    except ImportError as e: raise TransferError('boxes are judged by pycocotools: pip install "tl_nbdev[boxes]"') from e
+    except ImportError as e:
+        raise TransferError('boxes are judged by pycocotools: pip install "tl_nbdev[boxes]"') from e
     return COCO, COCOeval
 
 def _evaluated(truths, found, n_files, n_classes, sizes, most):

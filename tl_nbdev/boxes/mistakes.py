@@ -135,7 +135,8 @@ def _ap_mended(of, right, gone, lost):
 def mistake_table(self:BoxResult) -> Table: # raises `TransferError` where there is nothing to find
     "How often each kind of mistake was made, and what AP50 gains where it is mended (Bolya et al. 2020)"
     of = self.matches
-    if not len(_wanted(of.truths)): raise TransferError('there is nothing to find on these images, and so nothing to get wrong')
+    if not len(_wanted(of.truths)):
+        raise TransferError('there is nothing to find on these images, and so nothing to get wrong')
     wrong, taken = _wrong_boxes(of, .5, .1)
     counts, base = self.mistakes().kind.value_counts(), self.numbers()['AP50'][0]
     rows = []
@@ -156,7 +157,8 @@ def worst_images(self:BoxResult,
     rows = []
     for file, weight in weights[:n].items():
         counts = wrong.kind[wrong.file == file].value_counts()
-        rows.append({'file': file, **{kind: int(counts.get(kind, 0)) for kind in box_mistakes}, 'weight': f'{weight:.2f}'})
+        times = {kind: int(counts.get(kind, 0)) for kind in box_mistakes}
+        rows.append({'file': file, **times, 'weight': f'{weight:.2f}'})
     return Table(rows, '' if rows else 'Nothing was got wrong.')
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #9728589f
@@ -197,7 +199,8 @@ def _share_on_things(of, how='xyxy', most=200):
     "The share of things, of any class, on which a box lies with IoU .5, where its numbers mean `how`"
     on, by_file = [], dict(list(of.found.groupby('file')))
     for file, there in list(_wanted(of.truths).groupby('file'))[:most]:
-        boxes = torch.from_numpy(by_file[file][_corners].to_numpy(float)) if file in by_file else torch.zeros(0, 4).double()
+        boxes = torch.zeros(0, 4).double()
+        if file in by_file: boxes = torch.from_numpy(by_file[file][_corners].to_numpy(float))
         overlaps = box_iou(torch.from_numpy(there[_corners].to_numpy(float)), _as_corners(boxes, how))
         on.append((overlaps >= .5).any(1) if len(boxes) else torch.zeros(len(there), dtype=torch.bool))
     return float(torch.cat(on).double().mean()) if on else 0.
@@ -218,7 +221,7 @@ def _shifted(of):
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #8183e887
 def _misread(of):
-    "What the numbers of boxes seem to be instead, and the share of things that would be found, `None` where nothing fits"
+    "What the numbers of boxes seem to be instead, and the share of things then found, `None` where nothing fits"
     ways = {'xywh': 'corner, width and height', 'cxcywh': 'centre, width and height', 'yxyx': 'y before x'}
     shares = {words: _share_on_things(of, how) for how, words in ways.items()}
     best = max(shares, key=shares.get)
