@@ -1258,6 +1258,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tl_nbdev/boxes/mistakes.py'),
                                          'tl_nbdev.boxes.mistakes._overlaps': ( 'api/boxes/mistakes.html#_overlaps',
                                                                                 'tl_nbdev/boxes/mistakes.py'),
+                                         'tl_nbdev.boxes.mistakes._places': ( 'api/boxes/mistakes.html#_places',
+                                                                              'tl_nbdev/boxes/mistakes.py'),
                                          'tl_nbdev.boxes.mistakes._rows_of': ( 'api/boxes/mistakes.html#_rows_of',
                                                                                'tl_nbdev/boxes/mistakes.py'),
                                          'tl_nbdev.boxes.mistakes._share_on_things': ( 'api/boxes/mistakes.html#_share_on_things',

@@ -21,10 +21,13 @@ from fastcore.basics import patch
 box_mistakes = ('missed', 'misplaced', 'confused', 'confused and misplaced', 'duplicate', 'invented')
 _corners = ['x0', 'y0', 'x1', 'y1']
 
+def _places(table):
+    "Boxes `(n, 4)` of a table, as a tensor"
+    return torch.tensor(table[_corners].to_numpy(float))
+
 def _overlaps(one, other):
     "IoU of the boxes of two tables, `(n, m)`"
-    pair = (torch.from_numpy(table[_corners].to_numpy(float)) for table in (one, other))
-    return box_iou(*pair).numpy()
+    return box_iou(_places(one), _places(other)).numpy()
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #33d94f66
 def _kinds(found, truths, overlaps, near, far):
@@ -85,11 +88,11 @@ def mistakes(self:BoxResult,
     found = of.found.loc[_rows_of(of)[0]]
     wrong = wrong[wrong.score >= least]
     taken = taken[found.score.to_numpy() >= least]
-    wrong = wrong.assign(instead=[of.truths.label[i] if i >= 0 and kind.startswith('confused') else None
+    wrong = wrong.assign(instead=[of.truths.label[i] if i >= 0 and kind.startswith('confused') else ''
                                   for i, kind in zip(wrong.about, wrong.kind)])
     blamed = wrong.about[wrong.kind.isin(['misplaced', 'confused'])]
     missed = _wanted(of.truths).drop(index=[*taken, *blamed], errors='ignore')
-    missed = missed.assign(kind='missed', score=np.nan, instead=None)
+    missed = missed.assign(kind='missed', score=np.nan, instead='')
     both = [table for table in (wrong, missed) if len(table)] or [wrong]
     return pd.concat(both, ignore_index=True)[['file', 'label', *_corners, 'score', 'kind', 'instead']]
 
@@ -199,9 +202,8 @@ def _share_on_things(of, how='xyxy', most=200):
     "The share of things, of any class, on which a box lies with IoU .5, where its numbers mean `how`"
     on, by_file = [], dict(list(of.found.groupby('file')))
     for file, there in list(_wanted(of.truths).groupby('file'))[:most]:
-        boxes = torch.zeros(0, 4).double()
-        if file in by_file: boxes = torch.from_numpy(by_file[file][_corners].to_numpy(float))
-        overlaps = box_iou(torch.from_numpy(there[_corners].to_numpy(float)), _as_corners(boxes, how))
+        boxes = _places(by_file[file]) if file in by_file else torch.zeros(0, 4).double()
+        overlaps = box_iou(_places(there), _as_corners(boxes, how))
         on.append((overlaps >= .5).any(1) if len(boxes) else torch.zeros(len(there), dtype=torch.bool))
     return float(torch.cat(on).double().mean()) if on else 0.
 
@@ -237,8 +239,8 @@ def _of_places(self, small):
         return f'as {misread[0]}, {misread[1]:.0%} of the things would be found: convert the boxes to x0 y0 x1 y1'
     sides = np.sqrt(((truths.x1 - truths.x0)*(truths.y1 - truths.y0)).to_numpy(float))
     if np.median(sides) < small:
-        return f'half of the things are smaller than {small} pixels ({np.median(sides):.0f}): use a larger input, or tiles'
-    return 'no box lies on a thing: train for more steps, or look for a better rate (a detector needs some thousand steps)'
+        return f'half of the things are below {small} pixels ({np.median(sides):.0f}): use a larger input, or tiles'
+    return 'no box lies on a thing: train for more steps (some thousand are usual), or look for a better rate'
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #da19dee5
 @patch
