@@ -18,6 +18,7 @@ from tl_nbdev.networks.bodies import noise
 from tl_nbdev.networks.hub import models
 from tl_nbdev.networks.stages import stages
 from tl_nbdev.selection.candidates import candidates
+from tl_nbdev.selection.choose import advise
 from tl_nbdev.training.learner import transfer_learner
 from tl_nbdev.training.saved import check_saved, load_transfer
 from tl_nbdev.vision.images import ImageTask
@@ -283,6 +284,13 @@ def test_everything_that_names_a_network_takes_it(hub, tmp_path, capsys):
     got = tl('compare', data, '--models', 'somebody/one,somebody/other', '--strategies', 'feature', '--seeds', 1, '--epochs', 1, '--size', 32, '--json', tmp_path/'compared.json')
     assert got.status == 0 and 'somebody/one' in got.out and 'somebody/other' in got.out, got.err
     refused(tl('train', data, '--model', 'somebody/none'), 'no such repository')
+
+def test_advice_about_a_network_of_a_hub(hub, tmp_path):
+    timms(tmp_path/'net')
+    hub.add('somebody/net', tmp_path/'net', licence='mit')
+    task = ImageTask.from_folder(photos(tmp_path/'photos', 6))
+    got = advise(task, 60, 'somebody/net', strategies=('feature',), epochs=1, size=32, bs=4)
+    assert 'somebody/net' in got.code and {entry.p.name for entry in got.entries} == {'somebody/net'}, got
 
 
 # what is refused
