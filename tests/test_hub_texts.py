@@ -272,6 +272,25 @@ def test_a_hub_that_is_gone(hub, folder, hasty):
     refused(text_pretrained('org/another').body, '"org/another"', 'can\'t be reached')
     assert text_pretrained(bert).revision == sha # of which the small files are here
 
+def test_what_lies_torn_in_the_cache_is_fetched_again(hub, folder):
+    hub.add(bert, folder)
+    p = text_pretrained(bert)
+    p.body()
+    file = next(Path(os.environ['HF_HOME']).rglob('snapshots/*/model.safetensors')).resolve()
+    file.write_bytes(file.read_bytes()[:1000])
+    want = tf.AutoModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(v, want[k]) for k, v in p.body().net.state_dict().items())
+
+def test_a_password_in_the_address_of_a_hub_is_not_shown(hub, folder, monkeypatch):
+    from huggingface_hub import constants
+    from tl_nbdev.vision.zoo import pretrained
+    hub.add(bert, folder)
+    monkeypatch.setattr(constants, 'ENDPOINT', constants.ENDPOINT.replace('//', '//me:pass-word@'))
+    asks = (lambda: text_pretrained('org/nowhere').body()), (lambda: pretrained('org/nowhere').body())
+    for ask in asks: assert 'pass-word' not in refused(ask, 'no such repository')
+    hub.close()
+    for ask in asks: assert 'pass-word' not in refused(ask, 'can\'t be reached')
+
 
 # pickles
 

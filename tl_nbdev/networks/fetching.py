@@ -66,7 +66,7 @@ def _fetched(repo, name):
             if is_whole(_download(repo, name, force_download=True), size): return
     except Exception as e: refused = why_refused(repo, e)
     why = refused or 'it is shorter than it should be: try again later'
-    raise TransferError(f'"{repo}": {name} could not be fetched: {why}') # as above: no token behind it
+    raise TransferError(f'"{repo}": {name} could not be fetched: {why}') # out of the error's reach
 
 # %% ../../nbs/api/networks/15_fetching.ipynb #02e5daec
 def _remember(repo):

@@ -231,7 +231,8 @@ def _copied(p):
 def _repository_body(p, fill):
     "The network of a repository of a hub without its head; where its files lie in a cache is nobody's business"
     folder = p.where
-    if fill and not weights_here(folder): folder = fetch_weights(Repository(p.repository, p.revision, p.revision))
+    if fill and not (isinstance(folder, Path) and weights_here(folder)):
+        folder = fetch_weights(Repository(p.repository, p.revision, p.revision))
     try: return body(replace(p, source='folder', where=folder), fill)
     except TransferError as e: line = str(e)
     raise TransferError(line.replace(str(folder), f'"{p.repository}"').replace(': copy the folder again', ''))
