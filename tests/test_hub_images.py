@@ -12,12 +12,13 @@ import torchvision
 import transformers as T
 from conftest import photos, refused, tl
 from hub import good_token, other_token
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.networks.bodies import noise
 from tl_nbdev.networks.hub import models
 from tl_nbdev.networks.stages import stages
 from tl_nbdev.selection.candidates import candidates
+from tl_nbdev.selection.choose import advise
 from tl_nbdev.training.learner import transfer_learner
 from tl_nbdev.training.saved import check_saved, load_transfer
 from tl_nbdev.vision.images import ImageTask
@@ -284,6 +285,13 @@ def test_everything_that_names_a_network_takes_it(hub, tmp_path, capsys):
     assert got.status == 0 and 'somebody/one' in got.out and 'somebody/other' in got.out, got.err
     refused(tl('train', data, '--model', 'somebody/none'), 'no such repository')
 
+def test_advice_about_a_network_of_a_hub(hub, tmp_path):
+    timms(tmp_path/'net')
+    hub.add('somebody/net', tmp_path/'net', licence='mit')
+    task = ImageTask.from_folder(photos(tmp_path/'photos', 6))
+    got = advise(task, 60, 'somebody/net', strategies=('feature',), epochs=1, size=32, bs=4)
+    assert 'somebody/net' in got.code and {entry.p.name for entry in got.entries} == {'somebody/net'}, got
+
 
 # what is refused
 
@@ -310,7 +318,7 @@ bert = T.BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_atte
 held = dict( # files of a repository, and words of the line that refuses it
     nothing=({'README.md': 'x'}, 'no config.json'),
     no_weights=({'config.json': '{"model_type": "vit"}'}, 'no weights in it'),
-    a_pickle=({'config.json': '{"model_type": "vit"}', 'pytorch_model.bin': b'x'}, 'convert_weights'),
+    a_pickle=({'config.json': '{"model_type": "vit"}', 'pytorch_model.bin': b'x'}, 'convert=True'),
     an_adapter=({'config.json': '{}', 'adapter_config.json': '{}', 'adapter_model.safetensors': b'x'}, 'an adapter'),
     another_name=({'config.json': '{}', 'open_clip_model.safetensors': b'x'}, 'called open_clip_model.safetensors'),
     own_code=({'config.json': '{"model_type": "mine", "auto_map": {"AutoModel": "net.Net"}}', 'model.safetensors': b'x'}, 'code of its own'),
@@ -346,13 +354,73 @@ def test_siglip2_takes_more_than_images(hub, tmp_path):
     assert 'takes more than images' in line('somebody/net')
 
 
+# pickles
+
+def as_pickle(folder, pieces=False):
+    "The same folder with its weights as pickles"
+    state = load_file(folder/'model.safetensors')
+    (folder/'model.safetensors').unlink()
+    if not pieces: torch.save(state, folder/'pytorch_model.bin')
+    else:
+        names, files = sorted(state), [f'pytorch_model-0000{i + 1}-of-00002.bin' for i in range(2)]
+        for i, file in enumerate(files): torch.save({key: state[key] for key in names[i::2]}, folder/file)
+        index = dict(metadata={}, weight_map={key: file for i, file in enumerate(files) for key in names[i::2]})
+        (folder/'pytorch_model.bin.index.json').write_text(json.dumps(index), 'utf-8')
+
+@pytest.mark.parametrize('kind', ['timm', 'vit', 'pieces'])
+def test_a_pickle_is_converted_where_somebody_asks_for_it(kind, hub, task, tmp_path):
+    net = timms(tmp_path/'net') if kind == 'timm' else made('vit', tmp_path/'net')[0]
+    side = 48 if kind == 'timm' else 32
+    want = (features if kind == 'timm' else scored)(net, noise(3, side)).detach()
+    as_pickle(tmp_path/'net', kind == 'pieces')
+    commit = hub.add('somebody/old', tmp_path/'net', licence='mit')
+    assert 'convert=True' in line('somebody/old') and not any('.bin' in asked for asked in hub.asked)
+    p = pretrained('somebody/old', convert=True)
+    assert (p.source, p.repository, p.revision, p.licence, p.size) == ('hub', 'somebody/old', commit, 'mit', side)
+    asked = [each for each in hub.asked if '.bin' in each]
+    with torch.no_grad(): torch.testing.assert_close(p.body()(noise(3, side)), want, atol=1e-5, rtol=1e-5)
+    assert pretrained('somebody/old', convert=True).body() and [each for each in hub.asked if '.bin' in each] == asked
+    learn = train(task, p)
+    learn.save_transfer(tmp_path/'saved', learn.evaluate(), check=False)
+    hub.close()
+    check_saved(tmp_path/'saved')
+    again = pretrained('somebody/old', convert=True) # of what is in the cache
+    with torch.no_grad(): torch.testing.assert_close(again.body()(noise(3, side)), want, atol=1e-5, rtol=1e-5)
+
+def test_a_pickle_in_a_folder_or_a_file(tmp_path):
+    net = timms(tmp_path/'net')
+    want = features(net, noise(3, 48)).detach()
+    assert pretrained(tmp_path/'net', convert=True).where == tmp_path/'net' # nothing is to be done
+    as_pickle(tmp_path/'net')
+    before = sorted(tmp_path.rglob('*'))
+    assert 'convert=True' in line(tmp_path/'net') and 'convert=True' in line(tmp_path/'net'/'pytorch_model.bin')
+    torch.testing.assert_close(pretrained(tmp_path/'net', convert=True).body()(noise(3, 48)), want, atol=1e-5, rtol=1e-5)
+    file = tmp_path/'net'/'pytorch_model.bin'
+    p = pretrained('resnet10t', weights=file, convert=True, size=48)
+    torch.testing.assert_close(p.body()(noise(3, 48)), want, atol=1e-5, rtol=1e-5)
+    assert sorted(tmp_path.rglob('*')) == before # it is made in the cache
+
+class Evil:
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return Path.touch, (self.file,)
+
+def test_a_pickle_with_code_is_refused(hub, tmp_path):
+    timms(tmp_path/'net')
+    as_pickle(tmp_path/'net')
+    torch.save(dict(w=Evil(tmp_path/'ran')), tmp_path/'net'/'pytorch_model.bin')
+    hub.add('somebody/bad', tmp_path/'net')
+    for what in ('somebody/bad', tmp_path/'net'): assert 'was not run' in line(what, convert=True)
+    assert not (tmp_path/'ran').exists()
+
+
 # what fails on the way
 
 @pytest.fixture
 def hasty(monkeypatch):
     "No pause between tries; `hasty()` makes waits short, and they are long again where it ends"
     clock = SimpleNamespace(sleep=lambda s: None, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter)
-    for module in ('file_download', 'utils._http'): monkeypatch.setattr(f'huggingface_hub.{module}.time', clock)
+    for module in ('huggingface_hub.file_download', 'huggingface_hub.utils._http', 'tl_nbdev.networks.repository'):
+        monkeypatch.setattr(f'{module}.time', clock)
     @contextmanager
     def waits(kind):
         with monkeypatch.context() as m:
@@ -363,7 +431,7 @@ def hasty(monkeypatch):
 
 ways = [('(info)', '500', 'trouble of its own (500)'), ('(info)', '429', 'asks to wait'), ('(info)', 'hang', 'no answer within'),
         ('config.json', '503', 'trouble of its own (503)'), ('config.json', '429', 'asks to wait'), ('config.json', 'hang', 'no answer within'),
-        ('config.json', 'cut', 'config.json didn'), ('config.json', 'short', 'only in part'), ('model.safetensors', 'short', 'only in part'),
+        ('config.json', 'cut', 'config.json could not be fetched'), ('config.json', 'short', 'only in part'), ('model.safetensors', 'short', 'only in part'),
         ('model.safetensors', '500', 'trouble of its own (500)'), ('model.safetensors', 'hang', 'no answer within')]
 
 @pytest.mark.parametrize('path,kind,words', ways)

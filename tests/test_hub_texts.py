@@ -128,7 +128,7 @@ def test_ways_to_write_a_name(hub, folder, written_as):
     p = text_pretrained(written_as.format(bert))
     assert p.revision == (first if '@' in written_as else sha) and first != sha and p.name == bert
     assert text_pretrained(bert, revision='v1').revision == text_pretrained(bert, revision=first).revision == first
-    refused(lambda: text_pretrained(f'{bert}@v1', revision='main'), 'give one')
+    refused(lambda: text_pretrained(f'{bert}@v1', revision='main'), 'name one of them')
 
 def test_a_name_from_before_there_were_owners(hub, folder):
     sha = hub.add(bert, folder)
@@ -156,7 +156,7 @@ def test_what_is_in_the_cache_is_not_asked_for(hub, folder, monkeypatch):
 def test_a_start_that_was_named_before_there_was_a_network(hub, folder, monkeypatch):
     monkeypatch.setenv('TL_OFFLINE', 'yes')
     p = text_pretrained(bert)
-    refused(p.body, f'"{bert}"', 'could not be fetched', 'may not be asked')
+    refused(p.body, f'"{bert}"', 'could not be fetched', 'tl_offline is yes')
     monkeypatch.setenv('TL_OFFLINE', 'no')
     hub.add(bert, folder)
     assert p.body() and Tokens(p)(['the oven'])
@@ -192,9 +192,9 @@ def test_who_may_not_come_in(hub, folder, monkeypatch, hasty):
     hub.add('me/secret', folder, private=True)
     ask = lambda name='meta-llama/Llama-3.2-1B': text_pretrained(name).body()
     refused(ask, 'gated: its owner wants terms to be accepted', 'Accept them on its page', 'HF_TOKEN')
-    refused(lambda: ask('me/secret'), 'shows no model of this name', 'give a token if it is private')
-    refused(lambda: ask('me/nowhere'), 'shows no model of this name')
-    for token, said in ((other_token, 'your token may not read it'), ('hf_' + 'x'*34, 'does not accept your token')):
+    refused(lambda: ask('me/secret'), 'no such repository', 'if it is private, give a token')
+    refused(lambda: ask('me/nowhere'), 'no such repository')
+    for token, said in ((other_token, 'your token may not read it'), ('hf_' + 'x'*34, 'refuses the token')):
         monkeypatch.setenv('HF_TOKEN', token)
         refused(ask, said)
     assert not left(os.environ['HF_HOME'])
@@ -214,7 +214,7 @@ def test_a_token_that_a_hub_repeats_is_not_shown(hub, folder, monkeypatch, capfd
 
 def test_what_is_not_there(hub, folder, hasty):
     hub.add(bert, folder)
-    refused(lambda: text_pretrained(bert, revision='v9'), f'"{bert}@v9"', 'no such revision', 'Name another')
+    refused(lambda: text_pretrained(bert, revision='v9'), f'"{bert}@v9"', 'no revision "v9"', 'lists what there is')
     hub.add('a/empty', without(folder, 'model.safetensors'))
     hub.add('a/flax', without(folder, 'model.safetensors', **{'flax_model.msgpack': b'.'}))
     hub.add('a/mute', without(folder, 'tokenizer.json', 'vocab.txt', 'tokenizer_config.json'))
@@ -241,9 +241,9 @@ def test_code_that_comes_with_a_network(hub, folder, tmp_path, capsys):
     assert text_pretrained('org/mine', trust_remote_code=True).body() and (tmp_path/'ran').exists()
     assert 'running code that comes with "org/mine"' in capsys.readouterr().out
 
-faults = [('(info)', '429', 'asked too often'), ('(info)', '500', 'has a fault (500)'), ('(info)', 'hang', 'does not answer'), ('config.json', '503', 'has a fault (503)'),
-          ('config.json', 'short', 'came only in part'), ('model.safetensors', '429', 'asked too often'), ('model.safetensors', 'short', 'came only in part'),
-          ('model.safetensors', 'hang', 'does not answer')]
+faults = [('(info)', '429', 'asks to wait'), ('(info)', '500', 'trouble of its own (500)'), ('(info)', 'hang', 'no answer within'), ('config.json', '503', 'trouble of its own (503)'),
+          ('config.json', 'short', 'came only in part'), ('model.safetensors', '429', 'asks to wait'), ('model.safetensors', 'short', 'came only in part'),
+          ('model.safetensors', 'hang', 'no answer within')]
 
 @pytest.mark.parametrize('file, fault, said', faults, ids=[f'{a} {b}' for a, b, _ in faults])
 def test_a_hub_that_fails(hub, folder, hasty, file, fault, said):
@@ -268,9 +268,28 @@ def test_a_hub_that_is_gone(hub, folder, hasty):
     sha = hub.add(bert, folder)
     p = text_pretrained(bert)
     hub.close()
-    refused(p.body, 'weights could not be fetched', 'can\'t be reached')
+    refused(p.body, f'"{bert}', 'weights are not in the hub\'s cache', 'can\'t be reached')
     refused(text_pretrained('org/another').body, '"org/another"', 'can\'t be reached')
     assert text_pretrained(bert).revision == sha # of which the small files are here
+
+def test_what_lies_torn_in_the_cache_is_fetched_again(hub, folder):
+    hub.add(bert, folder)
+    p = text_pretrained(bert)
+    p.body()
+    file = next(Path(os.environ['HF_HOME']).rglob('snapshots/*/model.safetensors')).resolve()
+    file.write_bytes(file.read_bytes()[:1000])
+    want = tf.AutoModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(v, want[k]) for k, v in p.body().net.state_dict().items())
+
+def test_a_password_in_the_address_of_a_hub_is_not_shown(hub, folder, monkeypatch):
+    from huggingface_hub import constants
+    from tl_nbdev.vision.zoo import pretrained
+    hub.add(bert, folder)
+    monkeypatch.setattr(constants, 'ENDPOINT', constants.ENDPOINT.replace('//', '//me:pass-word@'))
+    asks = (lambda: text_pretrained('org/nowhere').body()), (lambda: pretrained('org/nowhere').body())
+    for ask in asks: assert 'pass-word' not in refused(ask, 'could not be fetched', 'hub wants a token') # that of the address is none
+    hub.close()
+    for ask in asks: assert 'pass-word' not in refused(ask, 'can\'t be reached')
 
 
 # pickles

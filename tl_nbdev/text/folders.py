@@ -203,7 +203,8 @@ def _sentence_vectors(find, name, there=()):
 def _remarked(name, fields, remarks, changes):
     "In lines, what is taken from a folder of sentence-transformers, and what isn't, except what a user decides"
     said = dict(pooling='pooling {}', size='{} tokens', prompt='"{}" before each text',
-                lower='texts in lower case', apart='a prompt left out of the pooling', normalize='vectors of length 1', dense='a dense layer')
+                lower='texts in lower case', apart='a prompt left out of the pooling', normalize='vectors of length 1',
+                dense='a dense layer')
     taken = [line.format(fields[key]) for key, line in said.items() if fields.get(key) and key not in changes]
     first = [f'as its modules.json asks: {", ".join(taken)}'] if taken else []
     return tuple(f'{name}: {line}' for line in first + [line for key, line in remarks if key not in changes])

@@ -17,7 +17,6 @@ from ..vision.from_transformers import check_stored
 from ..networks.hub import *
 from ..base.keep import *
 from .checkpoints import *
-from .repositories import *
 from .sources import *
 from .sources import _wheels
 
@@ -55,7 +54,7 @@ def _load(p, where, what, cls, **kwargs):
     "What a class of transformers makes of a folder. Only code that is trusted may be of another repository"
     made = getattr(_transformers(), cls)
     if p.trust_remote_code: print(f'running code that comes with "{p.name}", as trust_remote_code asks for')
-    with quiet_transformers(), hub_offline(only=not p.trust_remote_code or not hub_is_open()):
+    with quiet_transformers(), hub_offline(only=not p.trust_remote_code or bool(hub_closed())):
         return _from_disk(p, where, what, lambda **more: made.from_pretrained(where, **more, **kwargs))
 
 # %% ../../nbs/api/text/04_loading.ipynb #fac921dc

@@ -20,6 +20,9 @@ from ..base.settings import *
 from ..base.schema import *
 from ..base.records import *
 from ..base.samples import *
+from ..networks.hub import *
+from ..networks.repository import *
+from ..networks.fetching import *
 from ..networks.convert import *
 from ..networks.start import *
 from ..base.keep import *
@@ -200,47 +203,36 @@ def _with_base(adapter, name, called, how):
     line = f'{name}: an adapter, joined with {start.name}{at}'
     return replace(start, name=name, source='folder', where=folder, subfolder='', dense=(), notes=(line, *start.notes))
 
-# %% ../../nbs/api/text/03_sources.ipynb #b83450c7
-def _parts_fetched(found, folder, code):
-    "The parts that modules.json names, with their configurations"
-    try: parts = [one.get('path', '').strip('/') for one in read_record(folder/'modules.json', ours=False)]
-    except (TransferError, AttributeError, TypeError): return [] # who reads it says what is wrong
-    parts = [part for part in parts if part and '..' not in part]
-    fetch_files(found, small_files(found, parts, code), 'configuration')
-    return parts
-
-# %% ../../nbs/api/text/03_sources.ipynb #662b1e62
-def _pickles_fetched(found, folder, parts):
-    "Of a repository without safetensors, a folder with those that were made of its pickles"
-    bins = []
-    for part in ('', *parts):
-        if not weight_files(found, part): bins += weight_files(found, part, 'bin')
-    names = 'adapter_model.bin', 'adapter_model.safetensors'
-    if [name in found.files for name in names] == [True, False]: bins.append(names[0])
-    if not bins: return folder
-    safe = [name for part in ('', *parts) for name in weight_files(found, part)]
-    return converted(fetch_files(found, [*bins, *safe]))
-
 # %% ../../nbs/api/text/03_sources.ipynb #c187a0d6
 def _small_here(found, changes, how):
     "The folder of a repository with its small files, and the names of all that it has"
     code = bool(changes.get('trust_remote_code'))
-    if found.files is None: return found.folder, _names_in(found.folder) | {'model.safetensors'}
-    folder = fetch_files(found, small_files(found, code=code), 'configuration')
-    parts = _parts_fetched(found, folder, code) if (folder/'modules.json').is_file() else []
+    if found.note:
+        folder = converted(kept(found)) if how.convert else kept(found)
+        return folder, _names_in(folder) | {'model.safetensors'}
+    folder = fetch_files(found, small_files(found, code=code))
+    parts = fetch_parts(found, folder, code)
     if 'transfer.json' in found.files: fetch_files(found, [o for o in found.files if not o.startswith('.')])
-    elif how.convert: folder = _pickles_fetched(found, folder, parts)
+    elif how.convert: folder = fetch_pickles(found, folder, parts)
     safe = [name for name in found.files if name.startswith('adapter_model.') and name.endswith('.safetensors')]
     if _is_adapter(found.files): fetch_files(found, safe)
     return folder, {*found.files, *_names_in(folder)}
 
+# %% ../../nbs/api/text/03_sources.ipynb #5961f474
+def _no_name(what):
+    "Why something is no name and no folder"
+    return TransferError(f'no folder "{what}", and no name of a model on a hub is written so (that is "model", '
+                         f'"owner/model" or "owner/model@revision"). Without a hub: {", ".join(_wheels)}')
+
 # %% ../../nbs/api/text/03_sources.ipynb #43cbc634
 def _on_hub(what, changes, how):
     "What to start from on a hub, by name"
-    name, revision = hub_name(what, changes.pop('revision', None))
-    found = look_up(name, revision)
-    if found is None:
-        return TextPretrained(name, 'transformers', 'hub', 'see its page on the hub', revision=revision)
+    repo = repository(what, changes.pop('revision', None), alone=True)
+    if repo is None: raise _no_name(what)
+    name = repo.name
+    if not kept(repo) and hub_closed():
+        return TextPretrained(name, 'transformers', 'hub', repo.licence, revision=repo.revision)
+    found = looked_up(repo, ask=False)
     folder, names = _small_here(found, changes, how)
     known = dict(name=name, licence=found.licence, revision=found.commit)
     if (folder/'transfer.json').is_file(): return replace(_saved_before(folder), licence=found.licence)
@@ -272,7 +264,9 @@ def folder_of(
     if name in _wheels: return sample(name)
     found = _on_hub(name, dict(revision=p.revision, trust_remote_code=p.trust_remote_code), _How())
     if isinstance(found.where, Path): return found.where/found.subfolder
-    raise not_fetched(('the hub can\'t be reached, or may not be asked', 'try again with a network'), name, what)
+    raise TransferError(f'"{name}": there is no folder of this name, and its {what} could not be fetched from the model '
+                        f'hub ({hub_closed()}). These need none: {", ".join(_wheels)}; or pass a folder with config.json, '
+                        'model.safetensors and tokenizer.json')
 
 # %% ../../nbs/api/text/03_sources.ipynb #9f2861b1
 def with_weights(
@@ -282,7 +276,9 @@ def with_weights(
     folder = folder_of(p, 'weights')
     more = [f'{path}/model.safetensors' for path, *_ in p.dense]
     top = folder.parent if p.subfolder else folder
-    if p.source == 'hub': fetch_weights(p.name, p.revision or top.name, top, p.subfolder, more)
+    if p.source == 'hub' and not (weights_here(folder) and all(is_whole(top/file) for file in more)):
+        commit = p.revision or top.name
+        fetch_weights(Repository(p.name, commit, commit), p.subfolder, more)
     if gone := [name for name in pieces_of(folder) if not (folder/name).is_file()]:
         raise TransferError(f'{folder}: {gone[0]} is not there, and its index names it: copy the folder again')
     return folder
@@ -298,8 +294,7 @@ def _found(what, changes, how):
     if what in _wheels: return _wheels[what]
     if folder.is_file(): raise TransferError(f'{what} is a file: name the folder that it is in')
     if isinstance(what, str) and not written_as_path(what): return _on_hub(what, changes, how)
-    raise TransferError(f'no folder "{what}", and no name of a model on a hub is written so (that is "model" '
-                        f'or "owner/model"). Without a hub: {", ".join(_wheels)}')
+    raise _no_name(what)
 
 # %% ../../nbs/api/text/03_sources.ipynb #22e7cf14
 def _check_changes(found, changes):

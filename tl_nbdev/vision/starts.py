@@ -24,6 +24,8 @@ from ..base.samples import *
 from ..networks.bodies import *
 from .from_transformers import *
 from ..networks.start import *
+from ..networks.repository import *
+from ..networks.convert import *
 from ..networks.wheels import *
 
 # %% ../../nbs/api/vision/02_starts.ipynb #4c07e4a4
@@ -183,8 +185,9 @@ def _described(folder, whole=True):
     theirs = 'transfer.json' not in there and 'architecture' not in said and 'model_type' in said
     pieces = theirs and (folder/'model.safetensors.index.json').exists() # into which transformers cuts large ones
     if whole and not pieces and not (folder/'model.safetensors').exists():
-        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): '
-                            f'save the network as safetensors, or name a model{models_inside(folder)}')
+        other = f', or pretrained("{folder.name}", convert=True) makes them of its pickle' if pickles_in(folder) else ''
+        raise TransferError(f'{folder}: no model.safetensors in it (pickled weights are never opened): save the '
+                            f'network as safetensors{other}, or name a model{models_inside(folder)}')
     if not there:
         raise TransferError(f'{folder}: neither config.json (of timm\'s hub format, or of transformers) '
                             f'nor transfer.json (saved by this package) in it: {_name_it(folder)}')
@@ -306,23 +309,21 @@ def _module_pretrained(net, size=None):
     return _fitting(found, channels_of(inside, size or found.size))
 
 # %% ../../nbs/api/vision/02_starts.ipynb #ef8aa976
-_pickles = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.pickle', '.tar')
-_weights = ('.safetensors', '.onnx', '.h5', '.keras', '.pb', '.tflite', '.gguf')
-
 def _place(what):
     "The folder or file that is meant, `None` where it is a name"
-    text, path = str(what), Path(what).expanduser()
-    looks = re.match(r'[.~/]|[A-Za-z]:', text) or '\\' in text or text.partition('@')[0].count('/') > 1
-    file = path.suffix.lower() in _pickles + _weights
-    return path if isinstance(what, Path) or looks or file or path.exists() else None
+    path = Path(what).expanduser()
+    return path if isinstance(what, Path) or written_as_path(what) or path.exists() else None
 
 # %% ../../nbs/api/vision/02_starts.ipynb #e2fb0fe1
-def _from_place(path):
-    if path.is_dir(): return _folder_pretrained(path)
+_pickles = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.pickle', '.tar')
+
+def _from_place(path, convert=False):
+    if path.is_dir(): return _folder_pretrained(converted(path) if convert else path)
     kind = path.suffix.lower()
     if kind in _pickles:
         raise TransferError(f'{path}: a pickle, which can run code when opened, and is not opened: make the '
-                            'network, net.load_state_dict(torch.load(file, weights_only=True)), and pass net')
+                            'network, net.load_state_dict(torch.load(file, weights_only=True)), and pass net; or '
+                            f'pretrained("resnet18", weights="{path.name}", convert=True) makes safetensors of it')
     if kind == '.safetensors':
         raise TransferError(f'{path}: weights alone, without the network that they are of: '
                             f'pretrained("resnet18", weights="{path.name}") names both')
@@ -333,7 +334,7 @@ def _from_place(path):
 def _from_name(what, source=None):
     "Of a name that a library knows"
     import timm, torchvision
-    hub = re.match('(hf-hub|hf_hub):', what)
+    hub = re.match('hf-hub:|hf_hub:|hf://', what)
     library, _, name = what[hub.end() if hub else 0:].rpartition('/')
     if name in _wheels and library in ('', _wheels[name].library): return _wheels[name]
     if library in ('', 'timm') and _knows('timm', name):

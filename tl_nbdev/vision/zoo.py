@@ -24,6 +24,8 @@ from .from_transformers import *
 from ..networks.start import *
 from ..networks.hub import *
 from ..networks.repository import *
+from ..networks.fetching import *
+from ..networks.convert import *
 from ..networks.wheels import *
 from .starts import *
 from .starts import _changed, _fitting, _folder_pretrained, _from_name, _from_place, _knows
@@ -34,9 +36,23 @@ from .starts import _timm_pretrained, _torchvision_pretrained, _wheels
 _all_ = ['Pooled', 'headless', 'Pretrained', 'ImagePretrained', 'source_accuracy', 'models', 'models_inside'] # of the rooms before
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #f9da0684
-def _on_hub(repo):
+_small = ('config.json', 'transfer.json', 'preprocessor_config.json', 'processor_config.json', 'README.md')
+
+def _small_here(repo, convert):
+    "A repository as it was found, and the folder of its small files, where its weights can be opened"
+    found = looked_up(repo)
+    small = [name for name in _small if name in found.files]
+    if not small or small[0] == 'README.md':
+        raise TransferError(f'"{repo}": no config.json in it ({", ".join(sorted(found.files)[:4])}), which says what '
+                            'its network is: name another')
+    pickles = weight_files(found, kind='bin') if convert and not weight_files(found) else []
+    if not pickles: check_weights(found)
+    folder = fetch_files(found, [*small, *pickles])
+    return found, converted(folder) if pickles else folder
+
+def _on_hub(repo, convert=False):
     "What a repository of a hub holds, by its small files"
-    found, folder = described(repo)
+    found, folder = _small_here(repo, convert)
     try: p = _folder_pretrained(folder, whole=False)
     except TransferError as e: line = str(e).replace(str(folder), f'"{repo}"').replace(': copy the folder again', '')
     else:
@@ -51,7 +67,7 @@ def _timms(repo):
     owner, _, name = repo.name.rpartition('/')
     return repo.revision is None and owner in ('', 'timm') and (_knows('timm', name) or name in _wheels)
 
-def _named(what, source, revision):
+def _named(what, source, revision, convert):
     "A network by name: of a library, or of a repository of a hub"
     import timm
     repo = repository(what, revision)
@@ -61,8 +77,8 @@ def _named(what, source, revision):
             raise TransferError(f'"{what}" has no revisions: a repository of a hub does, owner/name')
         repo = repository(cfg.hf_hub_id, revision)
     if repo is None or _timms(repo) or repo.name.startswith('torchvision/'): return _from_name(what, source)
-    if not repo.name.startswith('timm/') or not hub_closed(): return _on_hub(repo)
-    try: return _on_hub(repo)
+    if not repo.name.startswith('timm/') or not hub_closed(): return _on_hub(repo, convert)
+    try: return _on_hub(repo, convert)
     except TransferError: return _from_name(what, source) # which says what is near it
 
 # %% ../../nbs/api/vision/03_zoo.ipynb #7afab465
@@ -75,9 +91,9 @@ def _the_weights(file):
     names = ', '.join(one.name for one in inside[:4]) or 'none'
     raise TransferError(f'weights={file}: a folder, and one file of weights is meant: there are {names} (.safetensors)')
 
-def _with_weights(what, file):
+def _with_weights(what, file, convert):
     "A network by name, its weights from a file"
-    file = _the_weights(file)
+    file = _the_weights(converted(file) if convert else file)
     if not isinstance(what, str): raise TransferError(f'weights={file}: name the network they are of, as "resnet18"')
     if file.suffix.lower() != '.safetensors': return _from_place(file)
     if not file.is_file(): raise TransferError(f'{file}: no such file')
@@ -94,18 +110,19 @@ def pretrained(
     source=None, # `random` for the same network without its pretrained weights
     weights=None, # a `.safetensors` file with the weights of the network that `what` names
     revision=None, # of a repository of a hub: a branch, a tag or a commit, default the newest; or `owner/name@revision`
+    convert=False, # where its weights are a pickle, make safetensors of them in the cache, see `converted`
     **changes # fields to change, such as `size=300`, `mean=(.5, .5, .5)` or `head_name='fc'`
 ) -> Pretrained: # raises `TransferError` for a name nobody knows, or what can't be opened
     "What to start from, by name, folder or module"
     named = isinstance(what, str) and weights is None and _place(what) is None
     if revision is not None and not named:
         raise TransferError(f'revision="{revision}": only a name has revisions, of a repository of a hub, owner/name')
-    if weights is not None: found = _with_weights(what, weights)
+    if weights is not None: found = _with_weights(what, weights, convert)
     elif isinstance(what, Pretrained): found = what
     elif isinstance(what, nn.Module): found = _module_pretrained(what, changes.get('size'))
     elif not isinstance(what, (str, Path)):
         raise TransferError(_no_network(what))
-    else: found = _named(what, source, revision) if named else _from_place(_place(what))
+    else: found = _named(what, source, revision, convert) if named else _from_place(_place(what), convert)
     if not isinstance(found, ImagePretrained): raise TransferError(f'{found.name} is a network for {found.reads}')
     found = _changed(found, changes)
     if source != 'random': return found
@@ -213,7 +230,9 @@ def _copied(p):
 # %% ../../nbs/api/vision/03_zoo.ipynb #82931203
 def _repository_body(p, fill):
     "The network of a repository of a hub without its head; where its files lie in a cache is nobody's business"
-    folder = with_weights(Repository(p.repository, p.revision, p.revision)) if fill else p.where
+    folder = p.where
+    if fill and not (isinstance(folder, Path) and weights_here(folder)):
+        folder = fetch_weights(Repository(p.repository, p.revision, p.revision))
     try: return body(replace(p, source='folder', where=folder), fill)
     except TransferError as e: line = str(e)
     raise TransferError(line.replace(str(folder), f'"{p.repository}"').replace(': copy the folder again', ''))
