@@ -284,7 +284,10 @@ FROM python:{python}-slim
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TL_DEVICE=cpu TL_OFFLINE=yes
 WORKDIR /app
 COPY requirements.txt ./
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt
+# The usual torch brings what a GPU needs. PIP_OPTIONS may name an index with builds for CPUs, or your own mirror:
+# docker build -t model --build-arg PIP_OPTIONS="--extra-index-url URL" .
+ARG PIP_OPTIONS=""
+RUN pip install --no-cache-dir $PIP_OPTIONS -r requirements.txt
 COPY serve.py ./
 COPY tl_nbdev/ tl_nbdev/
 COPY model/ model/
