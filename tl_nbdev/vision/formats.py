@@ -30,12 +30,15 @@ _all_ = ['upright', 'on_white', 'Values', 'check_size', 'as_bands', 'as_picture'
 
 # %% ../../nbs/api/vision/07_formats.ipynb #4ce925be
 _lock, _inside = threading.Lock(), [] # what Pillow's limit was, once for each image that is being opened
+# no limit, and a number: another thread may be comparing with it just now, and `None` would fail there
+_boundless = 2**62
 _quiet = 'ignore', None, Warning, re.compile('PIL'), 0
 logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL) # what it can't read is read another way
 
 def _after_fork():
     global _lock
     _lock = threading.Lock() # another thread of the parent may have held it
+    if _inside: Image.MAX_IMAGE_PIXELS = _inside[0]
     _inside.clear()
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
 
@@ -45,7 +48,7 @@ def _our_limit():
     "A context without Pillow's limit and warnings, which are back when the last thread leaves it"
     with _lock:
         _inside.append(_inside[0] if _inside else Image.MAX_IMAGE_PIXELS)
-        Image.MAX_IMAGE_PIXELS = None
+        Image.MAX_IMAGE_PIXELS = _boundless
         if len(_inside) == 1: warnings.filters.insert(0, _quiet)
     try: yield
     finally:
