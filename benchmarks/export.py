@@ -74,7 +74,7 @@ def compare(model, passes, repeats):
 
 @call_parse
 def bench(
-    models:Annotated[str, dict(nargs='+')]=('tf_efficientnet_lite0', 'squeezenet1_1', 'bert-tiny', 'all-MiniLM-L6-v2'), # networks
+    models:Annotated[str, dict(nargs='+')]=('tf_efficientnet_lite0', 'squeezenet1_1', 'bert-tiny'), # networks
     passes:int=12, # of 32 items each way in each repeat, eight times as many of one item; the best counts
     repeats:int=3,
     again:bool=False, # measure anew what is there already

@@ -24,6 +24,7 @@ questions = dict(
     scratch='How many labels does a pretrained network save?',
     sentiment='Sentiment in another domain: does adaptation help?',
     serve='A served model, asked by many: is anybody lost, and does answering together pay?',
+    export='A model that left for onnxruntime: is it as fast there?',
     strategies="Which strategy, and are they as good as fastai's fine_tune?",
     texts='How long does an epoch over texts take?',
     throughput='Is reading files ever what one waits for?',
