@@ -307,7 +307,7 @@ def test_stubs_tell_an_editor_of_all_that_is_there(tmp_path):
     told = {'.'.join(f.relative_to(tmp_path).with_suffix('').parts): ast.parse(f.read_text(encoding='utf-8')) for f in tmp_path.rglob('*.pyi')}
     assert set(told) >= set(order)
     def arguments(node): return [o.arg for o in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
-    def inside(node): return {o.name: o for o in node.body if isinstance(o, (ast.FunctionDef, ast.ClassDef))}
+    def inside(node): return {o.name: o for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
     n = 0
     for name, tree in told.items():
         module, top = importlib.import_module(f'tl_nbdev.{name}'), inside(tree)

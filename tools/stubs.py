@@ -14,7 +14,9 @@ def _name(node):
     if isinstance(node, ast.Attribute): return node.attr
     return node.id if isinstance(node, ast.Name) else node.value if isinstance(node, ast.Constant) else ''
 
-def _is_patch(node): return isinstance(node, ast.FunctionDef) and any(_name(o) in ('patch', 'patch_to') for o in node.decorator_list)
+_functions = ast.FunctionDef, ast.AsyncFunctionDef
+
+def _is_patch(node): return isinstance(node, _functions) and any(_name(o) in ('patch', 'patch_to') for o in node.decorator_list)
 
 def _told(node):
     "The docstring, and what is said beside each argument"
@@ -34,7 +36,7 @@ def _short(node):
     defaults = [None]*(len(node.args.args) - len(node.args.defaults)) + node.args.defaults
     for arg, default in zip(node.args.args, defaults):
         if arg.annotation is not None and isinstance(default, ast.Constant) and default.value is None: arg.annotation = ast.BinOp(arg.annotation, ast.BitOr(), ast.Constant(None))
-    return ast.FunctionDef(node.name, node.args, body, decorators, node.returns, type_params=[])
+    return type(node)(node.name, node.args, body, decorators, node.returns, type_params=[])
 
 def _as_method(function, name):
     "A function that was assigned to a class, as a method of it"
@@ -62,7 +64,7 @@ def _class(node, more):
     "A class, with the methods that are patched into it"
     body = []
     for o in node.body:
-        if isinstance(o, ast.FunctionDef): body.append(_short(o))
+        if isinstance(o, _functions): body.append(_short(o))
         elif isinstance(o, ast.AnnAssign): body.append(_field(o))
         elif isinstance(o, ast.Assign): body += _constant(o, True)
     text = ast.get_docstring(node, clean=False)
@@ -84,7 +86,7 @@ def _unsaid(function):
 
 def _patched(tree, others):
     "Class → methods that are patched into it, or assigned to it; `others`: functions of all modules, by name"
-    functions = {o.name: o for o in tree.body if isinstance(o, ast.FunctionDef)}
+    functions = {o.name: o for o in tree.body if isinstance(o, _functions)}
     found = {}
     for o in tree.body:
         if _is_patch(o) and o.args.args and o.args.args[0].annotation is not None: found.setdefault(_name(o.args.args[0].annotation), []).append(_short(o))
@@ -116,12 +118,12 @@ def stub(text, elsewhere, others, of_learner=()):
         elif isinstance(o, ast.Assign): out += [c for c in _constant(o) if c.target.id not in seen and not seen.add(c.target.id)]
         elif isinstance(o, ast.AnnAssign): out.append(_field(o))
         elif isinstance(o, ast.ClassDef): out.append(_class(o, patched.get(o.name, []) + elsewhere.get(o.name, [])))
-        elif isinstance(o, ast.FunctionDef) and not _is_patch(o) and not any(_name(d) == 'property' for d in o.decorator_list): out.append(_short(o))
+        elif isinstance(o, _functions) and not _is_patch(o) and not any(_name(d) == 'property' for d in o.decorator_list): out.append(_short(o))
     if 'Learner' in patched and 'Learner' not in classes:
         own = ast.ClassDef('_Learner', [ast.Name('Learner')], [], list(of_learner) or patched['Learner'], [], type_params=[])
         out.insert(1 + max(i for i, o in enumerate(out) if isinstance(o, (ast.Import, ast.ImportFrom))), own)
         for o in out:
-            if isinstance(o, ast.FunctionDef) and _name(o.returns) == 'Learner': o.returns = ast.Name('_Learner')
+            if isinstance(o, _functions) and _name(o.returns) == 'Learner': o.returns = ast.Name('_Learner')
         for o in own.body:
             if getattr(o, 'name', '') == 'transfer': o.returns = ast.Name('_Learner')
     return ast.unparse(ast.fix_missing_locations(ast.Module(out, []))) + '\n'
@@ -132,7 +134,7 @@ def write(to):
     texts = {f.relative_to(source).with_suffix('').as_posix(): f.read_text(encoding='utf-8') for f in files}
     trees = {k: ast.parse(v) for k, v in texts.items()}
     home = {o.name: k for k, tree in trees.items() for o in tree.body if isinstance(o, ast.ClassDef)}
-    others = {o.name: o for tree in trees.values() for o in tree.body if isinstance(o, ast.FunctionDef)}
+    others = {o.name: o for tree in trees.values() for o in tree.body if isinstance(o, _functions)}
     elsewhere, of_learner = {k: {} for k in texts}, []
     for k, tree in trees.items():
         comments.clear()

@@ -315,7 +315,7 @@ def _check_new(to, folder):
     "Raises `TransferError` where something is already, or the copy would be in what is copied"
     if to.resolve().is_relative_to(Path(folder).resolve()):
         raise TransferError(f'{to}: is in the folder of the model: name another place')
-    if os.path.lexists(to) and (not to.is_dir() or any(to.iterdir())):
+    if os.path.lexists(to):
         raise TransferError(f'{to}: there is something already, and nothing is overwritten: name a new folder')
 
 # %% ../../nbs/api/sharing/14_serve_page.ipynb #67819510
@@ -334,7 +334,6 @@ def docker_folder(
     texts = {'requirements.txt': '\n'.join(pinned(versions)) + '\n', 'serve.py': _serve,
              'Dockerfile': _dockerfile.format(python=python, health=health, command=command)}
     try:
-        if to.is_dir(): to.rmdir() # it is empty
         with whole(to) as tmp:
             _copied(folder, tmp/'model', lambda path: not path.name.startswith('.'))
             _copied(Path(sys.modules['tl_nbdev'].__file__).parent, tmp/'tl_nbdev', _is_source)

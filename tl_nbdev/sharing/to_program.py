@@ -6,7 +6,8 @@
 __all__ = ['traced', 'tried', 'write_beside', 'to_program']
 
 # %% ../../nbs/api/sharing/06_to_program.ipynb #038cbcd9
-import io
+import io, logging
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from ..base.settings import *
@@ -15,13 +16,22 @@ from .export import *
 from .parts import *
 from .whole import *
 
+# %% ../../nbs/api/sharing/06_to_program.ipynb #8ca1d20f
+@contextmanager
+def _no_remarks():
+    "Without what torch logs of a network that it can't follow: the error says it"
+    logger = logging.getLogger('torch.fx.experimental.symbolic_shapes')
+    was, logger.disabled = logger.disabled, True
+    try: yield
+    finally: logger.disabled = was
+
 # %% ../../nbs/api/sharing/06_to_program.ipynb #8587fce4
 def traced(
     made # a `Whole`
 ) -> torch.export.ExportedProgram: # raises what torch raises where it can't be followed
     "The program of a network"
     free = {name: {axis: torch.export.Dim.DYNAMIC for axis in axes} for name, axes in made.axes.items()}
-    return torch.export.export(made.net, (), dict(made.inputs), dynamic_shapes=free, strict=False)
+    with _no_remarks(): return torch.export.export(made.net, (), dict(made.inputs), dynamic_shapes=free, strict=False)
 
 # %% ../../nbs/api/sharing/06_to_program.ipynb #bbc40990
 def tried(

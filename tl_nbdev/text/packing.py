@@ -213,7 +213,7 @@ def pool(self:TextBody,
     if how == 'last': return states[lengths.cumsum(0) - 1]
     shape = len(lengths), states.shape[1]
     which = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
-    places = _places(lengths, which)
+    places = None if skip is None and how != 'weightedmean' else _places(lengths, which)
     if skip is not None:
         counts = places > skip[which]
         states, which, places, lengths = states[counts], which[counts], places[counts], lengths - skip
