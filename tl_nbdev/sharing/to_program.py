@@ -7,7 +7,7 @@ __all__ = ['traced', 'tried', 'write_beside', 'to_program']
 
 # %% ../../nbs/api/sharing/06_to_program.ipynb #038cbcd9
 import io, logging
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 import torch
 from ..base.settings import *
@@ -19,10 +19,11 @@ from .whole import *
 # %% ../../nbs/api/sharing/06_to_program.ipynb #8ca1d20f
 @contextmanager
 def _no_remarks():
-    "Without what torch logs of a network that it can't follow: the error says it"
+    "Without what torch logs and prints of a network that it can't follow: the error says it"
     logger = logging.getLogger('torch.fx.experimental.symbolic_shapes')
     was, logger.disabled = logger.disabled, True
-    try: yield
+    try:
+        with redirect_stderr(io.StringIO()): yield
     finally: logger.disabled = was
 
 # %% ../../nbs/api/sharing/06_to_program.ipynb #8587fce4
