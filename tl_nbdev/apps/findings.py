@@ -76,7 +76,7 @@ _kinds = {'better': 'good', 'worse': 'bad', 'can\'t tell': 'plain', 'chosen': 'c
 
 def verdict(
     row # of `Comparison.rows`
-) -> str: # a key of `_kinds`
+) -> str: # one of the kinds above
     "How a way stands against the one that was chosen"
     if row['chosen']: return 'chosen'
     low, high = row.get('difference_interval', [float('nan')]*2)
