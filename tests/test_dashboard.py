@@ -35,6 +35,10 @@ def look_at(page, url):
         except Late: pass
     raise AssertionError(f'no audit on {url}')
 
+def faults(page):
+    "What a page complained of, without what is not ours: a font of the network, and Voilà's farewell to the kernel of a page that was loaded again"
+    return [o for o in page.faults if 'font-awesome' not in o and '/voila/api/shutdown/' not in o]
+
 def drawn(page, where, wide): # an image's bytes are decoded after it is in the page: wait for them
     page.wait_for_function('([where, wide]) => (document.querySelector(where)?.naturalWidth || 0) > wide', arg=[where, wide])
 
@@ -105,7 +109,7 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
         page.wait_for_function('() => document.querySelector(".tl-copy").nextSibling.textContent.includes("copied")')
         code = page.evaluate('() => navigator.clipboard.readText()')
         assert page.locator('.tl-code').inner_text().strip() == code.strip()
-        assert [o for o in page.faults if 'font-awesome' not in o] == []
+        assert faults(page) == []
         assert all('font-awesome' in o.lower() or 'fontawesome' in o.lower() for o in page.faults.elsewhere), page.faults.elsewhere
     record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
     got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
@@ -128,7 +132,7 @@ def test_a_sentence_is_tried(room, tmp_path):
         page.locator('.t-text textarea').fill(' ')
         page.locator('.t-ask_text').click()
         page.locator('.tl-wrong').wait_for()
-        assert [o for o in page.faults if 'font-awesome' not in o] == []
+        assert faults(page) == []
 
 @needs_browser
 def test_lab_again_in_the_middle_of_a_training(tmp_path):
@@ -233,7 +237,7 @@ def test_notebook_7_and_a_kernel_restarted_in_the_middle_of_a_training(tmp_path)
             changed(page, 'curves', was)
             page.locator('.t-stop').click()
             see(page, 'state', 'stopped')
-            assert [o for o in page.faults if 'font-awesome' not in o and "(reading 'schema')" not in o] == [] # the second is Notebook 7.6's own, on any notebook
+            assert [o for o in faults(page) if "(reading 'schema')" not in o] == [] # the second is Notebook 7.6's own, on any notebook
         finally: job.kill()
 
 def test_advice_is_shown_and_taken(tmp_path):

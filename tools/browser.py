@@ -72,7 +72,7 @@ class Faults(list):
             if where(r.request.url) in ('127.0.0.1', 'localhost', ''): r.continue_()
             else: self.elsewhere.append(r.request.url); r.fulfill(status=200, body='')
         page.route('**/*', route)
-        page.on('console', lambda m: self.append(f'console: {m.text[:300]}') if m.type == 'error' else None)
+        page.on('console', lambda m: self.append(f"console: {m.text[:300]} {(m.location or {}).get('url', '')}".strip()) if m.type == 'error' else None)
         page.on('pageerror', lambda e: self.append(f'error: {str(e)[:300]}'))
         page.on('response', lambda r: self.append(f'{r.status}: {r.url}') if r.status >= 400 else None)
 
