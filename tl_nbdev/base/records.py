@@ -216,6 +216,7 @@ class AnswerRecord(TypedDict):
     classes: NotRequired[Classes]
     mean: NotRequired[Number]
     std: NotRequired[Annotated[float, Gt(0.)]]
+    least: NotRequired[Number]
 
 # %% ../../nbs/api/base/11_records.ipynb #fcc8d86b
 class _Saved(Envelope):

@@ -229,6 +229,17 @@ def usual_metric(self:Answer) -> str:
     "The metric that is reported where nobody names another"
     return next(iter(self.scores))
 
+# %% ../../nbs/api/data/12_answer.ipynb #d4abb16e
+@patch
+def judge(self:Answer,
+    metric, # its name, one of `scores`
+    targets, # `(n, …)`, see `targets`
+    predictions # `(n, width)`, see `decoded`
+): # function of items, a slice or an array of numbers, which gives a float
+    "What is asked for the value on some of the items"
+    score = self.scores[metric]
+    return lambda ids: score(targets[ids], predictions[ids])
+
 # %% ../../nbs/api/data/12_answer.ipynb #2c514f95
 @patch
 def check_metric(self:Answer,
@@ -265,6 +276,15 @@ def said(self:Answer,
 ) -> dict: # `label` and `probability`, or what suits the answer
     "What a row of a table of answers holds"
     return dict(label=self.classes[int(prediction.argmax())], probability=round(float(prediction.max()), 6))
+
+# %% ../../nbs/api/data/12_answer.ipynb #4891a77c
+@patch
+def listed(self:Answer,
+    prediction, # `(width,)`
+    extent=None # of the item, as its `Modality.extent` says
+) -> list: # of dicts
+    "The rows of a table that answer for one item"
+    return [self.said(prediction)]
 
 # %% ../../nbs/api/data/12_answer.ipynb #b7adda07
 @patch
@@ -340,3 +360,14 @@ def translated(self:Answer,
 def tolerance(self:Answer) -> float:
     "The unit in which predictions are compared"
     return 1.
+
+# %% ../../nbs/api/data/12_answer.ipynb #3c13d3d5
+@patch
+def apart(self:Answer,
+    one, other # `(n, width)` predictions
+) -> float: # in the unit of `tolerance`
+    "How far predictions are from one another"
+    return float(np.abs(np.asarray(one) - np.asarray(other)).max())
+
+# %% ../../nbs/api/data/12_answer.ipynb #6c7b645a
+Answer.moves = False # do labels change with the view of an item?

@@ -78,6 +78,7 @@ class Result:
     groups: object = field(default=None, repr=False) # `(n,)`, if items come in groups
     modality: object = field(default=None, repr=False) # what knows how to show the items
     answer: Answer = field(default=None, repr=False) # default what targets and classes say
+    judge = None # function of items, from the answer, once it was needed
 
     def __post_init__(self):
         if self.answer is None: self.answer = answer_of(self.targets, self.classes)
@@ -101,8 +102,9 @@ def score(self:Result,
     ids=slice(None) # which items
 ) -> float: # raises `ValueError` where the metric is not defined on them
     "The value on some of the items"
-    judge = self.answer.scores.get(self.metric) or score_called(self.metric)
-    return judge(self.targets[ids], self.probs[ids])
+    if self.metric not in self.answer.scores: return score_called(self.metric)(self.targets[ids], self.probs[ids])
+    if self.judge is None: self.judge = self.answer.judge(self.metric, self.targets, self.probs)
+    return self.judge(ids)
 
 # %% ../../nbs/api/data/14_metrics.ipynb #ea7ebcc1
 def _listed(results): return [results] if isinstance(results, Result) else list(results)

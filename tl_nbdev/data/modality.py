@@ -210,6 +210,11 @@ def short(self:Modality,
     "The name as a table in a report has room for it"
     return brief(name)
 
+# %% ../../nbs/api/data/17_modality.ipynb #9477104e
+@patch
+def extent(self:Modality, item) -> tuple: # such as width and height, `None` where an item has none
+    "How large an item is, where an answer stands somewhere in it"
+
 # %% ../../nbs/api/data/17_modality.ipynb #ddc25944
 @patch
 def picture(self:Modality, frozen, item):

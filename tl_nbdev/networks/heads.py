@@ -60,7 +60,11 @@ class Network(nn.Module):
     def __init__(self, body, head):
         super().__init__()
         self.body, self.head = body, head
-    def forward(self, x): return self.head(self.body(x).float())
+    def forward(self, x, targets=None):
+        if targets is None: return self.head(self.body(x).float())
+        out = self.body(x, targets) # a network with a loss of its own
+        out.preds = self.head(out.preds.float())
+        return out
 
 # %% ../../nbs/api/networks/08_heads.ipynb #a8ddab33
 @torch.no_grad()

@@ -29,6 +29,7 @@ class Pretrained:
     reads = 'items' # in a word
     cuts = False # can training begin at the boundary of what is frozen?
     one_vector = True # does its body give one vector for an item?
+    whole = False # does its body answer by itself, and has a loss of its own?
     features = None # what kind of features its body gives, where there is a choice
     published = None # accuracy on the data that it was trained with, where that is known
     def __post_init__(self): object.__setattr__(self, 'notes', tuple(self.notes))
@@ -54,6 +55,14 @@ def example(self:Pretrained,
 def files(self:Pretrained) -> dict: # name → text
     "What a saved model needs beside its weights"
     return {}
+
+# %% ../../nbs/api/networks/03_start.ipynb #bd9cfb6c
+@patch
+def made_for(self:Pretrained,
+    task # a `Task`
+) -> Pretrained:
+    "The same start, for the classes of a task"
+    return self
 
 # %% ../../nbs/api/networks/03_start.ipynb #7941070a
 @patch

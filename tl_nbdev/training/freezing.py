@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['by_stages', 'cut_learner', 'norms_train', 'trained_by', 'rates_of', 'freeze_phase', 'find_rate', 'frozen_body',
-           'part_features', 'saved_whole', 'rows_at_once', 'head_only', 'on_rows', 'head_alone', 'at_boundary',
-           'Onward']
+           'part_features', 'saved_whole', 'rows_at_once', 'head_only', 'on_rows', 'head_alone', 'views_kept',
+           'at_boundary', 'Onward']
 
 # %% ../../nbs/api/training/04_freezing.ipynb #787399f0
 import tempfile
@@ -155,7 +155,8 @@ def rows_at_once(
 def head_only(learn, ss, ph):
     "Does a phase train the head, and nothing below it, on a network that gives it rows of features?"
     ours = isinstance(learn.model, Network) and hasattr(learn, 'task')
-    return ours and ph.which(ss) == [len(ss) - 1] and not norms_train(learn)
+    if not ours or learn.pretrained.whole: return False
+    return ph.which(ss) == [len(ss) - 1] and not norms_train(learn)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #b3b733ee
 def on_rows(learn, ss, ph):
@@ -191,6 +192,14 @@ def _may_cut(learn):
     if not ours or learn.compiled or not learn.pretrained.cuts or looking(learn.cbs): return False
     return not any(p.requires_grad for p in stages(learn.model)[0].params.values())
 
+# %% ../../nbs/api/training/04_freezing.ipynb #fcea009d
+def views_kept(
+    learn, # a Learner
+    views # of each item, that a strategy asks for
+) -> int:
+    "Views of an item that go to the cache"
+    return 1 if hasattr(learn, 'task') and learn.task.answer.moves else views
+
 # %% ../../nbs/api/training/04_freezing.ipynb #a38e9315
 _room = 4e9 # bytes of one part's rows in the cache
 
@@ -212,6 +221,7 @@ def _from_cache(learn, views, prefix, frozen):
 def at_boundary(learn, views, cached=True):
     "Inside, batches begin where training does, if that isn't at the beginning"
     net, old, p, prefix = learn.model, learn.dls, getattr(learn, 'pretrained', None), None
+    views = views_kept(learn, views)
     if _may_cut(learn): prefix = find_prefix(net, p.example(4).to(next(net.parameters()).device))
     if prefix is None:
         yield None

@@ -36,6 +36,7 @@ from .saving import *
 from .frozen import *
 from .inference import *
 from .job import *
+from .output import *
 from fastai.basics import Learner, noop, patch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
@@ -137,6 +138,16 @@ def _assumptions(p, net, task):
         task.notes.append(note)
         print(note)
 
+# %% ../../nbs/api/training/13_learner.ipynb #73cc53fb
+def _start(task, p, head, loss_func, class_weights):
+    "What a learner starts from, and the kind of its head. Raises `TransferError` for what a whole network can't take"
+    if not p.whole: return asked_head(p, head)
+    odd = dict(loss_func=loss_func is not None, class_weights=class_weights is not None and class_weights is not False,
+               head=head not in ('linear', 'own'))
+    if names := [name for name, given in odd.items() if given]:
+        raise TransferError(f'{p.name} has a head and a loss of its own: leave {" and ".join(names)} out')
+    return p.made_for(task), 'own'
+
 # %% ../../nbs/api/training/13_learner.ipynb #5b7701d8
 def _arithmetic(mode, where):
     "The callback of a mode, on a device"
@@ -153,7 +164,7 @@ def _recipe(learn, seed, class_weights, loss_func):
 # %% ../../nbs/api/training/13_learner.ipynb #9671da42
 def _equipped(learn, task, p, frozen, **settings):
     "A Learner with its callbacks, and with what later rooms ask it for"
-    learn.add_cbs([Rest(), _arithmetic(frozen.mode, device())])
+    learn.add_cbs([Rest(), _arithmetic(frozen.mode, device()), *([OwnLoss()] if p.whole else [])])
     learn.task, learn.pretrained, learn.frozen_now, learn.transfers = task, p, frozen, []
     learn.mode, learn.start = frozen.mode, frozen.weights
     for name, value in settings.items(): setattr(learn, name, value)
@@ -197,8 +208,8 @@ def transfer_learner(
     groups = kwargs.pop('splitter', None)
     if seed is not None: seeded(seed)
     own = isinstance(head, str) and head == 'own'
-    p, head = asked_head(_asked(task, model, source, size, kwargs), head)
-    loss_func = loss_func or usual_loss(task, weights_of(task, class_weights))
+    p, head = _start(task, _asked(task, model, source, size, kwargs), head, loss_func, class_weights)
+    loss_func = loss_func or (TheirLoss() if p.whole else usual_loss(task, weights_of(task, class_weights)))
     augment = task.usual_augment() if augment is None else augment
     net, where = p.body(), device()
     dim, frozen = n_features(net, p), p.frozen(net, fit, mode)

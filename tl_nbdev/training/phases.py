@@ -21,6 +21,7 @@ from ..data.tasks import *
 from .checkpoint import *
 from .loop import *
 from .freezing import *
+from .output import *
 from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/api/training/06_phases.ipynb #6c84c1a1
@@ -86,8 +87,8 @@ def contrasting(learn):
 # %% ../../nbs/api/training/06_phases.ipynb #ad78f845
 def _step(learn, net, x, y):
     "Forward, backward, and an update that changes nothing"
-    with learn.mode.autocast(x[0].device) if hasattr(learn, 'mode') else nullcontext(): out = net(*x)
-    learn.loss_func(out.float(), *y).backward()
+    with learn.mode.autocast(x[0].device) if hasattr(learn, 'mode') else nullcontext(): out = net(*asked(learn, x, y))
+    loss_of(learn, out, y).backward()
     with torch.no_grad():
         for p in net.parameters():
             if p.grad is not None: p.add_(p.grad, alpha=0.).grad = None
@@ -156,7 +157,7 @@ def _seconds_of(learn, net, ph, views, x, y, read):
             step, mib = _step_of(learn, net, x, y)
             return 0., train*max(step, read) + valid*step/3, mib
         low, step, mib = _seconds_above(learn, net, probe.from_boundary, x, y, read)
-    kept = (learn.augment == 'none' or views > 1) and not touching(learn.cbs)
+    kept = (learn.augment == 'none' or views_kept(learn, views) > 1) and not touching(learn.cbs)
     once, again = (train*views*low, 0.) if kept else (0., low)
     return once + valid*low, train*(step + again) + valid*step/3, mib
 

@@ -71,13 +71,13 @@ def answers(self:Predictor,
 
 # %% ../../nbs/api/training/07_saved.ipynb #16604c6b
 @patch
-def _rows(self:Predictor, name, prediction, why, proba, top):
+def _rows(self:Predictor, name, item, prediction, why, proba, top):
     "The rows of a table that answer for one item"
     column, answer = self.modality.column, self.answer
     if proba and column in self.classes: column = 'item'
     if prediction is None: return [{column: name, 'error': why}]
     if proba: return [{column: name, **answer.ranked(prediction, top)}]
-    if not top: return [{column: name, **answer.said(prediction)}]
+    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.modality.extent(item))]
     best = answer.ranked(prediction, top)
     return [{column: name, 'label': label, 'probability': probability} for label, probability in best.items()]
 
@@ -120,7 +120,7 @@ def predict(self:Predictor,
         for i, (item, prediction, why) in enumerate(answers):
             name = self.modality.called(part[i], item, None if one else done + i)
             if one and proba: return self._one(name, prediction, why, top, doubtful)
-            rows += self._rows(name, prediction, why, proba, top)
+            rows += self._rows(name, item, prediction, why, proba, top)
         done += len(part)
     return Table(rows, self.modality.remark(self.frozen, doubtful, done))
 
@@ -179,8 +179,8 @@ def _check_sample(predictor, folder, state):
     if not np.isfinite(found).all(): raise TransferError(f'{folder}: the model answers with what is no number: {again}')
     half = any(tensor.is_floating_point() and tensor.itemsize < 4 for tensor in state.values())
     allowed = (.05 if half else .02)*predictor.answer.tolerance # other processors round otherwise
-    if found.shape == want.shape and np.abs(found - want).max() <= allowed: return
-    by = f'by {np.abs(found - want).max():.2g}' if found.shape == want.shape else 'of another number of classes'
+    if found.shape == want.shape and predictor.answer.apart(found, want) <= allowed: return
+    by = f'by {predictor.answer.apart(found, want):.2g}' if found.shape == want.shape else 'of another number of classes'
     raise TransferError(f'{folder}: the model gives other answers here than where it was saved ({by}): '
                         'install the versions that its transfer.json names, or save it again')
 
@@ -285,7 +285,7 @@ def check_saved(
     "Raises `TransferError` if the model in `folder` doesn't give the probabilities that it gave when it was saved"
     predictor = predictor or load_transfer(folder)
     found, want = probed(predictor), np.array(predictor.info['check'])
-    if np.allclose(found, want, atol=1e-4*predictor.answer.tolerance): return
-    off = np.abs(found - want).max()
+    off = predictor.answer.apart(found, want)
+    if off <= 1e-4*predictor.answer.tolerance + 1e-5*np.abs(want).max(): return
     raise TransferError(f'{folder}: the saved model gives other probabilities than before (by {off:.2g}): '
                         'don\'t use it')

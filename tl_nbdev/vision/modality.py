@@ -289,6 +289,12 @@ def picture(self:Images, frozen, item):
     "A picture as the network sees it"
     return open_image(item, reading=frozen.prep.reading)
 
+# %% ../../nbs/api/vision/16_modality.ipynb #fd91389b
+@patch
+def extent(self:Images, item):
+    "Width and height in pixels"
+    return open_image(item, reading=self.reading).size
+
 # %% ../../nbs/api/vision/16_modality.ipynb #7ddb3177
 @patch
 def short(self:Images, name):
