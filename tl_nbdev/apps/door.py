@@ -25,9 +25,9 @@ def kind_of_data(
     import_plugins()
     path = Path(data).expanduser()
     info = None if path.exists() else sample_info(data)
-    usual = modality_called('image'), modality_called('text')
-    own = [kind for kind in modalities.values() if kind not in usual]
-    return next((kind for kind in (*own, usual[1]) if kind.claims(path, info, told)), usual[0])
+    scenes, usual = modality_called('scene'), (modality_called('image'), modality_called('text'))
+    own = [kind for kind in modalities.values() if kind not in (*usual, scenes)]
+    return next((kind for kind in (*own, scenes, usual[1]) if kind.claims(path, info, told)), usual[0])
 
 # %% ../../nbs/api/apps/00_door.ipynb #cd0f4231
 def task_from(

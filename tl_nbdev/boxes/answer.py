@@ -93,38 +93,29 @@ def found_of(
     named = dict(file=[files[i] for i in image], label=[classes[int(k)] for k in rows[:, 0]])
     return pd.DataFrame({**named, **dict(zip(corners, (rows[:, 2:]*side).T)), 'score': rows[:, 1]})
 
-# %% ../../nbs/api/boxes/15_answer.ipynb #831a2bfc
+# %% ../../nbs/api/boxes/15_answer.ipynb #8a99e41d
 class _Draws:
     "A number of COCO's on photos that may be drawn several times, from matches that were found once"
     def __init__(self, matches, overlaps, recall=False):
-        self.n, self.overlaps, self.recall = len(matches.files), overlaps, recall
+        self.n, self.overlaps, self.recall = len(matches.files), list(overlaps), recall
         self.cells = [cell for cell in matches.cells.values() if cell.positives.any()]
 
-    def __call__(self, ids):
-        counts = np.bincount(np.arange(self.n)[ids], minlength=self.n).astype(float)
-        values = [each for cell in self.cells for each in self._of(cell, counts)]
-        if not values: raise ValueError('nothing to find')
-        return float(np.mean(values))
+    def many(self, draws):
+        "The value of each of some draws, not a number where it holds nothing to find"
+        counts = np.array([np.bincount(np.arange(self.n)[ids], minlength=self.n) for ids in draws], dtype=float)
+        values = np.array([self._of(cell, counts) for cell in self.cells]).reshape(-1, len(draws))
+        there = ~np.isnan(values)
+        with np.errstate(invalid='ignore'): return np.where(there, values, 0).sum(0)/there.sum(0)
 
     def _of(self, cell, counts):
-        "Values of a class, one for each IoU, none where a draw holds nothing of it"
-        positives, weights = counts @ cell.positives, counts[cell.image]
-        if not positives: return []
-        if self.recall: return [weights[cell.hit[t]].sum()/positives for t in self.overlaps]
-        return [_precision(cell, t, weights, positives) for t in self.overlaps]
+        "Values of a class `(IoUs, draws)`"
+        if self.recall: return average_recall(cell, counts).T[self.overlaps]
+        return [average_precision(cell, t, counts) for t in self.overlaps]
 
-# %% ../../nbs/api/boxes/15_answer.ipynb #320c2731
-_recalls = np.linspace(0, 1, 101)
-
-def _precision(cell, t, weights, positives):
-    "Average precision of one class at one IoU, with a weight for each box"
-    hit = cell.hit[t]
-    right = np.cumsum(weights[hit])
-    wrong = np.cumsum(np.where(hit | cell.ignored[t], 0, weights))[hit]
-    precision = right/np.maximum(right + wrong, np.spacing(1))
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(right/positives, _recalls - 1e-12)
-    return np.where(at < len(best), best[np.minimum(at, len(best) - 1)], 0).mean() if len(best) else 0.
+    def __call__(self, ids):
+        value = float(self.many([ids])[0])
+        if np.isnan(value): raise ValueError('nothing to find')
+        return value
 
 # %% ../../nbs/api/boxes/15_answer.ipynb #7576c01f
 _numbers = dict(mAP=range(10), AP50=[0], AP75=[5], AR100=range(10)) # name → places in `box_overlaps`

@@ -17,7 +17,7 @@ from sklearn import metrics as skm
 from ..base.settings import TransferError
 from ..base.samples import Table, brief
 from .answers import *
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 
 # %% ../../nbs/api/data/14_metrics.ipynb #0e8af157
 metrics = {name: score for kind in answers.values() for name, score in kind.scores.items()}
@@ -45,6 +45,26 @@ def wilson(
     half = z*np.sqrt(k*(n - k)/n + z*z/4)/(n + z*z)
     return [float(max(0, middle - half)), float(min(1, middle + half))]
 
+# %% ../../nbs/api/data/14_metrics.ipynb #537332a9
+def _each(score, n, groups=None, times=1000, seed=0):
+    "The score of each draw, not a number where it isn't defined: a draw without one of the classes has no AUROC"
+    draws = _draws(n, None if groups is None else np.asarray(groups), seed, times)
+    if many := getattr(score, 'many', None): return np.concatenate([many(some) for some in chunked(draws, 250)])
+    out = np.full(times, np.nan)
+    for i, ids in enumerate(draws):
+        try: out[i] = score(ids)
+        except ValueError: pass
+    return out
+
+def _ends(scores, n, groups=None, share=True):
+    "The 95 % interval of scores. Of a share on which all draws agree it is Wilson's"
+    scores = scores[~np.isnan(scores)]
+    if not len(scores): return [float('nan')]*2
+    low, high = map(float, np.percentile(scores, [2.5, 97.5]))
+    if low < high or not share or not 0 <= low <= 1: return [low, high]
+    units = n if groups is None else len(np.unique(groups))
+    return wilson(low*units, units)
+
 # %% ../../nbs/api/data/14_metrics.ipynb #083c3342
 def interval(
     score, # a function of an array of indices, such as the accuracy on those items
@@ -55,15 +75,7 @@ def interval(
     share=True # is it a share of the items? Then, where all draws agree, its interval is Wilson's
 ) -> list: # lower and upper end, 95 %
     "The bootstrap interval of a score"
-    scores = []
-    for ids in _draws(n, None if groups is None else np.asarray(groups), seed, times):
-        try: scores.append(score(ids))
-        except ValueError: pass # a draw without one of the classes has no AUROC
-    if not scores: return [float('nan')]*2
-    low, high = map(float, np.percentile(scores, [2.5, 97.5]))
-    if low < high or not share or not 0 <= low <= 1: return [low, high]
-    units = n if groups is None else len(np.unique(groups))
-    return wilson(low*units, units)
+    return _ends(_each(score, n, groups, times, seed), n, groups, share)
 
 # %% ../../nbs/api/data/14_metrics.ipynb #a9b14ceb
 @dataclass
@@ -85,7 +97,7 @@ class Result:
         self.value, self.interval = float('nan'), [float('nan')]*2
         try: self.value = self.score()
         except ValueError: return # not defined on these items: the model is kept all the same
-        self.interval = interval(self.score, self.n, self.groups)
+        self.interval = interval(self.judge or self.score, self.n, self.groups)
 
     @property
     def n(self): return len(self.targets)
@@ -109,11 +121,15 @@ def score(self:Result,
 # %% ../../nbs/api/data/14_metrics.ipynb #ea7ebcc1
 def _listed(results): return [results] if isinstance(results, Result) else list(results)
 
-def _over_seeds(score, n, groups, seeds, times=1000):
-    "The interval of a score averaged over runs, of which items and runs are drawn"
-    rng = np.random.default_rng(1)
-    def drawn(ids): return np.mean([score(run, ids) for run in rng.integers(seeds, size=seeds)])
-    return interval(drawn, n, groups, times)
+def _drawn(result):
+    "The value of a result on each of a thousand draws of its items"
+    return _each(result.judge or result.score, result.n, result.groups)
+
+def _over_seeds(values, n, groups, share=True):
+    "The interval of values `(runs, draws)` averaged over runs, which are drawn as well"
+    rng, (runs, times) = np.random.default_rng(1), values.shape
+    means = [values[rng.integers(runs, size=runs), draw].mean() for draw in range(times)]
+    return _ends(np.array(means), n, groups, share)
 
 # %% ../../nbs/api/data/14_metrics.ipynb #a5b4ffbd
 def mean_interval(
@@ -122,7 +138,7 @@ def mean_interval(
     "The bootstrap interval of the mean over runs, where items are drawn, and runs"
     runs = _listed(runs)
     if len(runs) == 1: return runs[0].interval
-    return _over_seeds(lambda run, ids: runs[run].score(ids), runs[0].n, runs[0].groups, len(runs))
+    return _over_seeds(np.array([_drawn(run) for run in runs]), runs[0].n, runs[0].groups)
 
 # %% ../../nbs/api/data/14_metrics.ipynb #e318c469
 def _check_pairs(ours, theirs):
@@ -142,9 +158,8 @@ def paired_interval(
     ours, theirs = _listed(a), _listed(b)
     _check_pairs(ours, theirs)
     n, groups = ours[0].n, ours[0].groups
-    apart = lambda run, ids: ours[run].score(ids) - theirs[run].score(ids)
-    if len(ours) > 1: return _over_seeds(apart, n, groups, len(ours))
-    return interval(lambda ids: apart(0, ids), n, groups, share=False)
+    apart = np.array([_drawn(one) - _drawn(other) for one, other in zip(ours, theirs)])
+    return _over_seeds(apart, n, groups) if len(ours) > 1 else _ends(apart[0], n, groups, share=False)
 
 # %% ../../nbs/api/data/14_metrics.ipynb #52463273
 def _share(value, n):

@@ -330,7 +330,7 @@ def start_of(self:Modality,
     return replace(self.pretrained(start['name']), source='folder', where=Path(folder))
 
 # %% ../../nbs/api/data/17_modality.ipynb #15f8566b
-_homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality')
+_homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection')
 
 # %% ../../nbs/api/data/17_modality.ipynb #7ae35c37
 def modality_called(
