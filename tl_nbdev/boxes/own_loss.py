@@ -256,7 +256,8 @@ def __call__(self:TransformersWay, net, x, y=None):
 
 # %% ../../nbs/api/boxes/08_own_loss.ipynb #4e1b2bf8
 def _way(net, processor):
-    "How a detector is called. Raises `TransferError` for one that is of neither library"
+    "How a detector is called: as it says itself, or as its library does. Raises `TransferError` for another"
+    if processor is None and callable(getattr(net, 'way', None)): return net.way()
     if _asks(net) and hasattr(net, 'transform'): return TorchvisionWay()
     kind = getattr(getattr(net, 'config', None), 'model_type', None)
     if kind is None or not type(net).__module__.startswith('transformers.'):
@@ -266,7 +267,7 @@ def _way(net, processor):
 
 # %% ../../nbs/api/boxes/08_own_loss.ipynb #d4a4d062
 def detector(
-    net:nn.Module, # of `torchvision.models.detection`, or a `…ForObjectDetection` of transformers
+    net:nn.Module, # of `torchvision.models.detection`, a `…ForObjectDetection` of transformers, or one with a `way()`
     processor=None # of transformers, that of its weights, default as its class makes it
 ) -> Adapter: # `(x, y)` of `detection_batch` → `Output`. Raises `TransferError` for another network
     "A detector with its own loss, in the one form in which all are called"
