@@ -258,7 +258,8 @@ def test_hashes_without_a_package_are_read(house):
 def test_every_sample_is_in_the_notice():
     from tl_nbdev.base.samples import _samples
     notice = (root/'NOTICE').read_text()
-    for s in _samples.values(): assert s.wheel.replace('==', ' ') in notice, f'{s.name}: NOTICE lacks {s.wheel}'
+    for s in _samples.values():
+        for wheel in (s.wheel, *(more['wheel'] for more in s.also)): assert wheel.replace('==', ' ') in notice, f'{s.name}: NOTICE lacks {wheel}'
 
 
 # what a stranger finds

