@@ -20,6 +20,7 @@ def data_options(
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a table of images, default the one whose values are files
     root:str=None, # folder in which these files are looked for, default that of the table
+    boxes:str=None, # a file of boxes in the photos of DATA: COCO's JSON, data.yaml, a folder of XML, or a table
     part:str=None, # column of the split: train, valid and test, or is_valid, or a fold
     delim:str=None, # separates several labels of one item
     regression:bool=False, # the label is a number that is to be predicted

@@ -28,10 +28,7 @@ def _credit(task): return f'Data: {task.cite}. Licence: {task.licence}.' if task
 # %% ../../nbs/api/apps/06_findings.ipynb #2b6e9541
 def _constant(task, result):
     "What the same answer to everything reaches; `None` where that can't be said"
-    answer = task.answer
-    if not answer.named: return None
-    shares = answer.indicators(answer.targets(task.part('train').label)).mean(0)
-    try: return answer.scores[task.metric](result.targets, np.tile(shares, (result.n, 1)))
+    try: return task.answer.constant(task.part('train').label, result)
     except ValueError: return None
 
 # %% ../../nbs/api/apps/06_findings.ipynb #c78c553a

@@ -155,20 +155,20 @@ def answer_line(
     row # of `predict`, with its `file`
 ) -> str:
     "An answer as a line"
-    if 'label' in row: line = f'{row["file"]}\t{row["label"]}\t{row["probability"]}'
-    elif 'value' in row: line = f'{row["file"]}\t{row["value"]:.6g}'
-    else: line = f'{row["file"]}\tnot read: {row["error"]}'
-    return _one_line(line)
+    said = {name: value for name, value in row.items() if name != 'file'}
+    if 'error' in said: return _one_line(f'{row["file"]}\tnot read: {said["error"]}')
+    words = (f'{value:.6g}' if name == 'value' else str(value) for name, value in said.items() if value is not None)
+    return _one_line('\t'.join([str(row['file']), *words]))
 
 # %% ../../nbs/api/apps/17_reports.ipynb #cdebafa1
 def named_answers(
-    rows, # of `predict`
+    rows, # of `predict`, which know whose they are
     asked, # items, or errors in their place
     names # what they are called
 ) -> list:
     "Answers, each with the name of what it is about"
     answers = []
-    for item, row, name in zip(asked, rows, names):
-        if isinstance(item, TransferError): row = {'error': str(item)}
-        answers.append({**row, 'file': str(name)})
+    for i, row in zip(rows.whose, rows):
+        if isinstance(asked[i], TransferError): row = {'error': str(asked[i])}
+        answers.append({**row, 'file': str(names[i])})
     return answers

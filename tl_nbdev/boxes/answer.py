@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['room', 'scene_label', 'learnable', 'rows_of', 'truth_table', 'found_of', 'Boxes', 'BoxMetric', 'box_result']
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #3da5e812
+# %% ../../nbs/api/boxes/20_answer.ipynb #29cf7c9a
 from collections import Counter
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from .matches import *
 from .judging import *
 from .mistakes import *
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #28864ec4
+# %% ../../nbs/api/boxes/20_answer.ipynb #158bfb2a
 def scene_label(
     size, # width and height of the photo in pixels
     things=() # dicts of `label`, `box` (corners in pixels), and where they say so `crowd`
@@ -31,7 +31,7 @@ def scene_label(
     rows = [[str(each['label']), *map(float, each['box']), bool(each.get('crowd', False))] for each in things]
     return dict(size=[int(side) for side in size], things=rows)
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #e88bc7d3
+# %% ../../nbs/api/boxes/20_answer.ipynb #c4ad386b
 room = 8 # numbers of a thing in `Boxes.targets`: class, four corners, is it a crowd, width and height of the photo
 
 def _filled(label, classes):
@@ -48,7 +48,7 @@ def _stacked(labels, classes):
     for each, mine in zip(out, rows): each[:len(mine)], each[len(mine):, 6:] = mine, mine[0, 6:]
     return out
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #66805820
+# %% ../../nbs/api/boxes/20_answer.ipynb #578ac9df
 def learnable(
     targets # `(n, most, 8)`, see `Boxes.targets`
 ) -> torch.Tensor: # `(n, most, 5)`: class or -1, `x0 y0 x1 y1` as shares of the photo
@@ -60,7 +60,7 @@ def learnable(
     rows[~real] = [-1, 0, 0, 0, 0]
     return torch.from_numpy(rows).float()
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #bd656f45
+# %% ../../nbs/api/boxes/20_answer.ipynb #434a9657
 def rows_of(
     predictions # `(n, 600)`
 ) -> np.ndarray: # `(n, 100, 6)`: class or -1, score, `x0 y0 x1 y1` as shares of the photo
@@ -68,7 +68,7 @@ def rows_of(
     found = np.asarray(predictions)
     return found.reshape(len(found), -1, 6)
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #dd531b3d
+# %% ../../nbs/api/boxes/20_answer.ipynb #524be32e
 def truth_table(
     targets, # `(n, most, 8)`, see `Boxes.targets`
     files, # names of the photos
@@ -93,7 +93,7 @@ def found_of(
     named = dict(file=[files[i] for i in image], label=[classes[int(k)] for k in rows[:, 0]])
     return pd.DataFrame({**named, **dict(zip(corners, (rows[:, 2:]*side).T)), 'score': rows[:, 1]})
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #8a99e41d
+# %% ../../nbs/api/boxes/20_answer.ipynb #16fd5f05
 class _Draws:
     "A number of COCO's on photos that may be drawn several times, from matches that were found once"
     def __init__(self, matches, overlaps, recall=False):
@@ -117,7 +117,7 @@ class _Draws:
         if np.isnan(value): raise ValueError('nothing to find')
         return value
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #7576c01f
+# %% ../../nbs/api/boxes/20_answer.ipynb #b02c45be
 _numbers = dict(mAP=range(10), AP50=[0], AP75=[5], AR100=range(10)) # name → places in `box_overlaps`
 
 def _draws(metric, targets, predictions, classes):
@@ -135,7 +135,7 @@ def _score(metric):
         return _draws(metric, targets, predictions, classes)(slice(None))
     return score
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #199e6aef
+# %% ../../nbs/api/boxes/20_answer.ipynb #e4bb8818
 @add_answer
 class Boxes(Answer):
     "Boxes around things, each of a class"
@@ -160,7 +160,7 @@ class Boxes(Answer):
     def judge(self, metric, targets, predictions): return _draws(metric, targets, predictions, self.classes)
     def chosen(self, predictions): return [rows[rows[:, 1] >= self.least] for rows in rows_of(predictions)]
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #f4f487a0
+# %% ../../nbs/api/boxes/20_answer.ipynb #857f3694
 @patch(cls_method=True)
 def names(cls:Boxes, labels):
     "The class of each thing, one after the other"
@@ -178,7 +178,7 @@ def strata(cls:Boxes, labels):
     images = Counter(name for names in held for name in names)
     return held.map(lambda names: min(names, key=lambda name: (images[name], name), default=''))
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #2aecc73b
+# %% ../../nbs/api/boxes/20_answer.ipynb #d39b2ba3
 @patch
 def why_not(self:Boxes, labels, train):
     "Nothing can be learned where train holds no box"
@@ -206,7 +206,7 @@ def about(self:Boxes):
     "A sentence for the card of a model"
     return f'It gives boxes with a class and a score each; those of a score below {self.least:g} are not listed.'
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #3c9a2641
+# %% ../../nbs/api/boxes/20_answer.ipynb #05d3123b
 @patch
 def loss(self:Boxes, weights=None):
     "Raises `TransferError`"
@@ -232,13 +232,13 @@ class BoxMetric(Metric):
         try: return _draws('mAP', targets, np.array(self.found), self.answer.classes)(slice(None))
         except ValueError: return float('nan')
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #60ead05e
+# %% ../../nbs/api/boxes/20_answer.ipynb #4e73156d
 @patch
 def shown_metric(self:Boxes):
     "mAP"
     return BoxMetric(self)
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #33116070
+# %% ../../nbs/api/boxes/20_answer.ipynb #52f3170f
 @patch
 def listed(self:Boxes, prediction, extent=None):
     "A row a box of at least the score that is needed, or one without a box"
@@ -265,7 +265,7 @@ def rankable(self:Boxes):
     "Each box has a score of its own"
     return 'the model gives boxes, each with a score: leave proba and top out'
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #a264cc99
+# %% ../../nbs/api/boxes/20_answer.ipynb #b038415a
 def _far(one, other, least):
     "How far rows of one photo are from others: in score, and in place and class of those that would be listed"
     off = np.abs(np.sort(one[:, 1]) - np.sort(other[:, 1])).max(initial=0)
@@ -282,7 +282,7 @@ def apart(self:Boxes, one, other):
     if not all(np.isfinite(each).all() for pair in pairs for each in pair): return float('nan')
     return float(max(max(_far(a, b, self.least), _far(b, a, self.least)) for a, b in pairs))
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #f4c37f10
+# %% ../../nbs/api/boxes/20_answer.ipynb #4c74be68
 def box_result(
     result:Result, # of a task of boxes
     **kwargs # for `judge`
@@ -295,7 +295,7 @@ def box_result(
             found_of(result.probs, result.targets, files, result.classes))
     return judge(*pair, files, result.classes, result.groups, result.part, **kwargs)
 
-# %% ../../nbs/api/boxes/20_answer.ipynb #0e5a9b7a
+# %% ../../nbs/api/boxes/20_answer.ipynb #6c960874
 @patch
 def details(self:Boxes, result):
     "COCO's numbers, by class, and what went wrong"
@@ -314,6 +314,11 @@ def figures(self:Boxes, result):
 def printed(self:Boxes, result):
     "AP by class"
     return box_result(result).per_class()
+
+@patch
+def constant(self:Boxes, train, result):
+    "Boxes that are always at the same place find nothing"
+    raise ValueError('boxes that are always the same')
 
 @patch
 def most_wrong(self:Boxes, result, n):

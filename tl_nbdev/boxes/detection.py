@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DetectionTask']
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #ea587f22
+# %% ../../nbs/api/boxes/23_detection.ipynb #418113b4
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from .audit import *
 from .answer import *
 from .modality import *
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #eb819230
+# %% ../../nbs/api/boxes/23_detection.ipynb #b869d3f8
 class DetectionTask(Task):
     "Photos with boxes, split into train, valid and test"
     inputs = Scenes
@@ -34,7 +34,7 @@ class DetectionTask(Task):
 
 Scenes.task = DetectionTask
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #0cabc0a9
+# %% ../../nbs/api/boxes/23_detection.ipynb #91d13d84
 def _as_rows(table):
     "A row for each photo: path, label, and part and group where they are known"
     things = {image: boxes for image, boxes in table.as_items().label.items()}
@@ -55,7 +55,7 @@ def _with_parts(rows, name, valid, seed, units):
     carved = carve_valid(rows.assign(label=Boxes.strata(rows.label)), valid, seed, False, units)
     return carved.assign(label=rows.label)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #0a6ccfbd
+# %% ../../nbs/api/boxes/23_detection.ipynb #addbf18f
 @patch(cls_method=True)
 @spelled
 def from_boxes(cls:DetectionTask,
@@ -81,7 +81,7 @@ def from_boxes(cls:DetectionTask,
     task.told = table
     return modality.settled(task)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #3a2a1ae4
+# %% ../../nbs/api/boxes/23_detection.ipynb #f36a7c6c
 @patch(cls_method=True)
 @spelled
 @delegates(DetectionTask.from_boxes, but=['table'])
@@ -105,7 +105,7 @@ def from_voc(cls:DetectionTask,
     "A task from Pascal VOC's XML"
     return cls.from_boxes(read_boxes(folder, None, 'voc', order, unit), **kwargs)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #6b8eecf3
+# %% ../../nbs/api/boxes/23_detection.ipynb #5e03fd2b
 @patch(cls_method=True)
 @spelled
 @delegates(DetectionTask.from_boxes, but=['table'])
@@ -131,7 +131,7 @@ def from_csv(cls:DetectionTask,
     "A task from a table of boxes"
     return cls.from_boxes(read_boxes(path, root, 'table', order, unit, columns), **kwargs)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #cee104b8
+# %% ../../nbs/api/boxes/23_detection.ipynb #fa03ea92
 @patch(cls_method=True)
 @delegates(DetectionTask.from_boxes, but=['table'])
 def from_dataset(cls:DetectionTask,
@@ -154,7 +154,7 @@ def from_sample(cls:DetectionTask,
     said = dict(name=name, licence=info.licence, cite=info.cite)
     return cls.from_boxes(read_boxes(folder), **{**said, **kwargs})
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #f2d6bd65
+# %% ../../nbs/api/boxes/23_detection.ipynb #06ec82d2
 @patch(as_prop=True)
 def boxes(self:DetectionTask) -> BoxTable:
     "What the task holds, as a table of boxes"
@@ -165,7 +165,7 @@ def boxes(self:DetectionTask) -> BoxTable:
     columns = ['image', 'label', *corners, 'crowd']
     return box_table(pd.DataFrame(images), pd.DataFrame(things, columns=columns), self.vocab, name=self.name)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #edeadd0e
+# %% ../../nbs/api/boxes/23_detection.ipynb #72bf1fcb
 @patch
 def findings(self:Scenes, task, model=None):
     "What an audit finds in photos and in their boxes"
@@ -174,7 +174,7 @@ def findings(self:Scenes, task, model=None):
     size = 320 if model is None else model.size
     return found + findings_of_boxes(table, size, copies=False)
 
-# %% ../../nbs/api/boxes/23_detection.ipynb #0886a642
+# %% ../../nbs/api/boxes/23_detection.ipynb #0bb6a533
 @patch(cls_method=True)
 def claims(cls:Scenes, path, info, told):
     "Are there boxes to be found?"
@@ -185,8 +185,10 @@ def claims(cls:Scenes, path, info, told):
 @patch(cls_method=True)
 def named(cls:Scenes, data, told, like=None):
     "A task of boxes: a sample, photos with a file of boxes, or a file of boxes that finds its photos"
+    learn = told.get('learn', True)
+    told = {name: value for name, value in told.items() if value is not None and value is not False}
     refuse(told, ('label', 'delim', 'gather', 'file', 'parts', 'regression', 'classes', 'window', 'bands'), 'is not for boxes')
-    common = only(told, ('limit', 'seed', 'metric', 'learn'))
+    common = dict(only(told, ('limit', 'seed', 'metric')), learn=learn)
     if isinstance(like, Scenes) and like.reading: common['reading'] = like.reading
     boxes = told.get('boxes')
     if boxes is None and sample_info(data) and not Path(data).expanduser().exists():

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Detector', 'DetectorPretrained', 'DetectorRecord']
 
-# %% ../../nbs/api/boxes/21_network.ipynb #d45f6676
+# %% ../../nbs/api/boxes/21_network.ipynb #c9a5a215
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 import torch
 from annotated_types import MaxLen
@@ -25,7 +26,7 @@ from ..vision.pixels import *
 from ..vision.starts import *
 from .own_loss import *
 
-# %% ../../nbs/api/boxes/21_network.ipynb #5171f700
+# %% ../../nbs/api/boxes/21_network.ipynb #b7b58fe5
 @contextmanager
 def _in_eval(net):
     "Inside, a network is in eval mode; afterwards each module is in its own again"
@@ -54,7 +55,7 @@ class Detector(nn.Module):
         side = x.shape[-1]
         return torch.cat([rows[..., :2], rows[..., 2:]/side], -1).flatten(1)
 
-# %% ../../nbs/api/boxes/21_network.ipynb #6868d5d3
+# %% ../../nbs/api/boxes/21_network.ipynb #2d18fc20
 @patch
 def forward(self:Detector,
     x, # `(B, 3, S, S)`, 0 to 1
@@ -68,7 +69,7 @@ def forward(self:Detector,
     if not self.training: return self.found(self.call(self.net, batch).preds, x)
     with _in_eval(self.net): return self.found(self.call(self.net, batch).preds, x)
 
-# %% ../../nbs/api/boxes/21_network.ipynb #8f2f5ac1
+# %% ../../nbs/api/boxes/21_network.ipynb #342958dc
 @dataclass(frozen=True)
 class DetectorPretrained(ImagePretrained):
     "A detector to start from"
@@ -76,26 +77,42 @@ class DetectorPretrained(ImagePretrained):
     std: tuple = (1., 1., 1.)
     labels: tuple = field(default=(), repr=False) # names of the classes that it is made for
     built_by: object = field(default=None, repr=False, compare=False) # a `DetectorStart`
-    whole, one_vector, reads = True, False, 'photos'
+    by_itself, one_vector, reads = True, False, 'photos'
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, 'labels', tuple(self.labels))
     def made_for(self, task): return replace(self, labels=tuple(task.vocab))
-    def body(self, weights=True): return Detector(self.built_by.network(list(self.labels), weights)).eval()
+    def body(self, weights=True):
+        whole = self.library == 'module' and not weights # a module of one's own, handed in again
+        net = self.where if whole else self.built_by.network(list(self.labels) or 1, weights)
+        return (net if isinstance(net, Detector) else Detector(net)).eval()
     def head(self, kind, dim, n_out): return nn.Identity()
     def for_own_head(self): return self
     def own_head(self, dim, task): return nn.Identity()
     def example(self, n=2): return torch.rand(n, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
     def frozen(self, net, fit='squeeze', mode=None): return Frozen(net, self, fit, mode or Mode())
 
-# %% ../../nbs/api/boxes/21_network.ipynb #90fd0fb1
+# %% ../../nbs/api/boxes/21_network.ipynb #9d454df4
+@patch
+def files(self:DetectorPretrained):
+    "The configuration of a network of transformers, and how its photos are prepared"
+    net = getattr(self.built_by, 'where', None)
+    if self.library != 'transformers': return {}
+    if isinstance(net, nn.Module):
+        given = getattr(getattr(net, 'way', None), 'args', ())[1:]
+        kept = {'preprocessor_config.json': given[0].to_json_string()} if given else {}
+        return {'config.json': net.config.to_json_string(), **kept}
+    names = 'config.json', 'preprocessor_config.json'
+    return {name: (Path(net)/name).read_text('utf-8') for name in names if (Path(net)/name).is_file()}
+
+# %% ../../nbs/api/boxes/21_network.ipynb #7236cba6
 @patch
 def prep(self:DetectorPretrained, fit='squeeze'):
     "How its photos are prepared"
     if fit != 'squeeze': raise TransferError(f'fit="{fit}": photos with boxes are made square by fit="squeeze" only')
     return Prep(self.size, self.interpolation, fit, self.channels, 1., self.reading)
 
-# %% ../../nbs/api/boxes/21_network.ipynb #646b3d7f
+# %% ../../nbs/api/boxes/21_network.ipynb #d405b496
 @strict
 class DetectorRecord(ImageStart):
     "What a model of boxes started from"

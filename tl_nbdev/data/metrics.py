@@ -363,6 +363,18 @@ def plot_most_wrong(
               else f'{row["label"]}\npredicted {row["predicted"]}' for row in rows]
     return r.modality.show([row['item'] for row in rows], titles, caption)
 
+# %% ../../nbs/api/data/14_metrics.ipynb #dc78c5bd
+@patch
+def constant(self:Answer, train, result) -> float: # raises `ValueError` where that can't be said
+    "What the same answer to everything reaches: how often each class is in `train`, labels as a `Series`"
+    shares = self.indicators(self.targets(train)).mean(0)
+    return self.scores[result.metric](result.targets, np.tile(shares, (result.n, 1)))
+
+@patch
+def constant(self:Regression, train, result):
+    "The same number for all is worth nothing"
+    raise ValueError('a number that is always the same')
+
 # %% ../../nbs/api/data/14_metrics.ipynb #76d278c0
 @patch
 def details(self:Answer, result) -> list: # of `(heading, a table or a sentence)`

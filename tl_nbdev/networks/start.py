@@ -29,7 +29,7 @@ class Pretrained:
     reads = 'items' # in a word
     cuts = False # can training begin at the boundary of what is frozen?
     one_vector = True # does its body give one vector for an item?
-    whole = False # does its body answer by itself, and has a loss of its own?
+    by_itself = False # does its body answer by itself, and has a loss of its own?
     features = None # what kind of features its body gives, where there is a choice
     published = None # accuracy on the data that it was trained with, where that is known
     def __post_init__(self): object.__setattr__(self, 'notes', tuple(self.notes))

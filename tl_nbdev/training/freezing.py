@@ -155,7 +155,7 @@ def rows_at_once(
 def head_only(learn, ss, ph):
     "Does a phase train the head, and nothing below it, on a network that gives it rows of features?"
     ours = isinstance(learn.model, Network) and hasattr(learn, 'task')
-    if not ours or learn.pretrained.whole: return False
+    if not ours or learn.pretrained.by_itself: return False
     return ph.which(ss) == [len(ss) - 1] and not norms_train(learn)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #b3b733ee

@@ -141,7 +141,7 @@ def _assumptions(p, net, task):
 # %% ../../nbs/api/training/13_learner.ipynb #73cc53fb
 def _start(task, p, head, loss_func, class_weights):
     "What a learner starts from, and the kind of its head. Raises `TransferError` for what a whole network can't take"
-    if not p.whole: return asked_head(p, head)
+    if not p.by_itself: return asked_head(p, head)
     odd = dict(loss_func=loss_func is not None, class_weights=class_weights is not None and class_weights is not False,
                head=head not in ('linear', 'own'))
     if names := [name for name, given in odd.items() if given]:
@@ -164,7 +164,7 @@ def _recipe(learn, seed, class_weights, loss_func):
 # %% ../../nbs/api/training/13_learner.ipynb #9671da42
 def _equipped(learn, task, p, frozen, **settings):
     "A Learner with its callbacks, and with what later rooms ask it for"
-    learn.add_cbs([Rest(), _arithmetic(frozen.mode, device()), *([OwnLoss()] if p.whole else [])])
+    learn.add_cbs([Rest(), _arithmetic(frozen.mode, device()), *([OwnLoss()] if p.by_itself else [])])
     learn.task, learn.pretrained, learn.frozen_now, learn.transfers = task, p, frozen, []
     learn.mode, learn.start = frozen.mode, frozen.weights
     for name, value in settings.items(): setattr(learn, name, value)
@@ -209,7 +209,7 @@ def transfer_learner(
     if seed is not None: seeded(seed)
     own = isinstance(head, str) and head == 'own'
     p, head = _start(task, _asked(task, model, source, size, kwargs), head, loss_func, class_weights)
-    loss_func = loss_func or (TheirLoss() if p.whole else usual_loss(task, weights_of(task, class_weights)))
+    loss_func = loss_func or (TheirLoss() if p.by_itself else usual_loss(task, weights_of(task, class_weights)))
     augment = task.usual_augment() if augment is None else augment
     net, where = p.body(), device()
     dim, frozen = n_features(net, p), p.frozen(net, fit, mode)

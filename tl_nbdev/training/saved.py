@@ -111,7 +111,7 @@ def predict(self:Predictor,
     items = self.modality.given(items, **columns)
     one = self.modality.is_one(items)
     parts = [items] if hasattr(items, '__len__') else chunked(items, 256)
-    rows, doubtful, done = [], 0, 0 # of a generator, the items are never all in memory
+    rows, whose, doubtful, done = [], [], 0, 0 # of a generator, the items are never all in memory
     for part in [[items]] if one else parts:
         part = list(part)
         answers = self.answers(part)
@@ -121,8 +121,11 @@ def predict(self:Predictor,
             name = self.modality.called(part[i], item, None if one else done + i)
             if one and proba: return self._one(name, prediction, why, top, doubtful)
             rows += self._rows(name, item, prediction, why, proba, top)
+            whose += [done + i]*(len(rows) - len(whose))
         done += len(part)
-    return Table(rows, self.modality.remark(self.frozen, doubtful, done))
+    found = Table(rows, self.modality.remark(self.frozen, doubtful, done))
+    found.whose = whose # number of the item that each row is about
+    return found
 
 # %% ../../nbs/api/training/07_saved.ipynb #89998e02
 @patch

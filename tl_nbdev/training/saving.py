@@ -146,7 +146,7 @@ def first_head(
     own=False # go on with the head that was saved, or that came with the weights?
 ) -> nn.Module:
     "The head that a learner begins with. A line says what becomes of one that was there"
-    had = saved_head(p.where) if saved_here(p) and not p.whole else None
+    had = saved_head(p.where) if saved_here(p) and not p.by_itself else None
     if own and had is None: return p.own_head(dim, task)
     made = p.head(head, dim, task.n_out)
     if had is None: return made
