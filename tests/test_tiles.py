@@ -6,7 +6,7 @@ from hypothesis import given, settings as laws, strategies as st
 from PIL import Image
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.boxes.table import corners, overlaps
-from tl_nbdev.boxes.tiles import found_in_tiles, merged, save_found, tile_columns, tiles_of
+from tl_nbdev.boxes.tiles import draw_found, found_in_tiles, merged, save_found, tile_columns, tiles_of
 
 law = laws(deadline=None, derandomize=True, max_examples=150)
 
@@ -209,3 +209,16 @@ def test_pictures_go_to_a_folder_and_replace_nothing(tmp_path):
     assert (tmp_path/'mine.png').read_bytes() == b'mine'
     (tmp_path/'a.png').write_bytes(b'changed')
     with pytest.raises(TransferError, match='not as this package wrote it'): save_found(im, rows, tmp_path/'a.png')
+
+def test_a_photo_that_is_open_is_turned_as_it_is_seen_and_not_drawn_on():
+    im = Image.new('RGB', (90, 60))
+    exif = im.getexif()
+    exif[0x112] = 6 # on its side
+    sizes = []
+    def find(crops):
+        sizes.extend(crop.size for crop in crops)
+        return [(['a'], [.9], [[1, 1, 9, 9]]) for _ in crops]
+    rows = found_in_tiles(find, im, 100)
+    assert sizes == [(60, 90)] and draw_found(im, rows).size == (60, 90)
+    plain = Image.new('RGB', (90, 60))
+    assert draw_found(plain, rows).tobytes() != plain.tobytes() == Image.new('RGB', (90, 60)).tobytes()

@@ -1591,6 +1591,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'tl_nbdev.boxes.tiles._is_cut': ('api/boxes/tiles.html#_is_cut', 'tl_nbdev/boxes/tiles.py'),
                                       'tl_nbdev.boxes.tiles._joined': ('api/boxes/tiles.html#_joined', 'tl_nbdev/boxes/tiles.py'),
                                       'tl_nbdev.boxes.tiles._neighbours': ('api/boxes/tiles.html#_neighbours', 'tl_nbdev/boxes/tiles.py'),
+                                      'tl_nbdev.boxes.tiles._opened': ('api/boxes/tiles.html#_opened', 'tl_nbdev/boxes/tiles.py'),
                                       'tl_nbdev.boxes.tiles._pairs': ('api/boxes/tiles.html#_pairs', 'tl_nbdev/boxes/tiles.py'),
                                       'tl_nbdev.boxes.tiles._rows_of': ('api/boxes/tiles.html#_rows_of', 'tl_nbdev/boxes/tiles.py'),
                                       'tl_nbdev.boxes.tiles._sameness': ('api/boxes/tiles.html#_sameness', 'tl_nbdev/boxes/tiles.py'),

@@ -168,6 +168,12 @@ def _rows_of(number, place, answer):
     rows = pd.DataFrame(boxes, columns=corners).assign(label=list(labels), score=np.asarray(scores, float), tile=number)
     return rows[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
+# %% ../../nbs/api/boxes/14_tiles.ipynb #431bae40
+def _opened(im):
+    "A picture of mode `RGB` or `L`. One that is as `open_image` gives it is not copied, as it may be large"
+    ready = isinstance(im, Image.Image) and im.mode in ('RGB', 'L') and 'transparency' not in im.info
+    return im if ready and im.getexif().get(0x112, 1) == 1 else open_image(im)
+
 # %% ../../nbs/api/boxes/14_tiles.ipynb #7cb99fab
 def _crop(im, place):
     "A tile as a picture of mode `RGB`. All of a picture is not copied"
@@ -180,7 +186,7 @@ def _asked(find, im, tiles, first):
     if len(answers) != len(tiles): raise TransferError(f'find gave {len(answers)} answers for {len(tiles)} crops')
     return [_rows_of(first + i, place, answer) for i, (place, answer) in enumerate(zip(tiles, answers))]
 
-# %% ../../nbs/api/boxes/14_tiles.ipynb #fef146a8
+# %% ../../nbs/api/boxes/14_tiles.ipynb #df3706ea
 def found_in_tiles(
     find, # list of crops → for each `(labels, scores, boxes)`, boxes as `(n, 4)` corners in pixels of the crop
     im, # see `open_image`
@@ -192,13 +198,13 @@ def found_in_tiles(
     whole=True # also look at all of it at once
 ) -> pd.DataFrame: # of `label`, `score` and corners in pixels of `im`, the surest first
     "What is found in a photo, tile by tile (Akyon et al. 2022). Raises `TransferError` for an answer it can't use"
-    im = open_image(im)
+    im = _opened(im)
     tiles = tiles_of(*im.size, tile, overlap)
     if whole and len(tiles) > 1: tiles.append((0, 0, *im.size))
     rows = [row for at in range(0, len(tiles), bs) for row in _asked(find, im, tiles[at:at + bs], at)]
     return merged(pd.concat(rows, ignore_index=True), tiles, iou, way)
 
-# %% ../../nbs/api/boxes/14_tiles.ipynb #2d6ed772
+# %% ../../nbs/api/boxes/14_tiles.ipynb #67f80838
 def _tag(draw, x, y, text, colour, font):
     "Words on a ground of a colour, above a place or, at the upper border, under it"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -213,7 +219,7 @@ def draw_found(
     score=0. # a box of which the network is less sure is not shown
 ) -> Image.Image: # a new picture
     "A picture with what was found in it"
-    im, rows = open_image(im).convert('RGB').copy(), rows[rows.score >= score].sort_values('score', kind='stable')
+    im, rows = _opened(im).convert('RGB'), rows[rows.score >= score].sort_values('score', kind='stable')
     classes, longer = list(classes) or sorted(set(rows.label), key=str), max(im.size)
     draw, font = ImageDraw.Draw(im), ImageFont.load_default(max(10, longer/50))
     for label, sure, *box in rows[['label', 'score', *corners]].itertuples(index=False):
