@@ -221,3 +221,23 @@ def test_cutting_twice_is_cutting_once(boxes, share):
     once, kept = cut_boxes(boxes, (100, 80), share)
     twice, all_of_them = cut_boxes(once, (100, 80), share)
     assert np.array_equal(once, twice) and all_of_them.tolist() == [*range(len(kept))]
+
+@law
+@given(some_boxes, st.floats(0, 1), st.floats(0, 9))
+def test_what_is_left_out_is_what_the_rule_says(boxes, share, side):
+    _, kept = cut_boxes(boxes, (100, 80), share, side)
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        wide, high = min(x1, 100) - max(x0, 0), min(y1, 80) - max(y0, 0)
+        area = (x1 - x0)*(y1 - y0)
+        is_box = x1 > x0 and y1 > y0 and min(wide, high) > 0
+        if is_box and (abs(wide*high - share*area) < 1e-3 or abs(min(wide, high) - side) < 1e-3 or min(wide, high) < 1e-3): continue # on the border
+        assert (i in kept) == (is_box and min(wide, high) >= side and wide*high >= share*area)
+
+@law
+@given(scenes(), st.sampled_from(['flip', 'crop', 'mosaic']), seeds)
+def test_a_thing_of_which_little_is_left_has_no_box(scene, kind, seed):
+    "With a share of 1, each thing that has a box is whole; with none, each that is seen has one"
+    (im, box), rng = scene, np.random.default_rng
+    assert len(vary_boxes(im, box, kind, rng(seed), 1)[2]) <= len(vary_boxes(im, box, kind, rng(seed), .3)[2])
+    made, left, _ = vary_boxes(im, box, kind, rng(seed), 0, 0)
+    if (mask := white(made)).any() and kind != 'mosaic': assert np.abs(ends(mask) - left[0]).max() <= 2

@@ -29,20 +29,22 @@ def _clipped(boxes, size):
     "Corners of what of the boxes is inside a picture"
     return _corners(F.clamp_bounding_boxes(_framed(boxes, size), clamping_mode='hard'))
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #4e1107c8
+# %% ../../nbs/api/boxes/16_varying.ipynb #78c995c9
 def _checked_picture(im):
     "Mode `RGB`. Raises `TransferError` for what `open_image` should have opened"
-    if not isinstance(im, Image.Image): raise TransferError(f'a {type(im).__name__} is no picture: open_image(…) makes one')
+    if not isinstance(im, Image.Image):
+        raise TransferError(f'a {type(im).__name__} is no picture: open_image(…) makes one')
     if im.mode not in ('RGB', 'L'):
         raise TransferError(f'a picture of mode {im.mode} can\'t be varied: open_image(…) makes one of mode RGB or L')
     if min(im.size) < 1: raise TransferError(f'a picture of {im.width} x {im.height} pixels has nothing in it')
     return im.convert('RGB') if im.mode == 'L' else im
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #b370dbf5
+# %% ../../nbs/api/boxes/16_varying.ipynb #66fd6962
 def _checked_boxes(boxes, size):
     "`(n, 4)` corners inside the picture. Raises `TransferError` for what are no boxes"
     try: boxes = np.asarray(boxes, dtype=float)
-    except (TypeError, ValueError) as e: raise TransferError('boxes have something that is no number: (n, 4) corners are needed') from e
+    except (TypeError, ValueError) as e:
+        raise TransferError('boxes have something that is no number: (n, 4) corners are needed') from e
     if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
         raise TransferError(f'boxes of shape {boxes.shape}: (n, 4) corners are needed, x0 y0 x1 y1 in pixels')
     odd = ~np.isfinite(boxes.reshape(-1, 4)).all(1)
@@ -75,7 +77,7 @@ def _mirrored(pair, rng):
     "Left and right changed over, half of the times"
     return _both(F.horizontal_flip, pair) if rng.random() < .5 else pair
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #5f8b53dc
+# %% ../../nbs/api/boxes/16_varying.ipynb #ffe7a395
 _ground = [124, 116, 104] # mean of ImageNet
 
 def _farther(pair, rng):
@@ -83,7 +85,8 @@ def _farther(pair, rng):
     (width, height), times = pair[0].size, rng.uniform(1, 2)
     wide, high = max(1, round(width/times)), max(1, round(height/times))
     left, top = int(rng.integers(width - wide + 1)), int(rng.integers(height - high + 1))
-    return _both(F.pad, _both(F.resize, pair, [high, wide]), [left, top, width - wide - left, height - high - top], _ground)
+    margins = [left, top, width - wide - left, height - high - top]
+    return _both(F.pad, _both(F.resize, pair, [high, wide]), margins, _ground)
 
 # %% ../../nbs/api/boxes/16_varying.ipynb #cc58b350
 def _shown(boxes, windows):
@@ -140,22 +143,23 @@ def _coloured(pair, rng):
 
 def _strong(pair, rng): return _coloured(_cropped(pair, rng), rng)
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #b65c427c
+# %% ../../nbs/api/boxes/16_varying.ipynb #2f43ed0a
 def _filled(pair, corner, rng):
-    "A part of a picture, mirrored or not, made as large as a corner `(width, height)`"
-    pair, corner = _mirrored(pair, rng), np.array(corner)
+    "A part of a picture, made as large as a corner `(width, height)`, mirrored or not"
+    corner = np.array(corner)
     widest = corner*min(np.array(pair[0].size)/corner)
     windows = _windows(pair[0].size, widest*rng.uniform(.5, 1, (_tries, 1)), rng)
     place = _place(_first_good(windows, _corners(pair[1]), rng))
-    return _both(F.resized_crop, pair, *place, corner[::-1].tolist())
+    return _mirrored(_both(F.resized_crop, pair, *place, corner[::-1].tolist()), rng)
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #7d2e5b58
+# %% ../../nbs/api/boxes/16_varying.ipynb #24d65c1d
 def _mosaic_corners(size, rng):
     "Corners of four rectangles, which meet in one place in the middle of a picture of `size`"
     across, down = (int(np.clip(round(side*rng.uniform(.3, .7)), 1, side - 1)) for side in size)
-    return [(x0, y0, x1, y1) for y0, y1 in ((0, down), (down, size[1])) for x0, x1 in ((0, across), (across, size[0]))]
+    columns, rows = ((0, across), (across, size[0])), ((0, down), (down, size[1]))
+    return [(x0, y0, x1, y1) for y0, y1 in rows for x0, x1 in columns]
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #a5f7ad2f
+# %% ../../nbs/api/boxes/16_varying.ipynb #5271fac8
 def mosaic(
     four, # pairs of a picture (mode `RGB` or `L`) and its boxes, `(n, 4)` corners in pixels of it
     size, # width and height of what is made, or one number for both, at least 2 pixels
@@ -166,7 +170,8 @@ def mosaic(
     "Four photos in one, each in a corner (Bochkovskiy et al. 2020). Raises `TransferError` for what can't be varied"
     size = (size, size) if np.isscalar(size) else tuple(size)
     if len(four) != 4: raise TransferError(f'a mosaic is made of 4 photos, not of {len(four)}')
-    if min(size) < 2: raise TransferError(f'a mosaic of {size[0]} x {size[1]} pixels has no four corners: 2 x 2 at least')
+    if min(size) < 2:
+        raise TransferError(f'a mosaic of {size[0]} x {size[1]} pixels has no four corners: 2 x 2 is the least')
     whole, boxes, which = Image.new('RGB', size), [], []
     for i, (photo, (x0, y0, x1, y1)) in enumerate(zip(four, _mosaic_corners(size, rng))):
         im, moved = _filled(_checked(*photo), (x1 - x0, y1 - y0), rng)
@@ -176,7 +181,7 @@ def mosaic(
         which += [(i, k) for k in kept.tolist()]
     return whole, np.concatenate(boxes), np.array(which, dtype=int).reshape(-1, 2)
 
-# %% ../../nbs/api/boxes/16_varying.ipynb #a906a677
+# %% ../../nbs/api/boxes/16_varying.ipynb #41f2fbf6
 box_augmentations = ('none', 'flip', 'crop', 'strong', 'mosaic')
 
 def vary_boxes(
@@ -186,7 +191,7 @@ def vary_boxes(
     rng:np.random.Generator, # decides how: in the same state it decides the same
     share=.3, # see `cut_boxes`
     side=2. # see `cut_boxes`
-) -> tuple: # picture of mode `RGB`, `(m, 4)` corners in it, and `(m,)` numbers of those boxes, which may repeat in a mosaic
+) -> tuple: # picture, mode `RGB`, `(m, 4)` corners in it, and `(m,)` which boxes they are: some repeat in a mosaic
     "A random view of a photo with boxes. Raises `TransferError` for what can't be varied"
     if kind not in box_augmentations:
         raise TransferError(f'augmentation "{kind}" of boxes: use one of {", ".join(box_augmentations)}')
