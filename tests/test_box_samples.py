@@ -176,3 +176,12 @@ def test_what_apt_does_not_find_is_said(tiny, tmp_path):
 def test_where_there_is_no_apt_one_line_says_so(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(samples.shutil, 'which', lambda name: None)
     failed(tmp_path, 'no apt on this machine', 'tiny==1.0', 'copy its folder from the cache')
+
+
+# asked for as something else
+
+@pytest.mark.parametrize('name', ['trees', 'things', 'squeezenet1_1'])
+def test_a_sample_of_another_kind_is_refused_before_it_is_fetched(name, monkeypatch):
+    from tl_nbdev.vision import images
+    monkeypatch.setattr(images, 'sample', lambda name: pytest.fail('fetched'))
+    with pytest.raises(TransferError, match='images are elpv, mnist'): images.ImageTask.from_sample(name)

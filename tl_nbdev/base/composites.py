@@ -6,7 +6,7 @@
 __all__ = ['cut_out', 'resized', 'covered', 'place_for', 'composite', 'read_pieces', 'composites']
 
 # %% ../../nbs/api/base/08_composites.ipynb #e93861a9
-import math, os
+import os
 from pathlib import Path, PurePosixPath
 from random import Random
 from .settings import *
