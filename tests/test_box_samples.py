@@ -8,6 +8,7 @@ from conftest import tl
 from hypothesis import given, strategies as st
 from PIL import Image
 from tl_nbdev.base import samples
+from tl_nbdev.base.settings import TransferError
 from tl_nbdev.base.composites import composites, covered
 from tl_nbdev.base.tiles import Scene, boxes_inside, tile_starts, tiled
 from tl_nbdev.boxes.sources import read_boxes
@@ -123,7 +124,7 @@ def test_the_same_seed_makes_the_same_boxes_and_another_one_others(things, tmp_p
 def test_composites_that_fail_leave_nothing(things, tmp_path, monkeypatch):
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Image.Image, 'save', full)
-    with pytest.raises(OSError): composites(things/'pieces', tmp_path/'some', dict(test=2))
+    with pytest.raises(TransferError, match='No space left'): composites(things/'pieces', tmp_path/'some', dict(test=2))
     assert not list(tmp_path.iterdir())
 
 
@@ -175,3 +176,12 @@ def test_what_apt_does_not_find_is_said(tiny, tmp_path):
 def test_where_there_is_no_apt_one_line_says_so(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(samples.shutil, 'which', lambda name: None)
     failed(tmp_path, 'no apt on this machine', 'tiny==1.0', 'copy its folder from the cache')
+
+
+# asked for as something else
+
+@pytest.mark.parametrize('name', ['trees', 'things', 'squeezenet1_1'])
+def test_a_sample_of_another_kind_is_refused_before_it_is_fetched(name, monkeypatch):
+    from tl_nbdev.vision import images
+    monkeypatch.setattr(images, 'sample', lambda name: pytest.fail('fetched'))
+    with pytest.raises(TransferError, match='images are elpv, mnist'): images.ImageTask.from_sample(name)

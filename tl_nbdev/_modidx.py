@@ -881,6 +881,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'tl_nbdev/base/composites.py'),
                                           'tl_nbdev.base.composites._names_of': ( 'api/base/composites.html#_names_of',
                                                                                   'tl_nbdev/base/composites.py'),
+                                          'tl_nbdev.base.composites._picture': ( 'api/base/composites.html#_picture',
+                                                                                 'tl_nbdev/base/composites.py'),
                                           'tl_nbdev.base.composites._pictures': ( 'api/base/composites.html#_pictures',
                                                                                   'tl_nbdev/base/composites.py'),
                                           'tl_nbdev.base.composites._unpack_things': ( 'api/base/composites.html#_unpack_things',

@@ -6,7 +6,7 @@
 __all__ = ['cut_out', 'resized', 'covered', 'place_for', 'composite', 'read_pieces', 'composites']
 
 # %% ../../nbs/api/base/08_composites.ipynb #e93861a9
-import math, os
+import os
 from pathlib import Path, PurePosixPath
 from random import Random
 from .settings import *
@@ -22,12 +22,18 @@ def _box_seen(picture):
     "The box around what can be seen of a picture with transparency, or `None`"
     return picture.getchannel('A').point(lambda alpha: 255*(alpha > _seen)).getbbox()
 
+def _picture(file, mode):
+    "A picture, read whole. Raises `TransferError`"
+    from PIL import Image
+    try:
+        with Image.open(file) as opened: return opened.convert(mode)
+    except OSError as e: raise TransferError(f'{file}: no picture that can be read: mend it, or remove it') from e
+
 def cut_out(
     file # of a picture with transparency
 ): # an `Image.Image` without empty borders, or `None` where nothing can be seen
     "A thing, cut out"
-    from PIL import Image
-    with Image.open(file) as opened: picture = opened.convert('RGBA')
+    picture = _picture(file, 'RGBA')
     box = _box_seen(picture)
     return picture.crop(box) if box else None
 
@@ -115,10 +121,8 @@ def read_pieces(
     folder # with `backgrounds`, and `cut-outs`, which has a folder a class
 ) -> tuple: # list of photographs, and class → name → cut-out, raises `TransferError` where there are none
     "The pieces of which one part is made"
-    from PIL import Image
-    folder, photographs = Path(folder), []
-    for file in _pictures(folder/'backgrounds'):
-        with Image.open(file) as opened: photographs.append(opened.convert('RGB'))
+    folder = Path(folder)
+    photographs = [_picture(file, 'RGB') for file in _pictures(folder/'backgrounds')]
     kinds = sorted((folder/'cut-outs').iterdir()) if (folder/'cut-outs').is_dir() else []
     found = {kind.name: {file.name: cut_out(file) for file in _pictures(kind)} for kind in kinds}
     things = {label: {name: each for name, each in some.items() if each} for label, some in found.items()}
@@ -144,9 +148,8 @@ def _check_numbers(n, size, most, scale, overlap):
     "Raises `TransferError` for numbers of which nothing can be made"
     odd = [part for part in n if part not in _usual]
     if odd or not n: raise TransferError(f'n has {odd or "nothing"}: give numbers of {", ".join(_usual)}, or some of them')
-    wrong = [f'n["{part}"]={many}' for part, many in n.items() if many < 1]
-    if size < 32: wrong.append(f'size={size}')
-    if most < 1: wrong.append(f'most={most}')
+    whole_numbers = dict(size=(size, 32), most=(most, 1)) | {f'n["{part}"]': (many, 1) for part, many in n.items()}
+    wrong = [f'{name}={value}' for name, (value, least) in whole_numbers.items() if value != int(value) or value < least]
     if not 0 < scale[0] <= scale[1] <= 1: wrong.append(f'scale={tuple(scale)}')
     if not 0 <= overlap <= 1: wrong.append(f'overlap={overlap}')
     usual = 'n of 1 or more, size of 32 or more, most of 1 or more, 0 < scale <= 1, overlap of 0 to 1'
@@ -168,9 +171,13 @@ def composites(
     n, to = dict(_usual if n is None else n), Path(to).expanduser()
     _check_numbers(n, size, most, scale, overlap)
     if os.path.lexists(to): raise TransferError(f'{to}: is there already, and is never replaced: name another place')
-    with whole(to) as made:
-        made.mkdir()
-        _compose(pieces, made, n, seed, size=size, most=most, scale=scale, overlap=overlap)
+    how = dict(size=int(size), most=int(most), scale=scale, overlap=overlap)
+    try:
+        with whole(to) as made:
+            made.mkdir()
+            _compose(pieces, made, {part: int(many) for part, many in n.items()}, seed, **how)
+    except OSError as e:
+        raise TransferError(f'{to}: could not be written ({e.strerror or e}): name another place') from e
     return to
 
 # %% ../../nbs/api/base/08_composites.ipynb #557ea88f

@@ -16,7 +16,7 @@ from .disk import *
 from .disk_cache import *
 from .display import *
 from .processes import *
-from .tiles import *
+from .tiles import * # it lists a sample, and the next one does
 from .composites import *
 
 _all_ = ['Sample', 'brief', 'as_markdown', 'Table'] # of the rooms before

@@ -111,7 +111,11 @@ def from_sample(cls:ImageTask,
     **kwargs # see `from_df`. With `label`, that column of its `labels.csv` instead of the folders
 ) -> ImageTask:
     "A task from one of the package's samples, with its licence and citation"
-    folder, info = sample(name), sample_info(name)
+    info = sample_info(name)
+    if info and info.kind != 'image':
+        known = ', '.join(row['name'] for row in samples('image'))
+        raise TransferError(f'{name} is a sample of kind {info.kind}: images are {known}')
+    folder = sample(name)
     said = dict(name=name, licence=info.licence, cite=info.cite)
     by_table = kwargs.keys() & {'label', 'group', 'file', 'delim', 'part'}
     if by_table: return cls.from_csv(folder/'labels.csv', **{**said, **kwargs})
