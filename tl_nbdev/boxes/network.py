@@ -69,7 +69,7 @@ def forward(self:Detector,
     if not self.training: return self.found(self.call(self.net, batch).preds, x)
     with _in_eval(self.net): return self.found(self.call(self.net, batch).preds, x)
 
-# %% ../../nbs/api/boxes/21_network.ipynb #342958dc
+# %% ../../nbs/api/boxes/21_network.ipynb #3218d481
 @dataclass(frozen=True)
 class DetectorPretrained(ImagePretrained):
     "A detector to start from"
@@ -78,6 +78,7 @@ class DetectorPretrained(ImagePretrained):
     labels: tuple = field(default=(), repr=False) # names of the classes that it is made for
     built_by: object = field(default=None, repr=False, compare=False) # a `DetectorStart`
     by_itself, one_vector, reads = True, False, 'photos'
+    left_out = *ImagePretrained.left_out, 'built_by'
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, 'labels', tuple(self.labels))

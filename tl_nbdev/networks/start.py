@@ -31,6 +31,7 @@ class Pretrained:
     one_vector = True # does its body give one vector for an item?
     by_itself = False # does its body answer by itself, and has a loss of its own?
     features = None # what kind of features its body gives, where there is a choice
+    left_out = 'where', 'reading' # fields that its record doesn't say
     published = None # accuracy on the data that it was trained with, where that is known
     def __post_init__(self): object.__setattr__(self, 'notes', tuple(self.notes))
 

@@ -76,7 +76,7 @@ def _about_data(task, result):
 def _about_model(learn, result):
     "What the record of a model says"
     task, p = learn.task, learn.pretrained
-    start = {name: value for name, value in _shallow(p).items() if name not in ('where', 'reading')}
+    start = {name: value for name, value in _shallow(p).items() if name not in p.left_out}
     return dict(made=now(), versions=versions(), pretrained=start, head=learn.head_kind, dim=_width(learn),
                 modality=task.modality.as_dict(), classes=task.vocab,
                 answer=task.answer.as_dict(), fit=learn.fit_how, mode=asdict(learn.mode), device=device().type,
