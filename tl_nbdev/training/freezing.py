@@ -197,7 +197,7 @@ _room = 4e9 # bytes of one part's rows in the cache
 def _from_cache(learn, views, prefix, frozen):
     "Train and valid as batches of rows, each where it can be"
     train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn.task), touching(learn.cbs)
-    def fits(part, views): return learn.task.n(part)*views*4*np.prod(prefix.shape) <= _room
+    def fits(part, views): return learn.task.n(part)*views*4*prefix.n <= _room
     if fits('valid', 1) and not any(cb.run_valid for cb in sees):
         valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)
     joins = any(getattr(cb, 'joins_batches', False) for cb in learn.cbs) # images of elsewhere are put beside these
