@@ -60,7 +60,7 @@ def test_a_detector_learns_the_same_from_rows(name, last):
     assert prefix is not None and prefix.n > 0 and prefix.boundary is None
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert modes == {module: module.training for module in net.modules()}
-    if name in several: assert len(prefix.ends) > 1, prefix.ends
+    if name in several and last == 1: assert len(prefix.ends) > 1, prefix.ends
 
     lower, (x, y) = prefix.lower(), _batch(3, 1) # other items, and another number of them
     with torch.no_grad(): rows, again = lower(x), folded(lower, x)(x)

@@ -299,11 +299,10 @@ def _same_start(device):
         torch.manual_seed(0)
         yield
 
-def _into_mode(net, training):
+def _into_mode(net, training, rest):
     "Eval mode, or training mode as a Learner makes it, in which what is frozen rests"
     net.train(training)
-    if not training: return
-    for module in resting(net): module.eval()
+    for module in rest: module.eval()
 
 @contextmanager
 def _left_as_was(net):
@@ -342,7 +341,7 @@ def _seen_by(witness, net):
 class _Trial:
     "What a network says of a batch, in all ways in which it will be asked"
     def __init__(self, net, x, *targets):
-        self.net, self.x = net, x
+        self.net, self.x, self.rest = net, x, resting(net) if targets else []
         ways = [(False, ()), (False, targets), (True, targets)] if targets else [(False, ())]
         self.want = [(way, *self.says(x, *way)) for way in ways]
 
@@ -350,7 +349,7 @@ class _Trial:
         "Tensors, and the sums of what led to them"
         witness = _Witness(want)
         with _left_as_was(self.net), _same_start(x.device), _seen_by(witness, self.net):
-            _into_mode(self.net, training)
+            _into_mode(self.net, training, self.rest)
             return _tensors(self.net(x, *targets)), witness.sums
 
     @property
@@ -385,10 +384,10 @@ def _same_call(call, found):
     if not call.known: return True
     return tree == call.tree and all(leaf.says(value) for leaf, value in zip(call.leaves, leaves))
 
-def _also_in_training(net, calls, x, *targets):
+def _also_in_training(net, rest, calls, x, *targets):
     "The calls up to the first that says something else in training"
     with _left_as_was(net), _same_start(x.device):
-        _into_mode(net, True)
+        _into_mode(net, True, rest)
         found = _watched(net, x, *targets)
     same = 0
     while same < min(len(calls), len(found)) and _same_call(calls[same], found[same]): same += 1
@@ -422,7 +421,7 @@ def _longest(net, x, *targets):
     "The longest prefix, `None` where there is none"
     net.eval()
     trial, calls = _Trial(net, x, *targets), _calls(net, x)
-    if targets: calls = _also_in_training(net, calls, x, *targets)
+    if targets: calls = _also_in_training(net, trial.rest, calls, x, *targets)
     def holds(call): return next(net.get_submodule(call.name).parameters(), None) is not None
     while any(map(holds, calls)):
         prefix = _cut(net, calls, trial) if calls[-1].rows else None
