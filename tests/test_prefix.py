@@ -91,7 +91,7 @@ class Yolo(nn.Module):
         self.one, self.two, self.three, self.low, self.high = (nn.Conv2d(a, b, 3, s, 1) for a, b, s in
             ((3, 8, 2), (8, 16, 2), (16, 16, 2), (16, 4, 1), (20, 4, 1)))
     def forward(self, x, targets=None):
-        route = self.two(torch.relu_(self.one(x)))
+        route = self.two(torch.relu(self.one(x)))
         deep = self.three(torch.relu(route))
         low = self.low(deep)
         high = self.high(torch.cat([interpolate(low, scale_factor=2), route], 1))
