@@ -102,8 +102,7 @@ class FromBoundary(Callback):
 
     def before_batch(self):
         x = self.xb[0]
-        rows = self._below(x).view(len(x), *self.prefix.shape)
-        self.prefix.boundary = rows.contiguous(memory_format=self.mode.format) if rows.dim() == 4 else rows
+        self.prefix.set(self._below(x), self.mode.format)
         self.learn.xb = (torch.zeros(1, device=x.device).expand(len(x), *self.image), *self.xb[1:])
 
     def after_batch(self): self.prefix.boundary = None

@@ -137,9 +137,8 @@ def _seconds_of_rows(learn, net, views, x, y, read):
 # %% ../../nbs/api/training/06_phases.ipynb #81d5d760
 def _seconds_above(learn, net, begin, x, y, read):
     "Seconds of a batch below the boundary, of a step above it, and the peak memory"
-    prefix = begin.prefix
     with torch.no_grad(), learn.mode.autocast(x[0].device): took, rows = _second(lambda: begin.lower(x[0]))
-    prefix.boundary = rows.view(len(rows), *prefix.shape).contiguous(memory_format=learn.mode.format)
+    begin.prefix.set(rows, learn.mode.format)
     nothing = torch.zeros(1, device=rows.device).expand(x[0].shape)
     return max(took, read), *_step_of(learn, net, (nothing,), y)
 
