@@ -219,10 +219,10 @@ def _from_cache(learn, views, prefix, frozen):
 # %% ../../nbs/api/training/04_freezing.ipynb #7a8323e3
 def _tried(learn, device):
     "Inputs by which the boundary of a network is found, and targets of one that has a loss of its own"
-    x = learn.pretrained.example(4).to(device)
-    if not learn.pretrained.by_itself: return x,
+    p = learn.pretrained
+    if not p.by_itself: return p.example(4).to(device),
     labels = learn.task.part('train').label
-    return x, learn.task.answer.tensor(labels[:4]).to(device)
+    return p.example(2).to(device), learn.task.answer.tensor(labels[:2]).to(device)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #2abe6ea9
 @contextmanager
