@@ -210,7 +210,20 @@ def test_a_repository_of_a_hub(tmp_path, hub):
     assert 'from the cache' in again.notes[0] and again.network(4).config.num_labels == 4
 
 
-# modules, and what can't be
+# pyramids, modules, and what can't be
+
+def test_a_pyramid_on_weights_of_a_folder(tmp_path):
+    import timm
+    torch.manual_seed(0)
+    source = timm.create_model('mobilenetv3_small_050', num_classes=3)
+    save_file(source.state_dict(), tmp_path/'model.safetensors')
+    (tmp_path/'config.json').write_text(json.dumps(dict(architecture='mobilenetv3_small_050', num_classes=3, pretrained_cfg=dict(input_size=[3, 64, 64], mean=[.1, .2, .3], std=[.5, .5, .5], license='mit'))))
+    start = detector_start(f'faster_rcnn:{tmp_path}', size=64)
+    net = start.network(2)
+    assert (start.source, start.licence, net.transform.image_mean) == ('folder', 'mit', [.1, .2, .3])
+    body = net.backbone.body.state_dict()
+    assert len(body) > 100 and all(torch.equal(value, source.state_dict()[name]) for name, value in body.items())
+    assert {name for name, _ in net.named_parameters() if 'backbone.body.' not in name} == set(stages(net)[-1].params)
 
 def test_a_module_of_ones_own_is_copied():
     source = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
