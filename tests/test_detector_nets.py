@@ -31,6 +31,9 @@ configs = {
     'RF-DETR': (tf.RfDetrForObjectDetection, lambda: tf.RfDetrConfig(**_windowed, backbone_config=tf.RfDetrDinov2Config(**_vit, num_hidden_layers=2, image_size=64, num_windows=2, out_indices=[1, 2]))),
     'LW-DETR': (tf.LwDetrForObjectDetection, lambda: tf.LwDetrConfig(**_windowed, projector_scale_factors=[1.], backbone_config=tf.LwDetrViTConfig(**_vit, num_hidden_layers=2, image_size=64, window_block_indices=[0],
         num_windows=4, out_indices=[1], pretrain_image_size=64))),
+    'DEIMv2': (tf.Deimv2ForObjectDetection, lambda: tf.Deimv2Config(**_rt, decoder_n_points=4, lqe_hidden_dim=8)),
+    'DAB-DETR': (tf.DabDetrForObjectDetection, lambda: tf.DabDetrConfig(**{'hidden_size' if key == 'd_model' else key: value for key, value in _detr.items()},
+        backbone_config=tf.ResNetConfig(**_resnet, out_features=['stage4']))),
     'YOLOS': (tf.YolosForObjectDetection, lambda: tf.YolosConfig(**_vit, num_hidden_layers=2, intermediate_size=64, image_size=[64, 64], num_detection_tokens=8)),
 }
 theirs, ours = ['person', 'bicycle', 'dog', 'car'], ['dog', 'forklift', 'Bicycle']

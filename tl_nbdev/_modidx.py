@@ -1706,6 +1706,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'tl_nbdev/boxes/transformers_nets.py'),
                                                   'tl_nbdev.boxes.transformers_nets._first': ( 'api/boxes/transformers_nets.html#_first',
                                                                                                'tl_nbdev/boxes/transformers_nets.py'),
+                                                  'tl_nbdev.boxes.transformers_nets._head_paths': ( 'api/boxes/transformers_nets.html#_head_paths',
+                                                                                                    'tl_nbdev/boxes/transformers_nets.py'),
                                                   'tl_nbdev.boxes.transformers_nets._is_colour': ( 'api/boxes/transformers_nets.html#_is_colour',
                                                                                                    'tl_nbdev/boxes/transformers_nets.py'),
                                                   'tl_nbdev.boxes.transformers_nets._named': ( 'api/boxes/transformers_nets.html#_named',
