@@ -10,6 +10,7 @@ import difflib, re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+import torch
 from torch import nn
 from ..base.settings import *
 from ..base.schema import *
@@ -159,7 +160,8 @@ def _from_file(start, file):
         file = inside[0]
     if not file.is_file(): raise TransferError(f'source={file}: no such file: name one of weights, or "random"')
     if start.library not in ('yolo', 'torchvision'):
-        raise TransferError(f'source={file}: the weights of {start.name} come by themselves: name its folder instead')
+        raise TransferError(f'source={file}: the weights of {start.name} come by themselves: name its folder instead, '
+                            'or load them with net.load_state_dict')
     return replace(start, source='file', licence='yours', where=file, classes=None, params=None)
 
 # %% ../../nbs/api/boxes/16_starts.ipynb #41e0fd95
@@ -172,7 +174,13 @@ def _placed(path):
                                            f'detector_start("fasterrcnn_resnet50_fpn", source="{path.name}")')
     raise TransferError(f'{path}: no such folder. detector_names() lists what can be had by name')
 
-# %% ../../nbs/api/boxes/16_starts.ipynb #ab23fdbb
+# %% ../../nbs/api/boxes/16_starts.ipynb #edc13132
+def _place_of(what):
+    "The folder or file that is meant, `None` where it is a name, be it one that has a folder in it"
+    by_name = isinstance(what, str) and (not what or what in torchvision_detectors or
+                                         what.partition(':')[0] in pyramid_kinds and ':' in what)
+    return None if by_name else _place(what)
+
 def detector_start(
     what, # a name (see `detector_names`), `owner/name` on a hub, a folder, an `nn.Module`, or a `DetectorStart`
     source=None, # `random` for no weights, or a file with the weights of the network that `what` names
@@ -180,7 +188,7 @@ def detector_start(
     revision=None # of a repository of a hub: a branch, a tag or a commit, default the newest
 ) -> DetectorStart: # raises `TransferError` for a name nobody knows, or what can't be opened
     "What detector to start from, by name, folder or module"
-    place = _place(what) if isinstance(what, (str, Path)) and what not in ('', *torchvision_detectors) else None
+    place = _place_of(what) if isinstance(what, (str, Path)) else None
     named = isinstance(what, str) and place is None
     if revision is not None and not named: raise TransferError(f'revision={shown(revision)}: only a repository has them')
     if isinstance(what, DetectorStart): found = what
@@ -223,11 +231,16 @@ def _line(start):
     return dict(name=start.name, parameters=f'{start.params:,}' if start.params else '', licence=start.licence,
                 source=source, available=_available(start))
 
-# %% ../../nbs/api/boxes/16_starts.ipynb #0ae6eac6
+# %% ../../nbs/api/boxes/16_starts.ipynb #edf31651
+def _counted(start):
+    "A start with the number of parameters of its network for the classes of COCO"
+    with torch.device('meta'): net = start.network(80, weights=False) # without memory
+    return replace(start, params=sum(param.numel() for param in net.parameters()))
+
 @cache
 def _of_wheels():
     "The starts whose weights a package index serves, and those of torchvision"
-    made = [_pyramid_start(f'{kind}:{name}', None, None) for kind in pyramid_kinds for name in _on_wheels]
+    made = [_counted(_pyramid_start(f'{kind}:{name}', None, None)) for kind in pyramid_kinds for name in _on_wheels]
     return (_yolo_start(), *made, *map(_torchvision_start, torchvision_detectors))
 
 def detector_names(
