@@ -6,7 +6,7 @@
 __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'open_image', 'stages', 'models',
            'pretrained', 'text_pretrained', 'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive',
            'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT',
-           'Surgical', 'Textbook', 'WiSE', 'transfer_learner', 'watched', 'part_features', 'load_transfer',
+           'Patience', 'Surgical', 'Textbook', 'WiSE', 'transfer_learner', 'watched', 'part_features', 'load_transfer',
            'check_saved', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'interval', 'paired_interval',
            'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
            'adapt', 'continue_pretraining', 'export_model']
@@ -29,7 +29,7 @@ from .text.encoders import text_pretrained
 from .strategies.steps import Phase
 from .strategies.strategy import (
     BitFit, Contrastive, FeatureExtraction, FineTune, FullFineTune, GradualUnfreeze, L2SP, LayerDecay, LoRA, LPFT,
-    Strategy, Surgical, Textbook, WiSE, strategy)
+    Patience, Strategy, Surgical, Textbook, WiSE, strategy)
 
 # %% ../nbs/api/apps/21_all.ipynb #8d596805
 from .training.learner import transfer_learner
@@ -57,7 +57,7 @@ _all_ = [
     'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'open_image',
     'stages', 'models', 'pretrained', 'text_pretrained',
     'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
-    'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Surgical', 'Textbook', 'WiSE',
+    'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'Textbook', 'WiSE',
     'transfer_learner', 'watched', 'part_features', 'load_transfer', 'check_saved', 'evaluate_saved',
     'Picture', 'Result', 'calibration', 'interval', 'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong',
     'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining', 'export_model']

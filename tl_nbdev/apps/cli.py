@@ -107,7 +107,7 @@ def tl_train(
     # or all-MiniLM-L6-v2 for texts
     model:str=None,
     # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise,
-    # textbook, contrastive, joined with +, or a .json file, default feature, or last:2 with --target
+    # textbook, contrastive, patience:3, joined with +, or a .json file, default feature, or last:2 with --target
     strategy:str=None,
     head:str='linear', # linear, textbook, or own, that of a transformer's classification class
     epochs:int=None, # default the strategy's own
