@@ -202,6 +202,11 @@ def sizes_in_words(self:Boxes, labels):
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
 
 @patch
+def tag(self:Boxes, kind):
+    "What a model hub calls it"
+    return self.words
+
+@patch
 def about(self:Boxes):
     "A sentence for the card of a model"
     return f'It gives boxes with a class and a score each; those of a score below {self.least:g} are not listed.'

@@ -111,6 +111,14 @@ def about(self:Answer) -> str: # empty where there is nothing to say
     "A sentence for the card of a model"
     return ''
 
+# %% ../../nbs/api/data/12_answer.ipynb #979caec6
+@patch
+def tag(self:Answer,
+    kind # of input, its name
+) -> str:
+    "What a model hub calls a task of such inputs and such an answer"
+    return f'{kind}-{self.words}'
+
 # %% ../../nbs/api/data/12_answer.ipynb #b3e098e9
 @patch
 def described(self:Answer,
