@@ -165,6 +165,17 @@ def boxes(self:DetectionTask) -> BoxTable:
     columns = ['image', 'label', *corners, 'crowd']
     return box_table(pd.DataFrame(images), pd.DataFrame(things, columns=columns), self.vocab, name=self.name)
 
+# %% ../../nbs/api/boxes/23_detection.ipynb #99e9bb5a
+_dls = Task.dls
+
+@patch
+def dls(self:DetectionTask, p, bs=64, augment=None, fit='squeeze', num_workers=None):
+    "fastai DataLoaders of a task, prepared for a network, see `Task.dls`"
+    made = _dls(self, p, bs, augment, fit, num_workers)
+    for step in made.train.after_item.fs:
+        if isinstance(step, VaryScene): step.others = made.train_ds
+    return made
+
 # %% ../../nbs/api/boxes/23_detection.ipynb #72bf1fcb
 @patch
 def findings(self:Scenes, task, model=None):

@@ -77,36 +77,58 @@ def start_of(self:Scenes, folder, start, trust=False):
     made = detector_start(Path(folder)) if by_folder else detector_start(start['name'], 'random')
     return DetectorPretrained(**said, built_by=replace(made, size=start['size']))
 
-# %% ../../nbs/api/boxes/22_modality.ipynb #7dd7b274
-def _varied(image, target, kind, rng):
-    "A random view of a photo, and what is in it `(most, 5)`"
-    side = np.tile(image.size, 2)
-    there = (target[:, 0] >= 0).nonzero()[:, 0]
-    seen, boxes, kept = vary_boxes(image, target[there, 1:].numpy()*side, kind, rng)
-    out = torch.full_like(target, 0.)
+# %% ../../nbs/api/boxes/22_modality.ipynb #111b3eb0
+def _there(target):
+    "Rows of a target that stand for a thing"
+    return target[target[:, 0] >= 0]
+
+def _refilled(rows, boxes, size, most):
+    "Things `(n, 5)` with other boxes, in pixels of a picture, as a target `(most, 5)`"
+    out = torch.zeros(most, 5)
     out[:, 0] = -1
-    rows = target[there][torch.as_tensor(kept, dtype=torch.long)].clone()
-    rows[:, 1:] = torch.as_tensor(boxes/np.tile(seen.size, 2), dtype=torch.float32).clamp(0, 1).reshape(-1, 4)
-    out[:len(rows)] = rows
-    return seen, out
+    out[:len(rows), :1] = rows[:, :1]
+    out[:len(rows), 1:] = torch.as_tensor(boxes/np.tile(size, 2), dtype=torch.float32).clamp(0, 1).reshape(-1, 4)
+    return out
+
+def _varied(image, target, kind, rng, most):
+    "A random view of a photo, and what is in it `(most, 5)`"
+    rows = _there(target)
+    seen, boxes, kept = vary_boxes(image, rows[:, 1:].numpy()*np.tile(image.size, 2), kind, rng)
+    return seen, _refilled(rows[torch.as_tensor(kept, dtype=torch.long)], boxes, seen.size, most)
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #ac3a62d8
+def _together(items, side, rng, most):
+    "Four photos in one of `side` pixels, and what is in it"
+    four = [(image.convert('RGB'), _there(target)[:, 1:].numpy()*np.tile(image.size, 2)) for image, target in items]
+    seen, boxes, which = mosaic(four, side, rng)
+    rows = [_there(items[photo][1])[box] for photo, box in np.asarray(which, dtype=int).reshape(-1, 2)]
+    return seen, _refilled(torch.stack(rows) if rows else torch.zeros(0, 5), boxes, seen.size, most)
 
 class VaryScene(ItemTransform):
     "A random view of a photo and its boxes, in training only"
-    split_idx, order = 0, 0
+    split_idx, order, others = 0, 0, None # `others`: the items that a mosaic takes photos from
     def __init__(self,
-        kind # one of `box_augmentations`
-    ): self.kind = kind
+        kind, # one of `box_augmentations`
+        side=320 # pixels of a mosaic
+    ): self.kind, self.side = kind, side
+
     def encodes(self, both):
         if self.kind == 'none' or len(both) < 2: return both
-        image, target = _varied(both[0].convert('RGB'), both[1], self.kind, drawing())
-        return PILImage(image), target
+        (image, target), rng = both, drawing()
+        if self.kind != 'mosaic' or self.others is None:
+            seen, target = _varied(image.convert('RGB'), target, self.kind, rng, len(target))
+        elif rng.random() < .5: seen, target = _varied(image.convert('RGB'), target, 'crop', rng, 4*len(target))
+        else:
+            items = [both, *(self.others[int(i)] for i in rng.integers(len(self.others), size=3))]
+            seen, target = _together(items, self.side, rng, 4*len(target))
+        return PILImage(seen), target
 
-# %% ../../nbs/api/boxes/22_modality.ipynb #2047c291
+# %% ../../nbs/api/boxes/22_modality.ipynb #f4cf20fb
 @patch
 def varied(self:Scenes, p, augment, fit='squeeze'):
     "A random view, made square"
     from tl_nbdev.vision.batches import SquareImage, ToTensor
-    return [VaryScene(augment), SquareImage(p.prep(fit)), ToTensor()]
+    return [VaryScene(augment, p.size), SquareImage(p.prep(fit)), ToTensor()]
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #5f5dfed1
 @strict
