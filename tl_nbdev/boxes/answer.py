@@ -306,7 +306,8 @@ def details(self:Boxes, result):
     "COCO's numbers, by class, and what went wrong"
     of = box_result(result)
     found = [('In COCO\'s numbers', of.table()), ('By class', of.per_class())]
-    return found + [('What went wrong', of.mistake_table())] if len(of.matches.truths) else found
+    if len(of.matches.truths): found.append(('What went wrong', of.mistake_table()))
+    return [('Why nothing is found', line), *found] if (line := of.why_zero()) else found
 
 @patch
 def figures(self:Boxes, result):
@@ -317,8 +318,9 @@ def figures(self:Boxes, result):
 
 @patch
 def printed(self:Boxes, result):
-    "AP by class"
-    return box_result(result).per_class()
+    "AP by class, and why, where nothing was found"
+    of = box_result(result)
+    return Table(of.per_class(), of.why_zero())
 
 @patch
 def constant(self:Boxes, train, result):
