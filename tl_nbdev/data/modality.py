@@ -215,6 +215,25 @@ def short(self:Modality,
 def extent(self:Modality, item) -> tuple: # such as width and height, `None` where an item has none
     "How large an item is, where an answer stands somewhere in it"
 
+# %% ../../nbs/api/data/17_modality.ipynb #651fdc9c
+@patch
+def check_tiles(self:Modality,
+    tiles, # pixels of a side
+    overlap # share of a tile that it has in common with the next one
+):
+    "Raises `TransferError` where items aren't cut into tiles, or not into such"
+    raise TransferError(f'tiles are for photos in which things are found, and this is a model of {self.nouns}: leave them out')
+
+@patch
+def tiled(self:Modality,
+    answer, # the `Answer`
+    look, # function of several items: index → prediction
+    item, # one
+    tiles, overlap # see `check_tiles`
+): # a prediction
+    "What is said of an item that is looked at tile by tile"
+    self.check_tiles(tiles, overlap)
+
 # %% ../../nbs/api/data/17_modality.ipynb #ddc25944
 @patch
 def picture(self:Modality, frozen, item):
