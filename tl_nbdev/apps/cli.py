@@ -7,7 +7,7 @@ __all__ = ['tl_models', 'tl_samples', 'tl_cache', 'tl_audit', 'tl_train', 'tl_ev
            'tl_gap', 'tl_adapt', 'tl_demo']
 
 # %% ../../nbs/api/apps/18_cli.ipynb #9422375f
-import sys, time
+import os, sys, time
 from pathlib import Path
 from fastcore.meta import delegates
 from ..base.settings import *
@@ -20,18 +20,24 @@ from .reports import *
 from .reports import _adapted, _planned, _tell_advice, _trained
 
 # %% ../../nbs/api/apps/18_cli.ipynb #ab739776
+def _listed_as(task):
+    "The listing of a task, also by the name of a kind of input, or by what one or several of it are called"
+    from tl_nbdev.data.modality import known_modalities
+    kinds = list(known_modalities().values())
+    found = next((kind for kind in kinds if task in (kind.name, kind.noun, kind.nouns)), None)
+    return (found.listed_as or found.name) if found else task
+
 @command
 def tl_models(
-    task:str='image', # what the models are for: image or text
+    task:str='image', # what the models are for: image, text, boxes, or as a hub calls it, such as object-detection
     query:str=None, # also list the names that contain this, of libraries and of the hub
     limit:int=20, # names of the hub at most, the most downloaded ones; 0 asks no hub
     json:str=None, # write the list there
     debug:bool=False # show the whole traceback of an error
 ):
     "List the models that one can start from"
-    import tl_nbdev.text.modality # noqa: it lists its own
     from tl_nbdev.networks.hub import models
-    found = models(task, query, limit)
+    found = models(_listed_as(task), query, limit)
     _out(found, json, found)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #cd4a0d13
@@ -190,11 +196,36 @@ def _refuse_all_wrong(rows, modality):
     raise TransferError(f'none of the {modality.unread}: {rows[0]["file"]}: {rows[0]["error"]}')
 
 # %% ../../nbs/api/apps/18_cli.ipynb #27cd55bd
-def _answers(model, files, told):
-    "Rows of answers, each with its file, and notes"
-    asked, names, notes = model.modality.asked_for(files, told)
-    rows = model.predict([None if isinstance(item, TransferError) else item for item in asked])
-    return named_answers(rows, asked, names), [*notes, *([rows.about] if rows.about else [])]
+def _check_in_no_folder(draw, files):
+    "Raises `TransferError` where pictures would lie among the photos of a folder, and be asked about the next time"
+    for place in map(Path, files):
+        if not place.is_dir() or not Path(draw).resolve().is_relative_to(place.resolve()): continue
+        raise TransferError(f'--draw {draw}: is in {place}, all of which is asked about: name another folder')
+
+def _check_found(model, asked, files, draw, forms, like):
+    "Raises `TransferError`, before the work, where something found can't be drawn or written"
+    for form, to in forms.items():
+        if form not in model.answer.formats: model.answer.write(form, [], to)
+        if os.path.lexists(Path(to).expanduser()): raise TransferError(f'--{form} {to}: is there already, and is never replaced: name another')
+    if like and 'coco' not in forms: raise TransferError('--boxes says which numbers --coco uses: name that, too')
+    if not draw: return
+    from tl_nbdev.training.pictures import check_drawing
+    _check_in_no_folder(draw, files)
+    check_drawing(model, asked, draw)
+
+def _answers(model, asked, names, way):
+    "What a model answers, each row with the file it is about"
+    rows = model.predict([None if isinstance(item, TransferError) else item for item in asked], **way)
+    named = type(rows)(named_answers(rows, asked, names), rows.about)
+    named.whose = rows.whose
+    return named
+
+def _write_found(model, asked, rows, draw, forms, like):
+    "Draw and write what was found"
+    for form, to in forms.items(): model.answer.write(form, rows, to, like if form == 'coco' else None)
+    if not draw: return
+    from tl_nbdev.training.pictures import draw_answers
+    draw_answers(model, asked, rows, draw)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #40bdb09b
 @command
@@ -204,17 +235,29 @@ def tl_predict(
     *files, # images, text files, folders of them, or tables
     text:str=None, # a text itself, or for a table its column of texts
     second:str=None, # the second text of a pair, or its column
+    score:float=None, # of a model that finds things: list those of this score and above, default as it was saved
+    tiles:int=None, # pixels of a side: look at photos in such tiles, for small things in large photos
+    overlap:float=None, # share of a tile that it has in common with the next one, default 0.2
+    draw:str=None, # folder for the photos with what was found drawn into them
+    coco:str=None, # new file for what was found, as COCO's results; --boxes names annotations whose numbers it uses
+    yolo:str=None, # new folder for what was found, as YOLO's text files, and the photos
     json:str=None, # write the predictions there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Predict labels, and say why for items that can't be read"
+    "Predict labels, or find things, and say why for items that can't be read"
     from tl_nbdev.training.saved import load_transfer
     model, told = load_transfer(folder), {**data_options(**kwargs), **given(text=text, second=second)}
-    rows, notes = _answers(model, files, told)
+    way, forms, like = dict(score=score, tiles=tiles, overlap=overlap), given(coco=coco, yolo=yolo), told.pop('boxes', None)
+    model.asked(**way)
+    asked, names, notes = model.modality.asked_for(files, told)
+    _check_found(model, asked, files, draw, forms, like)
+    rows = _answers(model, asked, names, way)
+    notes = [*notes, *rows.about.splitlines()]
     if any('error' not in row for row in rows): print_notes(notes, sys.stderr)
     for row in rows: print(answer_line(row))
-    _out(rows, json)
+    _write_found(model, asked, rows, draw, forms, like)
+    _out(list(rows), json)
     _refuse_all_wrong(rows, model.modality)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #03671053

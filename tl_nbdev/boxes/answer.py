@@ -320,20 +320,25 @@ _seen_well = 16 # pixels: the shorter side of a thing that is found most of the 
 
 @patch
 def doubts(self:Boxes, prediction, extent, size):
-    "The shorter side of each box that is listed, in pixels of the photo and as the network sees it"
+    "Of a photo that is made much smaller: the shorter side of each box, in its pixels and as the network sees it"
+    if max(extent) <= 2*size: return []
     sides = self.chosen(prediction[None])[0][:, 2:].reshape(-1, 2, 2)
     shares = (sides[:, 1] - sides[:, 0]).clip(0)
+    if not len(shares): return [(max(extent), np.nan)] if max(extent) > 4*size else []
     return list(zip((shares*extent).min(1), shares.min(1)*size))
 
 @patch
 def remark(self:Boxes, doubts, size):
-    "A line about tiles, where a quarter of the boxes is small"
-    sides = np.array(doubts).reshape(-1, 2)
-    small = sides[sides[:, 1] < _seen_well]
-    if not len(sides) or 4*len(small) < len(sides): return ''
-    tile = max(64, int(np.median(small[:, 0])*size/32//32*32))
-    return (f'{many(len(small), "box is", "boxes are")} under {_seen_well} pixels as the network sees photos, {size} x {size}, '
-            f'and things of such a size are often missed: tiles={tile} (--tiles {tile}) looks at them larger')
+    "A line about tiles, where things are likely too small"
+    sides = np.array(doubts, dtype=float).reshape(-1, 2)
+    nothing, seen = np.isnan(sides[:, 1]), sides[:, 1] < _seen_well
+    if 4*seen.sum() >= max((~nothing).sum(), 1):
+        side = max(size, int(np.median(sides[seen, 0])*size/32//32*32))
+        why = f'{many(int(seen.sum()), "box is", "boxes are")} under {_seen_well} pixels as the network sees photos'
+    elif nothing.any():
+        side, why = 2*size, f'nothing was found in {many(int(nothing.sum()), "photo")} far larger than what the network sees'
+    else: return ''
+    return f'{why} ({size} x {size}), and small things are often missed: tiles={side} (--tiles {side}) shows them larger'
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #6c960874
 @patch
