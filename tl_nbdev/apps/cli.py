@@ -84,7 +84,7 @@ def tl_audit(
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Look at labelled images or texts before training: what can't be read, is there twice, or is too small"
+    "Look at labelled data before training: what can't be read, is there twice, or is too small"
     task = asked_task(data, limit, seed, **kwargs)
     print_notes(task.notes)
     found = task.audit(model)
@@ -110,25 +110,28 @@ def _refuse_with_target(**options):
 def tl_train(
     data:str, # a folder, a table, or a sample's name
     # a name, or a folder with config.json or transfer.json, default tf_efficientnet_lite0,
-    # or all-MiniLM-L6-v2 for texts
+    # all-MiniLM-L6-v2 for texts, or faster_rcnn:tf_efficientnet_lite0 for boxes
     model:str=None,
     # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise,
     # textbook, contrastive, joined with +, or a .json file, default feature, or last:2 with --target
     strategy:str=None,
-    head:str='linear', # linear, textbook, or own, that of a transformer's classification class
+    head:str='linear', # linear, textbook, or own, that of a transformer's classification class; a detector has its own
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
-    limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    limit:int=None, # at most so many items, stratified
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images, default what the model was trained with, or tokens of a text, default 256
     long:str=None, # of texts longer than that: truncate or windows
     pooling:str=None, # of texts: mean, cls, last, max or attention
     revision:str=None, # of a model on the hub: a commit
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
-    fit:str='squeeze', # squeeze, crop or pad
+    fit:str='squeeze', # squeeze, crop or pad; photos with boxes are squeezed
     weights:bool=False, # let rare classes count as much as frequent ones
-    # items in a batch, default 64 images or 32 texts where there are many, down to 8 where there are few
+    # items in a batch, default 64 images, 32 texts or 16 photos with boxes where there are many, down to 8 where
+    # there are few
     bs:int=None,
     accumulate:int=1, # batches that make one step
     compile:bool=False, # by torch.compile
@@ -145,7 +148,7 @@ def tl_train(
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Adapt a pretrained network to labelled images or texts, and report on test"
+    "Adapt a pretrained network to labelled images, texts or photos with boxes, and report on test"
     from tl_nbdev.strategies.strategy import strategy as strategy_of
     strategy = strategy_of(strategy or _usual_strategy(target, adapt))
     if target: _refuse_with_target(dry_run=dry_run, resume=resume, accumulate=accumulate > 1, metric=metric)
@@ -169,12 +172,12 @@ def tl_train(
 def tl_eval(
     folder:str, # of a saved model
     data:str, # labelled: a folder, a table, or a sample's name
-    limit:int=None, # at most so many images
+    limit:int=None, # at most so many items
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "How a saved model does on other labelled images"
+    "How a saved model does on other labelled data"
     from tl_nbdev.training.saved import load_transfer
     from tl_nbdev.training.saving import evaluate_saved
     model, start = load_transfer(folder), time.perf_counter()
@@ -186,6 +189,7 @@ def tl_eval(
         print(f'  {count} items of class "{label}", which the model does not know, are left out')
     for file, why in task.skipped: print(f'  left out: {file}: {why}')
     print(result)
+    if (more := result.answer.printed(result)) is not None: print(more)
     details = saved_details(model, result, lacking, time.perf_counter() - start)
     _out({**run_report(task, result, details), 'n_train': 0, 'n_valid': 0, 'n_test': result.n}, json)
 
@@ -221,7 +225,8 @@ def _answers(model, asked, names, way):
     return named
 
 def _write_found(model, asked, rows, draw, forms, like):
-    "Draw and write what was found"
+    "Draw and write what was found, if anything could be read"
+    if all('error' in row for row in rows): return
     for form, to in forms.items(): model.answer.write(form, rows, to, like if form == 'coco' else None)
     if not draw: return
     from tl_nbdev.training.pictures import draw_answers
@@ -256,8 +261,8 @@ def tl_predict(
     notes = [*notes, *rows.about.splitlines()]
     if any('error' not in row for row in rows): print_notes(notes, sys.stderr)
     for row in rows: print(answer_line(row))
-    _write_found(model, asked, rows, draw, forms, like)
     _out(list(rows), json)
+    _write_found(model, asked, rows, draw, forms, like)
     _refuse_all_wrong(rows, model.modality)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #03671053
@@ -274,12 +279,15 @@ def tl_compare(
     seeds:int=1, # how many of each
     epochs:int=None, # for each, default each strategy's own
     seed:int=0, # of the split, and the first of the runs
-    limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    limit:int=None, # at most so many items, stratified
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
-    # items in a batch, default 64 images or 32 texts where there are many, down to 8 where there are few
+    # items in a batch, default 64 images, 32 texts or 16 photos with boxes where there are many, down to 8 where
+    # there are few
     bs:int=None,
     runs:str=None, # folder for a JSON of each run, from which the same command goes on
     json:str=None, # write the table there
@@ -316,7 +324,8 @@ def tl_advise(
     mib:float=None, # candidates whose weights take at most so much memory
     seed:int=0, # of split, heads and training
     limit:int=None, # at most so many items, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images, or tokens of a text
     bs:int=None, # items in a batch, default as for tl-train
     out:str=None, # folder for checkpoints, the plot and the trained winner, where the same command goes on
@@ -405,9 +414,10 @@ def tl_demo(
     model:str=None, # what to start from, default as for tl-train
     strategies:str='feature,last:2,full', # to compare, separated by commas
     epochs:int=None, # for each, default each strategy's own
-    limit:int=None, # at most so many images
+    limit:int=None, # at most so many items
     seed:int=0, # of split, heads and training
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model

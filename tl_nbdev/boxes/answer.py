@@ -204,6 +204,13 @@ def sizes_in_words(self:Boxes, labels):
     "How many boxes of each class there are"
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
 
+Boxes.counted, Boxes.unlike, Boxes.where_unequal = 'boxes', 'with other things', 'look at AP by class: the rare ones need photos'
+
+@patch
+def said_of_few(self:Boxes, n):
+    "An interval of mAP depends on the boxes, too"
+    return 'the interval of mAP will be wide. More labelled photos would narrow it'
+
 @patch
 def about(self:Boxes):
     "A sentence for the card of a model"

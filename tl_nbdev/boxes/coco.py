@@ -216,7 +216,9 @@ def said_by_coco(
     said.classes = list(dict.fromkeys(names.values()))
     _add_boxes(annotations, place, names, said)
     scored = sum('score' in row for row in annotations)
-    if scored: said.notes.append(f'{said.where}: {scored:,} boxes have a score, as those of a detector: did people draw them?')
+    if scored:
+        have = many(scored, 'box has', 'boxes have')
+        said.notes.append(f'{said.where}: {have} a score, as those of a detector: did people draw them?')
     return said
 
 # %% ../../nbs/api/boxes/02_coco.ipynb #cc449253

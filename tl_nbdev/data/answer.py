@@ -376,6 +376,18 @@ def apart(self:Answer,
 # %% ../../nbs/api/data/12_answer.ipynb #6c7b645a
 Answer.moves = False # do labels change with the view of an item?
 
+# %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
+Answer.counted = 'items'           # what `sizes` counts
+Answer.unlike = 'under two labels' # copies of which one must be wrong are there so
+Answer.where_unequal = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"' # classes are
+
+@patch
+def said_of_few(self:Answer,
+    n # items of the part on which a model is judged
+) -> str:
+    "What so few items mean for the value"
+    return f'the interval will be about ±{98/max(n, 1)**.5:.0f} points wide. More labels would narrow it'
+
 # %% ../../nbs/api/data/12_answer.ipynb #925c7336
 @patch
 def above(self:Answer,
