@@ -124,7 +124,7 @@ def listing_called(
     "The listing that is meant"
     found = next((name for name in listings if task == name or task in hub_tags.get(name, ())), None)
     if found: return found
-    raise TransferError(f'no models for task "{task}": there are {", ".join(listings)}')
+    raise TransferError(f'no models for task "{task}": there are {", ".join(sorted(listings))}')
 
 def models(
     task='image', # what it is for, see `listing_called`
