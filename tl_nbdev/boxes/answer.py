@@ -182,6 +182,11 @@ def strata(cls:Boxes, labels):
     return held.map(lambda names: min(names, key=lambda name: (images[name], name), default=''))
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #d39b2ba3
+def _counted(names):
+    "How many of each class, the most first"
+    counts = sorted(Counter(names).items(), key=lambda each: (-each[1], str(each[0])))
+    return ', '.join(f'{n} {name}' for name, n in counts) or 'nothing'
+
 @patch
 def why_not(self:Boxes, labels, train):
     "Nothing can be learned where train holds no box"
@@ -196,8 +201,7 @@ def described(self:Boxes, labels):
 @patch
 def spoken(self:Boxes, label):
     "How many of each class"
-    counts = Counter(name for name, *_ in label['things'])
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return label if isinstance(label, str) else _counted(name for name, *_ in label['things'])
 
 @patch
 def sizes_in_words(self:Boxes, labels):
@@ -261,8 +265,7 @@ def listed(self:Boxes, prediction, extent=None):
 def said(self:Boxes, prediction):
     "What was found, in a row"
     rows = self.chosen(prediction[None])[0]
-    counts = Counter(self.classes[int(k)] for k in rows[:, 0])
-    return dict(label=', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing', boxes=len(rows))
+    return dict(label=_counted(self.classes[int(k)] for k in rows[:, 0]), boxes=len(rows))
 
 @patch
 def as_fastai(self:Boxes, prediction):
@@ -384,8 +387,7 @@ def most_wrong(self:Boxes, result, n):
 
 def _in_words(targets, classes):
     "What is there, in words"
-    counts = Counter(classes[int(k)] for k in targets[:, 0] if k >= 0)
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return _counted(classes[int(k)] for k in targets[:, 0] if k >= 0)
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #4ea636bc
 Boxes.formats = 'coco', 'yolo'

@@ -59,6 +59,10 @@ def started(
                               start.size, start.params, start.where, notes=start.notes, repository=start.repository,
                               revision=start.revision, labels=tuple(start.classes or ()), built_by=start)
 
+def _sized(p, size):
+    "The same start for photos of another size, which its network is built for, too"
+    return replace(p, size=size, built_by=replace(p.built_by, size=size) if p.built_by is not None else None)
+
 def detector_pretrained(
     what, # a name, a folder, a detector, or a `DetectorPretrained`, see `detector_start`
     source=None, # `random` for the same network without its weights
@@ -67,9 +71,8 @@ def detector_pretrained(
     revision=None # of a repository of a hub
 ) -> DetectorPretrained: # raises `TransferError` for a name nobody knows
     "A detector to start from"
-    if isinstance(what, DetectorPretrained): found = what if size is None else replace(what, size=size)
-    else:
-        found = started(detector_start(what, source, size, revision))
+    if isinstance(what, DetectorPretrained): found = what if size is None else _sized(what, size)
+    else: found = started(detector_start(what, source, size, revision))
     return replace(found, reading=reading) if reading is not None else found
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #61872f3a

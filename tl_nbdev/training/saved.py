@@ -179,6 +179,18 @@ def predict(self:Predictor,
     found.whose = whose # number of the item that each row is about
     return found
 
+# %% ../../nbs/api/training/07_saved.ipynb #084f336f
+@patch
+def in_short(self:Predictor,
+    items # a list
+) -> Table: # one row an item, see `Answer.said`, or `error`
+    "What is said of each item, in a line"
+    rows = []
+    for i, (asked, (item, prediction, why)) in enumerate(zip(items, self.answers(list(items)))):
+        said = dict(error=why) if prediction is None else self.answer.said(prediction)
+        rows.append({self.modality.column: self.modality.called(asked, item, i), **said})
+    return Table(rows)
+
 # %% ../../nbs/api/training/07_saved.ipynb #89998e02
 @patch
 def explain(self:Predictor,
