@@ -140,7 +140,7 @@ def _audited(task):
 def _compared(task, found, strategies, thorough, kwargs):
     "Adapt the network in several ways; `kwargs` are for `compare`"
     print(f'2. The network: {found.name} from {found.library}, {found.source}, licence {found.licence}\n')
-    print(f'3. Adapting it in {len(strategies)} ways\n', flush=True)
+    print(f'3. Adapting it in {len(strategies)} way{"s"*(len(strategies) > 1)}\n', flush=True)
     def tell(run): print(f'{run.strategy!r}: {run.report}, {run.seconds:.0f} s\n', flush=True)
     runs, told = Comparison(), {name: value for name, value in kwargs.items() if value is not None}
     for how in map(strategy, strategies):

@@ -174,7 +174,8 @@ def predict(self:Predictor,
             rows += self._rows(name, extent, prediction, why, proba, top)
             whose += [done + i]*(len(rows) - len(whose))
         done += len(part)
-    lines = self.modality.remark(self.frozen, doubtful, done), self.answer.remark(doubts, self.frozen.p.size)
+    lines = [self.modality.remark(self.frozen, doubtful, done)]
+    if doubts: lines.append(self.answer.remark(doubts, self.frozen.p.size))
     found = Table(rows, '\n'.join(filter(None, lines)))
     found.whose = whose # number of the item that each row is about
     return found
