@@ -121,12 +121,12 @@ def _prediction(row, label, modality):
 def _asked(task, predictor, n=8):
     "Items of the part that is reported on, their labels, and what a saved model says of them"
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//n)][:n]
-    return list(zip(seen.item, seen.label, predictor.predict(seen.item)))
+    return list(zip(seen.item, seen.label, predictor.in_short(seen.item.to_list())))
 
 # %% ../../nbs/api/apps/07_demo.ipynb #591c6afb
 def _predictions(task, asked):
     "The first five of `_asked`, as a table"
-    return Table(_prediction(row, label, task.modality) for _, label, row in asked[:5])
+    return Table(_prediction(row, task.answer.spoken(label), task.modality) for _, label, row in asked[:5])
 
 # %% ../../nbs/api/apps/07_demo.ipynb #7c6f63ea
 def _audited(task):
@@ -140,7 +140,7 @@ def _audited(task):
 def _compared(task, found, strategies, thorough, kwargs):
     "Adapt the network in several ways; `kwargs` are for `compare`"
     print(f'2. The network: {found.name} from {found.library}, {found.source}, licence {found.licence}\n')
-    print(f'3. Adapting it in {len(strategies)} ways\n', flush=True)
+    print(f'3. Adapting it in {len(strategies)} way{"s"*(len(strategies) > 1)}\n', flush=True)
     def tell(run): print(f'{run.strategy!r}: {run.report}, {run.seconds:.0f} s\n', flush=True)
     runs, told = Comparison(), {name: value for name, value in kwargs.items() if value is not None}
     for how in map(strategy, strategies):

@@ -195,7 +195,7 @@ def _judged(task, label, row):
     if 'value' in row: return [('says ', ft('b', f'{row["value"]:.4g}')), f'is {true}'], ''
     said = task.answer.spoken(row['label'])
     right = 'right' if said == true else 'wrong'
-    sure = row['probability'] if isinstance(row['probability'], float) else None
+    sure = row['probability'] if isinstance(row.get('probability'), float) else None
     lines = [('says ', ft('b', brief(said, 60)), f', {100*sure:.0f} %' if sure is not None else ''),
              bar(sure) if sure is not None else None, f'{right}: it is {brief(true, 60)}']
     return lines, right

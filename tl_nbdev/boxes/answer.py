@@ -18,6 +18,8 @@ from ..data.answers import *
 from ..data.labels import in_order
 from ..data.metrics import *
 from .table import corners, many, overlaps
+from .tiles import *
+from .found import *
 from .matches import *
 from .judging import *
 from .mistakes import *
@@ -62,7 +64,7 @@ def learnable(
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #434a9657
 def rows_of(
-    predictions # `(n, 600)`
+    predictions # `(n, 600)`, or of more rows where photos were looked at in tiles
 ) -> np.ndarray: # `(n, 100, 6)`: class or -1, score, `x0 y0 x1 y1` as shares of the photo
     "Predictions, row by row"
     found = np.asarray(predictions)
@@ -139,7 +141,7 @@ def _score(metric):
 @add_answer
 class Boxes(Answer):
     "Boxes around things, each of a class"
-    name, words, gives, several, moves = 'boxes', 'object-detection', 'boxes', True, True
+    name, words, gives, several, moves, draws = 'boxes', 'object-detection', 'boxes', True, True, True
     metric_shown = 'mAP'
     scores = {metric: _score(metric) for metric in _numbers}
     def __init__(self,
@@ -158,7 +160,8 @@ class Boxes(Answer):
     def learned(self, labels): return list(self.tensor(labels)), []
     def decoded(self, outputs): return outputs.float().numpy().astype(np.float64)
     def judge(self, metric, targets, predictions): return _draws(metric, targets, predictions, self.classes)
-    def chosen(self, predictions): return [rows[rows[:, 1] >= self.least] for rows in rows_of(predictions)]
+    def chosen(self, predictions):
+        return [rows[(rows[:, 0] >= 0) & (rows[:, 1] >= self.least)] for rows in rows_of(predictions)]
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #857f3694
 @patch(cls_method=True)
@@ -179,6 +182,11 @@ def strata(cls:Boxes, labels):
     return held.map(lambda names: min(names, key=lambda name: (images[name], name), default=''))
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #d39b2ba3
+def _counted(names):
+    "How many of each class, the most first"
+    counts = sorted(Counter(names).items(), key=lambda each: (-each[1], str(each[0])))
+    return ', '.join(f'{n} {name}' for name, n in counts) or 'nothing'
+
 @patch
 def why_not(self:Boxes, labels, train):
     "Nothing can be learned where train holds no box"
@@ -193,13 +201,19 @@ def described(self:Boxes, labels):
 @patch
 def spoken(self:Boxes, label):
     "How many of each class"
-    counts = Counter(name for name, *_ in label['things'])
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return label if isinstance(label, str) else _counted(name for name, *_ in label['things'])
 
 @patch
 def sizes_in_words(self:Boxes, labels):
     "How many boxes of each class there are"
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
+
+Boxes.counted, Boxes.unlike, Boxes.where_unequal = 'boxes', 'with other things', 'look at AP by class: the rare ones need photos'
+
+@patch
+def said_of_few(self:Boxes, n):
+    "An interval of mAP depends on the boxes, too"
+    return 'the interval of mAP will be wide. More labelled photos would narrow it'
 
 @patch
 def tag(self:Boxes, kind):
@@ -256,8 +270,7 @@ def listed(self:Boxes, prediction, extent=None):
 def said(self:Boxes, prediction):
     "What was found, in a row"
     rows = self.chosen(prediction[None])[0]
-    counts = Counter(self.classes[int(k)] for k in rows[:, 0])
-    return dict(label=', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing', boxes=len(rows))
+    return dict(label=_counted(self.classes[int(k)] for k in rows[:, 0]), boxes=len(rows))
 
 @patch
 def as_fastai(self:Boxes, prediction):
@@ -269,6 +282,14 @@ def as_fastai(self:Boxes, prediction):
 def rankable(self:Boxes):
     "Each box has a score of its own"
     return 'the model gives boxes, each with a score: leave proba and top out'
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #1aaf840e
+@patch
+def above(self:Boxes, score):
+    "Boxes of at least this score are listed"
+    is_number = isinstance(score, (int, float, np.number)) and not isinstance(score, bool)
+    if is_number and 0 <= score <= 1: return type(self)(self.classes, float(score))
+    raise TransferError(f'score={score}: use a share from 0 (all boxes) to 1 (none)')
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #b038415a
 def _far(one, other, least):
@@ -299,6 +320,40 @@ def box_result(
     pair = (truth_table(result.targets, files, result.classes),
             found_of(result.probs, result.targets, files, result.classes))
     return judge(*pair, files, result.classes, result.groups, result.part, **kwargs)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #68923de5
+@patch
+def score_for(self:Boxes, result, precision, **kwargs):
+    "The lowest score whose boxes have a precision, see `BoxResult.score_for`. Raises `TransferError` for a result on test"
+    if result.part == 'test':
+        raise TransferError('this result is on test: a score that is chosen there is judged too well. Choose it on valid, '
+                            'learn.evaluate("valid")')
+    return box_result(result).score_for(precision, **kwargs)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #d3c4f400
+_seen_well = 16 # pixels: the shorter side of a thing that is found most of the time
+
+@patch
+def doubts(self:Boxes, prediction, extent, size):
+    "Of a photo that is made much smaller: the shorter side of each box, in its pixels and as the network sees it"
+    if max(extent) <= 2*size: return []
+    sides = self.chosen(prediction[None])[0][:, 2:].reshape(-1, 2, 2)
+    shares = (sides[:, 1] - sides[:, 0]).clip(0)
+    if not len(shares): return [(max(extent), np.nan)] if max(extent) > 4*size else []
+    return list(zip((shares*extent).min(1), shares.min(1)*size))
+
+@patch
+def remark(self:Boxes, doubts, size):
+    "A line about tiles, where things are likely too small"
+    sides = np.array(doubts, dtype=float).reshape(-1, 2)
+    nothing, seen = np.isnan(sides[:, 1]), sides[:, 1] < _seen_well
+    if 4*seen.sum() >= max((~nothing).sum(), 1):
+        side = max(size, int(np.median(sides[seen, 0])*size/32//32*32))
+        why = f'{many(int(seen.sum()), "box is", "boxes are")} under {_seen_well} pixels as the network sees photos'
+    elif nothing.any():
+        side, why = 2*size, f'nothing was found in {many(int(nothing.sum()), "photo")} far larger than what the network sees'
+    else: return ''
+    return f'{why} ({size} x {size}), and small things are often missed: tiles={side} (--tiles {side}) shows them larger'
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #6c960874
 @patch
@@ -339,5 +394,18 @@ def most_wrong(self:Boxes, result, n):
 
 def _in_words(targets, classes):
     "What is there, in words"
-    counts = Counter(classes[int(k)] for k in targets[:, 0] if k >= 0)
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return _counted(classes[int(k)] for k in targets[:, 0] if k >= 0)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #4ea636bc
+Boxes.formats = 'coco', 'yolo'
+
+@patch
+def drawn(self:Boxes, picture, rows):
+    "A new picture, with boxes, classes and scores"
+    there = [row for row in rows if row['label'] != '']
+    return draw_found(picture, pd.DataFrame(there, columns=['label', 'score', *corners]), self.classes)
+
+@patch
+def write(self:Boxes, form, rows, to, like=None):
+    "As `write_found` does"
+    return write_found(rows, to, form, like, self.classes)

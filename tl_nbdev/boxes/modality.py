@@ -6,6 +6,7 @@
 __all__ = ['Scenes', 'started', 'detector_pretrained', 'VaryScene', 'SceneInput']
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #a51fe8a9
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,11 @@ from ..data.loaders import drawing
 from ..data.modality import *
 from ..data.told import *
 from ..vision.modality import *
+from ..vision.pixels import *
 from ..vision.starts import *
+from .table import *
+from .gathering import *
+from .tiles import *
 from .network import *
 from .starts import *
 from .varying import *
@@ -31,7 +36,7 @@ from .varying import *
 @add_modality
 class Scenes(Images):
     "Photos in which things are to be found"
-    name, augmentations, varies = 'scene', box_augmentations, 'crop'
+    name, augmentations, varies, listed_as = 'scene', box_augmentations, 'crop', 'boxes'
     usual_model, usual_bs = 'faster_rcnn:tf_efficientnet_lite0', 16
     contenders = ('faster_rcnn:tf_efficientnet_lite0', 'faster_rcnn:mobilenetv2_100', 'yolov3-tiny')
     looked_for = (*Images.looked_for[:2], 'boxes outside, without area, twice, or of no known class',
@@ -54,6 +59,10 @@ def started(
                               start.size, start.params, start.where, notes=start.notes, repository=start.repository,
                               revision=start.revision, labels=tuple(start.classes or ()), built_by=start)
 
+def _sized(p, size):
+    "The same start for photos of another size, which its network is built for, too"
+    return replace(p, size=size, built_by=replace(p.built_by, size=size) if p.built_by is not None else None)
+
 def detector_pretrained(
     what, # a name, a folder, a detector, or a `DetectorPretrained`, see `detector_start`
     source=None, # `random` for the same network without its weights
@@ -62,9 +71,8 @@ def detector_pretrained(
     revision=None # of a repository of a hub
 ) -> DetectorPretrained: # raises `TransferError` for a name nobody knows
     "A detector to start from"
-    if isinstance(what, DetectorPretrained): found = what if size is None else replace(what, size=size)
-    else:
-        found = started(detector_start(what, source, size, revision))
+    if isinstance(what, DetectorPretrained): found = what if size is None else _sized(what, size)
+    else: found = started(detector_start(what, source, size, revision))
     return replace(found, reading=reading) if reading is not None else found
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #61872f3a
@@ -129,6 +137,46 @@ def varied(self:Scenes, p, augment, fit='squeeze'):
     "A random view, made square"
     from tl_nbdev.vision.batches import SquareImage, ToTensor
     return [VaryScene(augment, p.size), SquareImage(p.prep(fit)), ToTensor()]
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #d0bed8b6
+@patch
+def extent(self:Scenes, item):
+    "Width and height in pixels, as it is seen"
+    head = head_of(item) if isinstance(item, (str, os.PathLike)) else {}
+    if self.reading or 'size' not in head: return open_image(item, reading=self.reading).size
+    return turned_size(head['size'], head['orientation'])
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #9169525d
+@patch
+def check_tiles(self:Scenes, tiles, overlap):
+    "Raises `TransferError` for tiles that no photo can be cut into"
+    is_whole = isinstance(tiles, (int, np.integer)) and not isinstance(tiles, bool)
+    if not is_whole or tiles < 32: raise TransferError(f'tiles={tiles}: use whole pixels of a side, 32 at least')
+    if not isinstance(overlap, (int, float, np.number)):
+        raise TransferError(f'overlap={overlap}: a share from 0 to 0.9, 0.2 is usual')
+    tiles_of(1, 1, tiles, overlap)
+
+def _listed_in(answer, prediction, size):
+    "`(labels, scores, boxes)` of what is listed of a crop, in its pixels"
+    rows = answer.chosen(prediction[None])[0]
+    return [answer.classes[int(k)] for k in rows[:, 0]], rows[:, 1], rows[:, 2:]*np.tile(size, 2)
+
+def _as_prediction(found, size, classes):
+    "Rows of `found_in_tiles` as shares, one behind the other"
+    at = {name: i for i, name in enumerate(classes)}
+    boxes = found[corners].to_numpy(float)/np.tile(size, 2)
+    rows = np.column_stack([[at[label] for label in found.label], found.score, boxes]) if len(found) else None
+    return np.array([-1., 0, 0, 0, 0, 0]) if rows is None else rows.astype(float).ravel()
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #24d00976
+@patch
+def tiled(self:Scenes, answer, look, item, tiles, overlap):
+    "A prediction of what is found tile by tile, see `found_in_tiles`"
+    im = open_image(item, reading=self.reading)
+    def find(crops):
+        found = look(crops)
+        return [_listed_in(answer, found[i], crop.size) for i, crop in enumerate(crops)]
+    return _as_prediction(found_in_tiles(find, im, tiles, overlap), im.size, answer.classes)
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #5f5dfed1
 @strict

@@ -243,17 +243,25 @@ def _of_wheels():
     made = [_counted(_pyramid_start(f'{kind}:{name}', None, None)) for kind in pyramid_kinds for name in _on_wheels]
     return (_yolo_start(), *made, *map(_torchvision_start, torchvision_detectors))
 
-def detector_names(
-    query=None, # also list names of timm and of the hub that contain this, such as `resnet18` or `detr`
-    limit=20 # of those of timm for each kind, and of the hub, at most
-) -> Table: # of `name`, `parameters`, `licence`, `source` and `available`
-    "Which detectors can be asked for by name"
-    if not query: return Table(map(_line, _of_wheels()))
+def _own_names(query=None, limit=20):
+    "Name → row, of detectors that need no hub to be listed"
+    if not query: return {start.name: _line(start) for start in _of_wheels()}
     import timm
     rows = {start.name: _line(start) for start in _of_wheels() if query in start.name}
     for name in timm.list_pretrained(f'*{query}*')[:limit]:
         for kind in pyramid_kinds:
             if f'{kind}:{name}' not in rows: rows[f'{kind}:{name}'] = _line(_pyramid_start(f'{kind}:{name}', None, None))
+    return rows
+
+listings['boxes'] = lambda query: Table(_own_names(query).values())
+
+def detector_names(
+    query=None, # also list names of timm and of the hub that contain this, such as `resnet18` or `detr`
+    limit=20 # of those of timm for each kind, and of the hub, at most
+) -> Table: # of `name`, `parameters`, `licence`, `source` and `available`
+    "Which detectors can be asked for by name"
+    rows = _own_names(query, limit)
+    if not query: return Table(rows.values())
     more, said = hub_models('boxes', query, limit) if limit else ([], '')
     columns = 'name', 'licence', 'source', 'available'
     found = [*rows.values(), *({'name': '', 'parameters': '', **{key: row[key] for key in columns}} for row in more)]
