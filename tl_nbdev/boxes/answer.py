@@ -17,10 +17,11 @@ from ..base.samples import Table
 from ..data.answers import *
 from ..data.labels import in_order
 from ..data.metrics import *
-from .table import corners, many, overlaps
+from .table import _colours, corners, many, overlaps
 from .matches import *
 from .judging import *
 from .mistakes import *
+from .pictures import *
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #158bfb2a
 def scene_label(
@@ -140,7 +141,8 @@ def _score(metric):
 class Boxes(Answer):
     "Boxes around things, each of a class"
     name, words, gives, several, moves = 'boxes', 'object-detection', 'boxes', True, True
-    metric_shown = 'mAP'
+    metric_shown, counted, mistaken = 'mAP', 'boxes', ''
+    legend = 'Blue: found, and right. Dashed: missed. Red: wrong.'
     scores = {metric: _score(metric) for metric in _numbers}
     def __init__(self,
         classes=(), # their names, in the order in which a network learns them
@@ -239,13 +241,16 @@ def shown_metric(self:Boxes):
     return BoxMetric(self)
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #52f3170f
+def _placed(answer, prediction, extent):
+    "A row a box of at least the score that is needed"
+    rows, side = answer.chosen(prediction[None])[0], np.tile(extent or (1., 1.), 2)
+    return [dict(label=answer.classes[int(row[0])], score=round(float(row[1]), 4),
+                 **dict(zip(corners, np.round(row[2:]*side, 1).tolist()))) for row in rows]
+
 @patch
 def listed(self:Boxes, prediction, extent=None):
     "A row a box of at least the score that is needed, or one without a box"
-    rows, side = self.chosen(prediction[None])[0], np.tile(extent or (1., 1.), 2)
-    found = [dict(label=self.classes[int(row[0])], score=round(float(row[1]), 4),
-                  **dict(zip(corners, np.round(row[2:]*side, 1).tolist()))) for row in rows]
-    return found or [dict(label='', score=None, **dict.fromkeys(corners))]
+    return _placed(self, prediction, extent) or [dict(label='', score=None, **dict.fromkeys(corners))]
 
 @patch
 def said(self:Boxes, prediction):
@@ -264,6 +269,66 @@ def as_fastai(self:Boxes, prediction):
 def rankable(self:Boxes):
     "Each box has a score of its own"
     return 'the model gives boxes, each with a score: leave proba and top out'
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #93d6919e
+@patch
+def replied(self:Boxes, prediction, extent=None):
+    "What was found in words, the boxes, and the size of the photo"
+    wide, high = extent or (1, 1)
+    return dict(label=self.said(prediction)['label'], boxes=_placed(self, prediction, extent), width=wide, height=high)
+
+@patch
+def reply_schema(self:Boxes):
+    "What is found in a photo, and where"
+    pixels = dict(type='number', description='pixels of the photo, upright as EXIF says, from its upper left corner')
+    box = dict(label=dict(type='string', enum=self.classes), score=dict(type='number', minimum=0, maximum=1),
+               **dict.fromkeys(corners, pixels))
+    boxes = dict(type='object', properties=box, required=list(box))
+    size = dict.fromkeys(('width', 'height'), dict(type='integer', description='of the photo, in pixels'))
+    return dict(label=dict(type='string'), boxes=dict(type='array', items=boxes), **size)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #ee65e819
+def _there(answer, target):
+    "A frame for each thing"
+    rows = target[target[:, 0] >= 0]
+    shares = rows[:, 1:5]/np.tile(np.maximum(rows[:, 6:8], 1), 2)
+    return [_in_colour(answer, int(row[0]), box, '') for row, box in zip(rows, shares)]
+
+def _in_colour(answer, number, box, more):
+    "A frame in the colour of a class"
+    return Frame(tuple(map(float, box)), f'{answer.classes[number]}{more}', _colours[number % len(_colours)])
+
+def _believed(answer, prediction):
+    "A frame for each box that is listed, the surest on top"
+    rows = answer.chosen(prediction[None])[0][::-1]
+    return [_in_colour(answer, int(row[0]), row[2:], f' {row[1]:.2f}') for row in rows]
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #46cc64a2
+def _compared(answer, target, prediction):
+    "Frames of what is right, missed and wrong"
+    target, files = np.array(target, float)[None], ['']
+    pair = truth_table(target, files, answer.classes), found_of(prediction[None], target, files, answer.classes)
+    wrong = judge(*pair, files, answer.classes, times=2).mistakes(answer.least)
+    named = ['label', 'score', *corners]
+    known = set(wrong[named].itertuples(index=False, name=None))
+    right = [row for row in pair[1][named].itertuples(index=False, name=None)
+             if row[1] >= answer.least and row not in known]
+    side = np.tile(np.maximum(target[0, 0, 6:8], 1), 2)
+    found = [Frame(tuple(row[2:]/side), f'{row[0]} {row[1]:.2f}') for row in right]
+    return found + [_mistake(row, side) for row in wrong.to_dict('records')]
+
+def _mistake(row, side):
+    "A frame of what was got wrong"
+    box = tuple(np.array([row[name] for name in corners])/side)
+    if row['kind'] == 'missed': return Frame(box, f'{row["label"]} missed', '#e69f00', True)
+    return Frame(box, f'{row["label"]} {row["score"]:.2f} {row["kind"]}', '#c62828')
+
+@patch
+def drawn(self:Boxes, picture, target=None, prediction=None):
+    "What is there, what was found, or how far the one is the other, over a photo of 320 pixels"
+    if target is None and prediction is None: return picture
+    if target is None: return framed(picture, _believed(self, prediction))
+    return framed(picture, _there(self, target) if prediction is None else _compared(self, target, prediction))
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #b038415a
 def _far(one, other, least):
@@ -323,10 +388,11 @@ def constant(self:Boxes, train, result):
 @patch
 def most_wrong(self:Boxes, result, n):
     "Rows of a table: the photos that were got most wrong"
-    there = {str(item): label for item, label in zip(result.items, result.targets)}
+    there = {str(item): (item, label) for item, label in zip(result.items, result.targets)}
     rows = []
-    for row in box_result(result, times=2).worst_images(n):
-        rows.append(dict(item=row['file'], label=_in_words(there[row['file']], self.classes),
+    for row in box_result(result, times=2).worst_images(n, self.least):
+        item, label = there[row['file']]
+        rows.append(dict(item=item, label=_in_words(label, self.classes),
                          predicted=', '.join(f'{row[kind]} {kind}' for kind in box_mistakes if row.get(kind))))
     return rows
 
