@@ -69,6 +69,12 @@ def answers(self:Predictor,
     reason = lambda i, item, why: '' if i in found else why or self.frozen.why_not(item)
     return [(item, found.get(i), reason(i, item, why)) for i, (item, why) in enumerate(ready)]
 
+# %% ../../nbs/api/training/07_saved.ipynb #5db65e4a
+@patch
+def extent(self:Predictor, item) -> tuple:
+    "How large an item is, `None` where that means nothing to the answer"
+    return self.modality.extent(item) if self.answer.moves else None
+
 # %% ../../nbs/api/training/07_saved.ipynb #16604c6b
 @patch
 def _rows(self:Predictor, name, item, prediction, why, proba, top):
@@ -77,7 +83,7 @@ def _rows(self:Predictor, name, item, prediction, why, proba, top):
     if proba and column in self.classes: column = 'item'
     if prediction is None: return [{column: name, 'error': why}]
     if proba: return [{column: name, **answer.ranked(prediction, top)}]
-    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.modality.extent(item))]
+    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.extent(item))]
     best = answer.ranked(prediction, top)
     return [{column: name, 'label': label, 'probability': probability} for label, probability in best.items()]
 
@@ -125,6 +131,18 @@ def predict(self:Predictor,
         done += len(part)
     found = Table(rows, self.modality.remark(self.frozen, doubtful, done))
     found.whose = whose # number of the item that each row is about
+    return found
+
+# %% ../../nbs/api/training/07_saved.ipynb #ba61c268
+@patch
+def said(self:Predictor,
+    items # a list
+) -> list: # of `(prediction or None, row)`, the row as of `predict`, but one an item
+    "What is said of each item, in a row, and the numbers behind it"
+    found = []
+    for i, (asked, (item, prediction, why)) in enumerate(zip(items, self.answers(items))):
+        told = dict(error=why) if prediction is None else self.answer.said(prediction)
+        found.append((prediction, {self.modality.column: self.modality.called(asked, item, i), **told}))
     return found
 
 # %% ../../nbs/api/training/07_saved.ipynb #89998e02
