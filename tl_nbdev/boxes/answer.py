@@ -315,7 +315,8 @@ def _compared(answer, target, prediction):
              if row[1] >= answer.least and row not in known]
     side = np.tile(np.maximum(target[0, 0, 6:8], 1), 2)
     found = [Frame(tuple(row[2:]/side), f'{row[0]} {row[1]:.2f}') for row in right]
-    return found + [_mistake(row, side) for row in wrong.to_dict('records')]
+    mistakes = [_mistake(row, side) for row in wrong.sort_values('score', na_position='last').to_dict('records')]
+    return sorted(mistakes + found, key=lambda frame: frame.dashed)
 
 def _mistake(row, side):
     "A frame of what was got wrong"

@@ -52,14 +52,26 @@ def _is_light(colour):
     red, green, blue = Image.new('RGB', (1, 1), colour).getpixel((0, 0))
     return .3*red + .59*green + .11*blue > 140
 
-def _write(draw, size, box, words, colour, font):
-    "Words on a ground of their colour"
-    left, top, right, bottom = draw.textbbox((0, 0), words, font=font)
+def _ground(draw, size, box, words, font):
+    "Where words stand: corners in pixels"
+    _, _, right, bottom = draw.textbbox((0, 0), words, font=font)
     wide, high = right + 6, bottom + 4
     x = min(max(box[0], 0), max(size[0] - wide, 0))
     y = box[1] - high if box[1] >= high else min(max(box[1], 0), max(size[1] - high, 0))
-    draw.rectangle([x, y, x + wide, y + high], fill=colour)
-    draw.text((x + 3, y + 1), words, fill='black' if _is_light(colour) else 'white', font=font)
+    return x, y, x + wide, y + high
+
+def _meet(one, other): return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+def _write(draw, size, tagged, font):
+    "Words of `(frame, box)` on grounds of their colours, the last first, and none over others"
+    taken = []
+    for frame, box in reversed(tagged):
+        words = brief(frame.words, 26)
+        ground = _ground(draw, size, box, words, font)
+        if not words or any(_meet(ground, each) for each in taken): continue
+        taken.append(ground)
+        draw.rectangle(ground, fill=frame.colour)
+        draw.text((ground[0] + 3, ground[1] + 1), words, fill='black' if _is_light(frame.colour) else 'white', font=font)
 
 # %% ../../nbs/api/boxes/19_pictures.ipynb #352e29f6
 def framed(
@@ -75,6 +87,5 @@ def framed(
         dash = 3*wide if frame.dashed else 0
         if not dash: _outline(draw, [box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], 'black', wide + 2, 0)
         _outline(draw, box, frame.colour, wide, dash)
-    for frame, box in zip(frames, scaled):
-        if frame.words: _write(draw, im.size, box, brief(frame.words, 26), frame.colour, font)
+    _write(draw, im.size, list(zip(frames, scaled)), font)
     return im
