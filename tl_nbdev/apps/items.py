@@ -93,7 +93,8 @@ def _seen(predictor, name, file, prediction):
     shown = answer.drawn(picture, prediction=prediction)
     tag = f'<img alt="{html.escape(name)}" src="{data_url(shown, max(shown.size) if shown is not picture else 200)}">'
     rows = answer.listed(prediction, predictor.extent(file))
-    return tag if rows == [answer.said(prediction)] else f'{tag}{html_table(Table(rows))}'
+    told = rows == [answer.said(prediction)] or not any(rows[0].values()) # no more than the words beside it
+    return tag if told else f'{tag}{html_table(Table(rows))}'
 
 # %% ../../nbs/api/apps/11_items.ipynb #ee4fbe70
 def ask_about(
