@@ -17,6 +17,7 @@ from ..data.modality import *
 from ..data.parts import *
 from ..data.tasks import *
 from ..data.told import *
+from ..data.audit import *
 from ..vision.audit import *
 from .table import *
 from .coco import *

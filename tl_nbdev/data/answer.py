@@ -396,6 +396,33 @@ def said_of_few(self:Answer,
     "What so few items mean for the value"
     return f'the interval will be about ±{98/max(n, 1)**.5:.0f} points wide. More labels would narrow it'
 
+# %% ../../nbs/api/data/12_answer.ipynb #ab447e97
+@patch
+def drawn(self:Answer,
+    picture, # an image of Pillow's
+    target=None, # of the item, a row of `targets`
+    prediction=None # `(width,)`, of the item
+): # an image of Pillow's: the same where an answer has no place in it
+    "A picture with what is in it, and with what was found, drawn over it"
+    return picture
+
+Answer.legend, Answer.counted, Answer.mistaken = '', 'items', 'taken for '
+
+# %% ../../nbs/api/data/12_answer.ipynb #e86c8afe
+@patch
+def replied(self:Answer,
+    prediction, # `(width,)`
+    extent=None # of the item, as its `Modality.extent` says
+) -> dict: # what JSON can hold
+    "What a server says of an item"
+    return self.said(prediction)
+
+@patch
+def reply_schema(self:Answer) -> dict: # name of a field → JSON Schema
+    "What the fields of `replied` hold"
+    label = dict(type='string', enum=self.classes) if self.classes else dict(type='string')
+    return dict(label=label, probability=dict(type='number', minimum=0, maximum=1))
+
 # %% ../../nbs/api/data/12_answer.ipynb #925c7336
 @patch
 def above(self:Answer,

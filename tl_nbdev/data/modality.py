@@ -196,7 +196,8 @@ def show(self:Modality,
     items, # some
     titles, # of each
     caption='', # below
-    across=4 # in a row, where they are pictures
+    across=4, # in a row, where they are pictures
+    over=None # function of an item and its picture, an image of Pillow's, which draws over it
 ): # a `Picture` or a `Table`
     "Items, each with a title"
     shown = ((brief(str(item), 140), title.replace('\n', ', ')) for item, title in zip(items, titles))

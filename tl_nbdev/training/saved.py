@@ -94,6 +94,12 @@ def answers_in_tiles(self:Predictor,
     self.modality.check_tiles(tiles, overlap)
     return [self._tiled(item, tiles, overlap) for item in progress(items, 'predicting', len(items))]
 
+# %% ../../nbs/api/training/07_saved.ipynb #5db65e4a
+@patch
+def extent(self:Predictor, item) -> tuple:
+    "How large an item is, `None` where that means nothing to the answer"
+    return self.modality.extent(item) if self.answer.moves else None
+
 # %% ../../nbs/api/training/07_saved.ipynb #16604c6b
 @patch
 def _rows(self:Predictor, name, extent, prediction, why, proba, top):
@@ -102,7 +108,11 @@ def _rows(self:Predictor, name, extent, prediction, why, proba, top):
     if proba and column in self.classes: column = 'item'
     if prediction is None: return [{column: name, 'error': why}]
     if proba: return [{column: name, **answer.ranked(prediction, top)}]
+<<<<<<< /tmp/tmp4t5f7bqv.txt
     if not top: return [{column: name, **said} for said in answer.listed(prediction, extent)]
+=======
+    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.extent(item))]
+>>>>>>> /tmp/tmp4vu8gluc.txt
     best = answer.ranked(prediction, top)
     return [{column: name, 'label': label, 'probability': probability} for label, probability in best.items()]
 
@@ -178,6 +188,18 @@ def predict(self:Predictor,
     if doubts: lines.append(self.answer.remark(doubts, self.frozen.p.size))
     found = Table(rows, '\n'.join(filter(None, lines)))
     found.whose = whose # number of the item that each row is about
+    return found
+
+# %% ../../nbs/api/training/07_saved.ipynb #ba61c268
+@patch
+def said(self:Predictor,
+    items # a list
+) -> list: # of `(prediction or None, row)`, the row as of `predict`, but one an item
+    "What is said of each item, in a row, and the numbers behind it"
+    found = []
+    for i, (asked, (item, prediction, why)) in enumerate(zip(items, self.answers(items))):
+        told = dict(error=why) if prediction is None else self.answer.said(prediction)
+        found.append((prediction, {self.modality.column: self.modality.called(asked, item, i), **told}))
     return found
 
 # %% ../../nbs/api/training/07_saved.ipynb #084f336f
