@@ -140,7 +140,7 @@ def _score(metric):
 class Boxes(Answer):
     "Boxes around things, each of a class"
     name, words, gives, several, moves = 'boxes', 'object-detection', 'boxes', True, True
-    metric_shown = 'mAP'
+    metric_shown, decimals = 'mAP', 9 # scores that differ stay in their order
     scores = {metric: _score(metric) for metric in _numbers}
     def __init__(self,
         classes=(), # their names, in the order in which a network learns them
@@ -181,8 +181,12 @@ def strata(cls:Boxes, labels):
 # %% ../../nbs/api/boxes/20_answer.ipynb #d39b2ba3
 @patch
 def why_not(self:Boxes, labels, train):
-    "Nothing can be learned where train holds no box"
-    if len(train) and len(self.names(train)): return '', ''
+    "Nothing can be learned where train holds no box, or crowds alone"
+    things = [thing for label in train for thing in label['things']]
+    if not all(crowd for *_, crowd in things): return '', ''
+    if things:
+        return ('all boxes of train are crowds (iscrowd), which a detector passes over, so there is nothing to learn',
+                'draw a box around each thing')
     return f'no box in the {many(len(train), "photo")} of train, so there is nothing to learn', 'is it the right file?'
 
 @patch
