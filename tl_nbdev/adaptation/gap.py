@@ -175,7 +175,7 @@ def domain_gap(
     if type(source) is not type(target):
         kinds = f'{type(source).__name__}, {type(target).__name__}'
         raise TransferError(f'{source.name} and {target.name} are tasks of two kinds ({kinds})')
-    p = source.pretrained(source.usual_model if model is None else model, **kwargs)
+    p = source.modality.eyes(source.usual_model if model is None else model, **kwargs)
     frozen, rng = p.frozen(p.body()), np.random.default_rng(seed)
     rows = [task.df.iloc[np.sort(rng.permutation(len(task.df))[:most])] for task in (source, target)]
     stored = [frozen.cached(part.item.to_list(), part.hash.to_list()) for part in rows]

@@ -146,6 +146,7 @@ def _score(metric):
 @add_answer
 class Boxes(Answer):
     "Boxes around things, each of a class"
+<<<<<<< /tmp/tmprm3vqca7.txt
 <<<<<<< /tmp/tmp4ij40s97.txt
     name, words, gives, several, moves, draws = 'boxes', 'object-detection', 'boxes', True, True, True
     metric_shown = 'mAP'
@@ -154,6 +155,10 @@ class Boxes(Answer):
     metric_shown, counted, mistaken = 'mAP', 'boxes', ''
     legend = 'Blue: found, and right. Dashed: missed. Red: wrong.'
 >>>>>>> /tmp/tmpx9mif1gx.txt
+=======
+    name, words, gives, several, moves = 'boxes', 'object-detection', 'boxes', True, True
+    metric_shown, decimals = 'mAP', 9 # scores that differ stay in their order
+>>>>>>> /tmp/tmp5fgoq2ei.txt
     scores = {metric: _score(metric) for metric in _numbers}
     def __init__(self,
         classes=(), # their names, in the order in which a network learns them
@@ -200,8 +205,12 @@ def _counted(names):
 
 @patch
 def why_not(self:Boxes, labels, train):
-    "Nothing can be learned where train holds no box"
-    if len(train) and len(self.names(train)): return '', ''
+    "Nothing can be learned where train holds no box, or crowds alone"
+    things = [thing for label in train for thing in label['things']]
+    if not all(crowd for *_, crowd in things): return '', ''
+    if things:
+        return ('all boxes of train are crowds (iscrowd), which a detector passes over, so there is nothing to learn',
+                'draw a box around each thing')
     return f'no box in the {many(len(train), "photo")} of train, so there is nothing to learn', 'is it the right file?'
 
 @patch

@@ -27,6 +27,7 @@ class Answer:
     several = False   # does an item have a list of labels?
     exclusive = False # does each item have exactly one class?
     metric_shown = 'accuracy' # the name of what `shown_metric` measures
+    decimals = 6      # of what a model gives, in the file of a run
     def __init__(self,
         classes=() # their names, in the order in which a network learns them
     ): self.classes = list(classes)

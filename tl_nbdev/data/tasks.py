@@ -358,8 +358,12 @@ def pretrained(self:Task,
     source=None, # `random` for the network without its pretrained weights
     **changes # fields to change, such as `size`
 ):
-    "What to start from, as this modality knows it"
-    return self.modality.pretrained(what, source, **changes)
+    "What to start from, as this modality knows it. Raises `TransferError` for a network of another kind of task"
+    try: return self.modality.pretrained(what, source, **changes)
+    except TransferError:
+        owner = owner_of(what) if isinstance(what, str) else None
+        if owner is None or isinstance(self.modality, owner): raise
+    raise TransferError(f'{what} learns in a {owner.task.__name__} only, and {self.name} is a {type(self).__name__}')
 
 # %% ../../nbs/api/data/18_tasks.ipynb #c1a4131e
 @patch

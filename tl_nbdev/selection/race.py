@@ -180,7 +180,10 @@ def _why_not(self:_Race, p, share, first):
     "Why a network isn't looked at, in words, empty where it is. `first`: none was looked at yet"
     if not first and self.left < .25*self.budget: return 'no budget was left to look at it'
     if why := self._memory(p, first and p is self.ps[-1]): return why
-    self.item[p.name] = self.pass_seconds(p)
+    try: self.item[p.name] = self.pass_seconds(p)
+    except TransferError as e: # such as weights that can't be had
+        if first and p is self.ps[-1]: raise
+        return str(e)
     whole = self.item[p.name]*self.n
     if not first and whole*share > .4*self.left:
         return f'features of a sample would take about {whole*share:.0f} s'

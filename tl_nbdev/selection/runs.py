@@ -51,7 +51,7 @@ def state(self:Run) -> dict: # name → tensor
 def _result(result):
     "A result, as the file of a run says it"
     return dict(part=result.part, metric=result.metric, value=result.value, interval=result.interval, n=result.n,
-                probs=np.round(result.probs, 6).tolist())
+                probs=np.round(result.probs, result.answer.decimals).tolist())
 
 # %% ../../nbs/api/selection/00_runs.ipynb #f0ff1fe6
 def _run_as_dict(run, about):

@@ -16,7 +16,7 @@ from .phases import *
 from ..data.answers import *
 from ..data.modality import *
 from .saved import *
-from fastai.basics import Learner, patch
+from fastai.basics import Learner, noop, patch
 
 # %% ../../nbs/api/training/11_inference.ipynb #1431f26b
 @patch
@@ -86,9 +86,17 @@ class Explained(list):
 # %% ../../nbs/api/training/11_inference.ipynb #2d9421e7
 _show_results = Learner.show_results
 
+def _by_loader(learn, loader, max_n):
+    "A batch with its outputs, as its loader shows them"
+    batch = loader.one_batch()
+    with learn.no_bar(): outputs, _ = learn.get_preds(dl=[batch], act=noop)
+    return loader.shown_results(batch, outputs, max_n)
+
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
-    "fastai's own, and for texts some of valid with the tokens that mattered: `Explained`"
+    "fastai's own; of texts the tokens that mattered, `Explained`; of boxes what was found, a `Picture`"
+    loader = self.dls[ds_idx] if dl is None else dl
+    if hasattr(loader, 'shown_results'): return _by_loader(self, loader.new(shuffle=shuffle), max_n)
     ours = dl is None and hasattr(self, 'task') and self.task.modality.explains
     if not ours: return _show_results(self, ds_idx, dl, max_n, shuffle, **kwargs)
     rows = self.task.part(('train', 'valid')[ds_idx])

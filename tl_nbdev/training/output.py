@@ -9,6 +9,7 @@ __all__ = ['TheirLoss', 'OwnLoss', 'asked', 'loss_of', 'Output', 'Adapter']
 from ..base.settings import *
 from ..networks.calls import *
 from fastai.basics import Callback
+from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/api/training/00_output.ipynb #e05d7c3a
 # of an earlier room, which go with them
@@ -28,6 +29,11 @@ class TheirLoss:
 class OwnLoss(Callback):
     "Let an `Adapter` see the targets, and take its loss"
     order = -2
+    def before_fit(self):
+        mixing = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, MixHandler)]
+        if not mixing: return
+        raise TransferError(f'{mixing[0]} mixes the answers of two items, and a loss of the network\'s own takes none that '
+                            f'are mixed: leave {mixing[0]} out')
     def before_batch(self):
         targets = self.yb[0] if len(self.yb) == 1 else self.yb
         self.learn.xb = (*self.xb, targets) if len(self.yb) else self.xb

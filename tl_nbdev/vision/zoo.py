@@ -124,6 +124,7 @@ def pretrained(
         raise TransferError(_no_network(what))
     else: found = _named(what, source, revision, convert) if named else _from_place(_place(what), convert)
     if not isinstance(found, ImagePretrained): raise TransferError(f'{found.name} is a network for {found.reads}')
+    if found.by_itself: raise TransferError(f'{found.name} answers by itself, and gives no features for a head of another task')
     found = _changed(found, changes)
     if source != 'random': return found
     if found.library == 'module':
