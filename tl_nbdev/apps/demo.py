@@ -121,20 +121,12 @@ def _prediction(row, label, modality):
 def _asked(task, predictor, n=8):
     "Items of the part that is reported on, their labels, and what a saved model says of them"
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//n)][:n]
-<<<<<<< /tmp/tmpebo1l1rd.txt
-    return list(zip(seen.item, seen.label, predictor.in_short(seen.item.to_list())))
-=======
     return list(zip(seen.item, seen.label, predictor.said(seen.item.to_list())))
->>>>>>> /tmp/tmpzzxrk_pw.txt
 
 # %% ../../nbs/api/apps/07_demo.ipynb #591c6afb
 def _predictions(task, asked):
     "The first five of `_asked`, as a table"
-<<<<<<< /tmp/tmpjq78ylze.txt
-    return Table(_prediction(row, task.answer.spoken(label), task.modality) for _, label, row in asked[:5])
-=======
     return Table(_prediction(row, task.answer.spoken(label), task.modality) for _, label, (_, row) in asked[:5])
->>>>>>> /tmp/tmpck7wh_h9.txt
 
 # %% ../../nbs/api/apps/07_demo.ipynb #7c6f63ea
 def _audited(task):

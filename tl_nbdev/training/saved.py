@@ -108,11 +108,7 @@ def _rows(self:Predictor, name, extent, prediction, why, proba, top):
     if proba and column in self.classes: column = 'item'
     if prediction is None: return [{column: name, 'error': why}]
     if proba: return [{column: name, **answer.ranked(prediction, top)}]
-<<<<<<< /tmp/tmp4t5f7bqv.txt
     if not top: return [{column: name, **said} for said in answer.listed(prediction, extent)]
-=======
-    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.extent(item))]
->>>>>>> /tmp/tmp4vu8gluc.txt
     best = answer.ranked(prediction, top)
     return [{column: name, 'label': label, 'probability': probability} for label, probability in best.items()]
 
@@ -201,18 +197,6 @@ def said(self:Predictor,
         told = dict(error=why) if prediction is None else self.answer.said(prediction)
         found.append((prediction, {self.modality.column: self.modality.called(asked, item, i), **told}))
     return found
-
-# %% ../../nbs/api/training/07_saved.ipynb #084f336f
-@patch
-def in_short(self:Predictor,
-    items # a list
-) -> Table: # one row an item, see `Answer.said`, or `error`
-    "What is said of each item, in a line"
-    rows = []
-    for i, (asked, (item, prediction, why)) in enumerate(zip(items, self.answers(list(items)))):
-        said = dict(error=why) if prediction is None else self.answer.said(prediction)
-        rows.append({self.modality.column: self.modality.called(asked, item, i), **said})
-    return Table(rows)
 
 # %% ../../nbs/api/training/07_saved.ipynb #89998e02
 @patch
