@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..base.samples import *
 from ..base.settings import *
+from ..data.audit import *
 from ..data.modality import *
 from ..data.parts import *
 from ..data.tasks import *
