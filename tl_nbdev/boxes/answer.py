@@ -472,7 +472,7 @@ def _in_words(targets, classes):
 Boxes.formats = 'coco', 'yolo'
 
 @patch
-def drawn(self:Boxes, picture, rows):
+def marked(self:Boxes, picture, rows):
     "A new picture, with boxes, classes and scores"
     there = [row for row in rows if row['label'] != '']
     return draw_found(picture, pd.DataFrame(there, columns=['label', 'score', *corners]), self.classes)

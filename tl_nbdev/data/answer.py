@@ -464,7 +464,7 @@ Answer.draws = False # can an answer be drawn into its item?
 Answer.formats = ()  # as which rows of answers are written, see `write`
 
 @patch
-def drawn(self:Answer,
+def marked(self:Answer,
     picture, # a `PIL.Image.Image`
     rows # dicts, of `predict`, all of one item
 ): # a `PIL.Image.Image`. Raises `TransferError` where an answer has no place in its item

@@ -41,7 +41,7 @@ def check_drawing(
     folder # where pictures will be
 ):
     "Raises `TransferError` where nothing can be drawn, or something would be lost"
-    if not model.answer.draws: model.answer.drawn(None, [])
+    if not model.answer.draws: model.answer.marked(None, [])
     folder = Path(folder).expanduser()
     if os.path.lexists(folder) and not folder.is_dir(): raise TransferError(f'{folder}: not a folder: name one')
     inside = next((item for item in items if isinstance(item, (str, os.PathLike))
@@ -52,7 +52,7 @@ def check_drawing(
 # %% ../../nbs/api/training/14_pictures.ipynb #69298afa
 def _draw(model, item, rows, file):
     "Write one picture"
-    picture = model.answer.drawn(model.modality.picture(model.frozen, item), rows)
+    picture = model.answer.marked(model.modality.picture(model.frozen, item), rows)
     with ours(file) as tmp: picture.save(tmp, 'JPEG' if file.suffix == '.jpg' else 'PNG', quality=92)
 
 def draw_answers(
