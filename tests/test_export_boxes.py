@@ -6,30 +6,13 @@ import numpy as np, pytest, torch
 from PIL import Image
 for library in ('transformers', 'onnxruntime', 'onnxscript'): pytest.importorskip(library)
 import transformers as T
+from conftest import scenes
 from hub import good_token
 from tl_nbdev.all import TransferError, load_transfer, transfer_learner
 from tl_nbdev.boxes.detection import DetectionTask
-from tl_nbdev.boxes.coco import write_coco
-from tl_nbdev.boxes.table import box_table
 from tl_nbdev.boxes.yolo import YoloV3Tiny
 
 T.logging.set_verbosity_error()
-
-def scenes(to, n=20):
-    "Photos of one to three coloured rectangles on noise, with their boxes"
-    rng, images, boxes = np.random.default_rng(0), [], []
-    to.mkdir(parents=True, exist_ok=True)
-    for i in range(n):
-        wide, high = map(int, rng.integers(60, 120, 2))
-        pixels = rng.integers(120, 255, (high, wide, 3), dtype=np.uint8)
-        images.append(dict(item=to/f'{i:02}.png', width=wide, height=high))
-        for label, (w, h), colour in (('square', (20, 20), (220, 20, 20)), ('bar', (36, 10), (20, 20, 220))):
-            x, y = int(rng.integers(0, wide - w)), int(rng.integers(0, high - h))
-            pixels[y:y + h, x:x + w] = colour
-            boxes.append(dict(image=i, label=label, x0=x, y0=y, x1=x + w, y1=y + h))
-        Image.fromarray(pixels).save(to/f'{i:02}.png')
-    write_coco(box_table(images, boxes), to/'annotations.json')
-    return to
 
 @pytest.fixture(scope='module')
 def task(tmp_path_factory):
