@@ -50,6 +50,24 @@ def photos(to, n=6, kinds=('round', 'square')):
         for i in range(n): photo(kind, i).save(to/kind/f'{kind}{i}.png')
     return to
 
+def scenes(to, n=20):
+    "Photos of two coloured rectangles on noise, with their boxes"
+    from tl_nbdev.boxes.coco import write_coco
+    from tl_nbdev.boxes.table import box_table
+    rng, images, boxes = np.random.default_rng(0), [], []
+    to.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        wide, high = map(int, rng.integers(60, 120, 2))
+        pixels = rng.integers(120, 255, (high, wide, 3), dtype=np.uint8)
+        images.append(dict(item=to/f'{i:02}.png', width=wide, height=high))
+        for label, (w, h), colour in (('square', (20, 20), (220, 20, 20)), ('bar', (36, 10), (20, 20, 220))):
+            x, y = int(rng.integers(0, wide - w)), int(rng.integers(0, high - h))
+            pixels[y:y + h, x:x + w] = colour
+            boxes.append(dict(image=i, label=label, x0=x, y0=y, x1=x + w, y1=y + h))
+        Image.fromarray(pixels).save(to/f'{i:02}.png')
+    write_coco(box_table(images, boxes), to/'annotations.json')
+    return to
+
 
 # commands
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 import browser
-from conftest import photos
+from conftest import photos, scenes
 from tl_nbdev.vision.images import ImageTask
 from tl_nbdev.apps.jobs import Experiment
 
@@ -133,6 +133,37 @@ def test_a_sentence_is_tried(room, tmp_path):
         page.locator('.t-ask_text').click()
         page.locator('.tl-wrong').wait_for()
         assert faults(page) == []
+
+@needs_browser
+def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
+    room = tmp_path/'room'
+    scenes(room/'photos')
+    browser.write_notebook(room/'dash.ipynb', 'from tl_nbdev.boxes.detection import *\nfrom tl_nbdev.apps.dashboard import *',
+                           "StrategyDashboard(DetectionTask.from_coco('photos/annotations.json'), 'runs', 'faster_rcnn:mobilenetv3_small_050', source='random', size=64, bs=4)")
+    with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=390, height=1200), color_scheme='dark') as page:
+        look_at(page, f'{address}/dash.ipynb')
+        drawn(page, '.t-some', 100)
+        assert 'Boxes of each class: ' in page.locator('img.t-sizes').get_attribute('alt')
+        tab(page, 'Start from')
+        see(page, 'table', 'yolov3-tiny')
+        tab(page, 'How much')
+        see(page, 'cost', 'from measured steps')
+        set_number(page, 'epochs', 1)
+        page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=1")')
+        code = page.locator('.tl-code').inner_text()
+        tab(page, 'Train')
+        page.locator('.t-go').click()
+        see(page, 'state', 'done', 3*browser.patience)
+        tab(page, 'Compare')
+        see(page, 'runs', 'mAP')
+        page.locator('.t-drop input').set_input_files(str(room/'photos'/'03.png'))
+        see(page, 'answers', '03.png')
+        drawn(page, '.tl-seen img', 300) # as wide as a photo with its boxes
+        assert faults(page) == []
+    record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
+    got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
+    assert got.returncode == 0, got.stderr
+    assert float(got.stdout.split()[-1]) == record['report']['value']
 
 @needs_browser
 def test_lab_again_in_the_middle_of_a_training(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 httpx = pytest.importorskip('httpx')
 pytest.importorskip('fastapi')
-from conftest import photo, photos
+from conftest import photo, photos, scenes
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 import browser
 from starlette.testclient import TestClient
@@ -434,6 +434,59 @@ def test_a_port_that_is_taken_and_an_address_for_others(forks, running, model, c
         assert 'can be reached by others' in server.said(1)
     told = [line for line in running.said(1).splitlines() if 'Invalid HTTP request' not in line]
     assert not told, 'of all that was sent here, nothing else is worth a line in the log'
+
+
+# boxes
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    "A saved detector that has learned nothing, and so is asked for boxes of low scores; its folder, and a photo"
+    import torch
+    from tl_nbdev.boxes.detection import DetectionTask
+    from tl_nbdev.training.learner import transfer_learner
+    task = DetectionTask.from_coco(scenes(tmp_path_factory.mktemp('scenes'))/'annotations.json', name='scenes')
+    task.answer.least = .05
+    torch.manual_seed(0)
+    learn = transfer_learner(task, 'faster_rcnn:mobilenetv3_small_050', source='random', size=64, bs=4, seed=0)
+    return learn.save_transfer(tmp_path_factory.mktemp('boxes')/'model', check=False), task.part('test').item.iloc[0]
+
+def test_boxes_come_in_pixels_of_the_photo_that_was_sent(detector):
+    folder, file = detector
+    model, turned = load_transfer(folder), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(file).save(turned, 'JPEG', exif=exif)
+    with asked(model) as client:
+        data = [('file', ('a.png', file.read_bytes())), ('file', ('b.jpg', turned.getvalue()))]
+        rows = client.post('/predict', files=data).json()['answers']
+        wide, high = Image.open(file).size
+        assert [(row['width'], row['height']) for row in rows] == [(wide, high), (high, wide)] and client.app.state.service.batcher.batches == 1
+        boxes = rows[0]['boxes']
+        assert boxes == [{name: box[name] for name in boxes[0]} for box in model.predict(file)] and len(boxes) > 1
+        assert all(0 <= box['x0'] <= box['x1'] <= wide and 0 <= box['y0'] <= box['y1'] <= high for box in boxes)
+        said = client.get('/openapi.json').json()['paths']['/predict']['post']['responses']['200']['content']['application/json']['schema']
+        row = said['properties']['answers']['items']['properties']
+        assert row['boxes']['items']['properties']['label']['enum'] == ['bar', 'square'] and 'pixels' in row['boxes']['items']['properties']['x0']['description']
+        assert set(rows[0]) <= set(row) and 'probabilities' not in row
+        refused(client.post('/predict?top=2', files=data), 422, 'leave proba and top out')
+
+def test_the_description_of_labels(client):
+    row = client.get('/openapi.json').json()['paths']['/predict']['post']['responses']['200']['content']['application/json']['schema']['properties']['answers']['items']['properties']
+    assert row['label']['enum'] == ['round', 'square'] and row['probability']['maximum'] == 1
+
+@pytest.mark.skipif(bool(browser.missing), reason=browser.missing or '')
+def test_boxes_are_drawn_over_the_photo(forks, detector, tmp_path):
+    folder, file = detector
+    with started(forks, folder) as server, browser.browser(tmp_path, viewport=dict(width=390, height=800), color_scheme='dark') as page:
+        page.goto(server.url)
+        page.locator('input[type=file]').set_input_files(file)
+        page.wait_for_function('() => document.querySelector(".photo img")?.naturalWidth && document.querySelector(".frame")')
+        boxes = httpx.post(f'{server.url}/predict', content=file.read_bytes(), headers={'Content-Type': 'image/png'}).json()['answers'][0]['boxes']
+        assert page.locator('.frame').count() == page.locator('.rank').count() == len(boxes)
+        shown, last = page.locator('.photo').bounding_box(), page.locator('.frame').last.bounding_box() # the surest, on top
+        scale = shown['width']/Image.open(file).width
+        assert last['x'] - shown['x'] == pytest.approx(scale*boxes[0]['x0'], abs=3) and last['width'] == pytest.approx(scale*(boxes[0]['x1'] - boxes[0]['x0']), abs=5)
+        assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth') and not browser.unnamed(page) and not page.faults
 
 
 # a container

@@ -4459,6 +4459,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'tl_nbdev/sharing/to_onnx.py')},
             'tl_nbdev.sharing.to_program': { 'tl_nbdev.sharing.to_program._as_torch': ( 'api/sharing/to_program.html#_as_torch',
                                                                                         'tl_nbdev/sharing/to_program.py'),
+                                             'tl_nbdev.sharing.to_program._followed': ( 'api/sharing/to_program.html#_followed',
+                                                                                        'tl_nbdev/sharing/to_program.py'),
                                              'tl_nbdev.sharing.to_program._no_remarks': ( 'api/sharing/to_program.html#_no_remarks',
                                                                                           'tl_nbdev/sharing/to_program.py'),
                                              'tl_nbdev.sharing.to_program._use_of': ( 'api/sharing/to_program.html#_use_of',

@@ -75,6 +75,15 @@ def _use_of(made):
     arguments = ', '.join(f'{name}=torch.from_numpy({name})' for name in made.inputs)
     return made.use + '\n' + _use.replace('ARGUMENTS', arguments)
 
+# %% ../../nbs/api/sharing/06_to_program.ipynb #c359318d
+def _followed(made, out):
+    "The program of a network. Raises `TransferError` for one that chooses in a way that torch can't follow"
+    try: return traced(made)
+    except Exception as e: # of whatever kind: torch has many
+        if not made.alone: raise
+        raise TransferError(f'program: torch.export can\'t follow how {out.p.name} chooses among its boxes: '
+                            'export it as "onnx"') from e
+
 # %% ../../nbs/api/sharing/06_to_program.ipynb #94ac5d76
 def _as_torch(arrays): return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -84,12 +93,8 @@ def to_program(
     folder # an empty one
 ) -> Written: # raises `TransferError` for a network that torch can't follow
     "model.pt2, and how items are prepared beside it"
-    made = out.p.whole(out)
-    if made.alone:
-        raise TransferError(f'program: torch.export can\'t follow how {out.p.name} chooses among its boxes: '
-                            'export it as "onnx"')
-    held = io.BytesIO()
-    torch.export.save(traced(made), held)
+    made, held = out.p.whole(out), io.BytesIO()
+    torch.export.save(_followed(made, out), held)
     (folder/'model.pt2').write_bytes(held.getvalue())
     program = torch.export.load(io.BytesIO(held.getvalue())).module()
     off, n = tried(made, lambda arrays: program(**_as_torch(arrays)), out, 'program')
