@@ -89,12 +89,14 @@ def start_of(self:Scenes, folder, start, trust=False):
     return DetectorPretrained(**said, built_by=replace(made, size=start['size']))
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #7dd7b274
+_views_in_one = dict(mosaic=4) # of a photo, each with its boxes
+
 def _varied(image, target, kind, rng):
-    "A random view of a photo, and what is in it `(most, 5)`"
+    "A random view of a photo, and what is in it: as many rows for each photo, or four times as many for a mosaic"
     side = np.tile(image.size, 2)
     there = (target[:, 0] >= 0).nonzero()[:, 0]
     seen, boxes, kept = vary_boxes(image, target[there, 1:].numpy()*side, kind, rng)
-    out = torch.full_like(target, 0.)
+    out = torch.zeros_like(target).repeat(_views_in_one.get(kind, 1), 1)
     out[:, 0] = -1
     rows = target[there][torch.as_tensor(kept, dtype=torch.long)].clone()
     rows[:, 1:] = torch.as_tensor(boxes/np.tile(seen.size, 2), dtype=torch.float32).clamp(0, 1).reshape(-1, 4)
