@@ -303,7 +303,7 @@ def test_two_dashboards_on_one_task(tmp_path):
         for o in one.choice.exp.jobs: o.kill()
         one.close(), two.close()
 
-@pytest.mark.parametrize('seed', ['3', '6']) # with these ipywidgets once began with none, as an option was `None`
+@pytest.mark.parametrize('seed', ['3', pytest.param('6', marks=pytest.mark.slow)]) # with these ipywidgets once began with none, as an option was `None`
 def test_filters_begin_with_any(seed, tmp_path):
     code = f"""
 from tl_nbdev.vision.images import *

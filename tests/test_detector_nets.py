@@ -31,6 +31,9 @@ configs = {
     'RF-DETR': (tf.RfDetrForObjectDetection, lambda: tf.RfDetrConfig(**_windowed, backbone_config=tf.RfDetrDinov2Config(**_vit, num_hidden_layers=2, image_size=64, num_windows=2, out_indices=[1, 2]))),
     'LW-DETR': (tf.LwDetrForObjectDetection, lambda: tf.LwDetrConfig(**_windowed, projector_scale_factors=[1.], backbone_config=tf.LwDetrViTConfig(**_vit, num_hidden_layers=2, image_size=64, window_block_indices=[0],
         num_windows=4, out_indices=[1], pretrain_image_size=64))),
+    'DEIMv2': (tf.Deimv2ForObjectDetection, lambda: tf.Deimv2Config(**_rt, decoder_n_points=4, lqe_hidden_dim=8)),
+    'DAB-DETR': (tf.DabDetrForObjectDetection, lambda: tf.DabDetrConfig(**{'hidden_size' if key == 'd_model' else key: value for key, value in _detr.items()},
+        backbone_config=tf.ResNetConfig(**_resnet, out_features=['stage4']))),
     'YOLOS': (tf.YolosForObjectDetection, lambda: tf.YolosConfig(**_vit, num_hidden_layers=2, intermediate_size=64, image_size=[64, 64], num_detection_tokens=8)),
 }
 theirs, ours = ['person', 'bicycle', 'dog', 'car'], ['dog', 'forklift', 'Bicycle']
@@ -210,7 +213,20 @@ def test_a_repository_of_a_hub(tmp_path, hub):
     assert 'from the cache' in again.notes[0] and again.network(4).config.num_labels == 4
 
 
-# modules, and what can't be
+# pyramids, modules, and what can't be
+
+def test_a_pyramid_on_weights_of_a_folder(tmp_path):
+    import timm
+    torch.manual_seed(0)
+    source = timm.create_model('mobilenetv3_small_050', num_classes=3)
+    save_file(source.state_dict(), tmp_path/'model.safetensors')
+    (tmp_path/'config.json').write_text(json.dumps(dict(architecture='mobilenetv3_small_050', num_classes=3, pretrained_cfg=dict(input_size=[3, 64, 64], mean=[.1, .2, .3], std=[.5, .5, .5], license='mit'))))
+    start = detector_start(f'faster_rcnn:{tmp_path}', size=64)
+    net = start.network(2)
+    assert (start.source, start.licence, net.transform.image_mean) == ('folder', 'mit', [.1, .2, .3])
+    body = net.backbone.body.state_dict()
+    assert len(body) > 100 and all(torch.equal(value, source.state_dict()[name]) for name, value in body.items())
+    assert {name for name, _ in net.named_parameters() if 'backbone.body.' not in name} == set(stages(net)[-1].params)
 
 def test_a_module_of_ones_own_is_copied():
     source = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)

@@ -5,11 +5,13 @@ their comments, several definitions of one cell stand in their order, and commen
 instead of the ends of long lines of code. `install` puts it into nbdev's processors, in every process that
 builds pages."""
 import ast, html, inspect, io, re, tokenize
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 from fastcore.docments import _type_str
 from fastcore.nbio import mk_cell
 from nbdev import doclinks, processors, showdoc
+from nbdev.config import get_config
 from nbdev.processors import _want_doc, add_show_docs, exec_show_docs
 from nbdev.showdoc import BasicMarkdownRenderer, showdoc_nm
 
@@ -262,8 +264,14 @@ def link_line(self, line):
     parts[::2] = [doclinks._re_backticks.sub(self._link_sym, o) for o in parts[::2]]
     return ''.join(parts)
 
+@cache
+def config_of(folder, *args):
+    "nbdev's settings, which it would read again for each cell"
+    return get_config(*args)
+
 def install():
     "Into nbdev, of this process"
+    processors.get_config = lambda *args: config_of(Path.cwd(), *args)
     doclinks.NbdevLookup.link_line = link_line
     showdoc.BasicMarkdownRenderer, showdoc.show_doc = Renderer, show_doc
     processors.add_show_docs, processors.exec_show_docs = ShowDocs, RunDocs

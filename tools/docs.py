@@ -7,7 +7,7 @@ from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
-sys.path.insert(0, str(Path(__file__).parent)) # the processes that proc_nbs spawns import this file, from elsewhere
+sys.path.insert(0, str(Path(__file__).parent)) # such processes import this file, from elsewhere
 import apidocs
 from wings import wings
 from tl_nbdev.base.disk import listed, remove, written
@@ -17,7 +17,7 @@ cfg = get_config(Path(__file__).parent)
 root, nbs, site = cfg.config_path, cfg.nbs_path, cfg.doc_path
 made = site, root/'_proc' # folders that are made anew each time
 
-apidocs.install() # here, at module level, so that those processes have it too
+apidocs.install() # here, at module level, so that processes which Quarto's way spawns have it too
 
 # Without a repository address in pyproject.toml, nbdev's [source] links lead nowhere.
 if not cfg.git_url: NbdevLookup.code = lambda self, sym: None
@@ -97,7 +97,7 @@ def sidebar():
 def smalldocs():
     "Build with smalldocs"
     refresh_quarto_yml()
-    proc = proc_nbs(nbs)
+    proc = proc_nbs(nbs, n_workers=0) # each process would import all of it anew, which takes longer than the pages
     as_quarto_names(proc)
     label_pictures(proc)
     # Markdown copies of the pages, and widths by option, are Quarto's alone: nbs/styles.css says the widths, too.

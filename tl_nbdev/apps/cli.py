@@ -7,7 +7,7 @@ __all__ = ['tl_models', 'tl_samples', 'tl_cache', 'tl_audit', 'tl_train', 'tl_ev
            'tl_gap', 'tl_adapt', 'tl_demo']
 
 # %% ../../nbs/api/apps/18_cli.ipynb #9422375f
-import sys, time
+import os, sys, time
 from pathlib import Path
 from fastcore.meta import delegates
 from ..base.settings import *
@@ -20,18 +20,24 @@ from .reports import *
 from .reports import _adapted, _planned, _tell_advice, _trained
 
 # %% ../../nbs/api/apps/18_cli.ipynb #ab739776
+def _listed_as(task):
+    "The listing of a task, also by the name of a kind of input, or by what one or several of it are called"
+    from tl_nbdev.data.modality import known_modalities
+    kinds = list(known_modalities().values())
+    found = next((kind for kind in kinds if task in (kind.name, kind.noun, kind.nouns)), None)
+    return (found.listed_as or found.name) if found else task
+
 @command
 def tl_models(
-    task:str='image', # what the models are for: image or text
+    task:str='image', # what the models are for: image, text, boxes, or as a hub calls it, such as object-detection
     query:str=None, # also list the names that contain this, of libraries and of the hub
     limit:int=20, # names of the hub at most, the most downloaded ones; 0 asks no hub
     json:str=None, # write the list there
     debug:bool=False # show the whole traceback of an error
 ):
     "List the models that one can start from"
-    import tl_nbdev.text.modality # noqa: it lists its own
     from tl_nbdev.networks.hub import models
-    found = models(task, query, limit)
+    found = models(_listed_as(task), query, limit)
     _out(found, json, found)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #cd4a0d13
@@ -78,7 +84,7 @@ def tl_audit(
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Look at labelled images or texts before training: what can't be read, is there twice, or is too small"
+    "Look at labelled data before training: what can't be read, is there twice, or is too small"
     task = asked_task(data, limit, seed, **kwargs)
     print_notes(task.notes)
     found = task.audit(model)
@@ -104,25 +110,28 @@ def _refuse_with_target(**options):
 def tl_train(
     data:str, # a folder, a table, or a sample's name
     # a name, or a folder with config.json or transfer.json, default tf_efficientnet_lite0,
-    # or all-MiniLM-L6-v2 for texts
+    # all-MiniLM-L6-v2 for texts, or faster_rcnn:tf_efficientnet_lite0 for boxes
     model:str=None,
     # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise,
-    # textbook, contrastive, joined with +, or a .json file, default feature, or last:2 with --target
+    # textbook, contrastive, patience:3, joined with +, or a .json file, default feature, or last:2 with --target
     strategy:str=None,
-    head:str='linear', # linear, textbook, or own, that of a transformer's classification class
+    head:str='linear', # linear, textbook, or own, that of a transformer's classification class; a detector has its own
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
-    limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    limit:int=None, # at most so many items, stratified
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images, default what the model was trained with, or tokens of a text, default 256
     long:str=None, # of texts longer than that: truncate or windows
     pooling:str=None, # of texts: mean, cls, last, max or attention
     revision:str=None, # of a model on the hub: a commit
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
-    fit:str='squeeze', # squeeze, crop or pad
+    fit:str='squeeze', # squeeze, crop or pad; photos with boxes are squeezed
     weights:bool=False, # let rare classes count as much as frequent ones
-    # items in a batch, default 64 images or 32 texts where there are many, down to 8 where there are few
+    # items in a batch, default 64 images, 32 texts or 16 photos with boxes where there are many, down to 8 where
+    # there are few
     bs:int=None,
     accumulate:int=1, # batches that make one step
     compile:bool=False, # by torch.compile
@@ -139,7 +148,7 @@ def tl_train(
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Adapt a pretrained network to labelled images or texts, and report on test"
+    "Adapt a pretrained network to labelled images, texts or photos with boxes, and report on test"
     from tl_nbdev.strategies.strategy import strategy as strategy_of
     strategy = strategy_of(strategy or _usual_strategy(target, adapt))
     if target: _refuse_with_target(dry_run=dry_run, resume=resume, accumulate=accumulate > 1, metric=metric)
@@ -163,12 +172,12 @@ def tl_train(
 def tl_eval(
     folder:str, # of a saved model
     data:str, # labelled: a folder, a table, or a sample's name
-    limit:int=None, # at most so many images
+    limit:int=None, # at most so many items
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "How a saved model does on other labelled images"
+    "How a saved model does on other labelled data"
     from tl_nbdev.training.saved import load_transfer
     from tl_nbdev.training.saving import evaluate_saved
     model, start = load_transfer(folder), time.perf_counter()
@@ -180,6 +189,7 @@ def tl_eval(
         print(f'  {count} items of class "{label}", which the model does not know, are left out')
     for file, why in task.skipped: print(f'  left out: {file}: {why}')
     print(result)
+    if (more := result.answer.printed(result)) is not None: print(more)
     details = saved_details(model, result, lacking, time.perf_counter() - start)
     _out({**run_report(task, result, details), 'n_train': 0, 'n_valid': 0, 'n_test': result.n}, json)
 
@@ -190,11 +200,37 @@ def _refuse_all_wrong(rows, modality):
     raise TransferError(f'none of the {modality.unread}: {rows[0]["file"]}: {rows[0]["error"]}')
 
 # %% ../../nbs/api/apps/18_cli.ipynb #27cd55bd
-def _answers(model, files, told):
-    "Rows of answers, each with its file, and notes"
-    asked, names, notes = model.modality.asked_for(files, told)
-    rows = model.predict([None if isinstance(item, TransferError) else item for item in asked])
-    return named_answers(rows, asked, names), [*notes, *([rows.about] if rows.about else [])]
+def _check_in_no_folder(draw, files):
+    "Raises `TransferError` where pictures would lie among the photos of a folder, and be asked about the next time"
+    for place in map(Path, files):
+        if not place.is_dir() or not Path(draw).resolve().is_relative_to(place.resolve()): continue
+        raise TransferError(f'--draw {draw}: is in {place}, all of which is asked about: name another folder')
+
+def _check_found(model, asked, files, draw, forms, like):
+    "Raises `TransferError`, before the work, where something found can't be drawn or written"
+    for form, to in forms.items():
+        if form not in model.answer.formats: model.answer.write(form, [], to)
+        if os.path.lexists(Path(to).expanduser()): raise TransferError(f'--{form} {to}: is there already, and is never replaced: name another')
+    if like and 'coco' not in forms: raise TransferError('--boxes says which numbers --coco uses: name that, too')
+    if not draw: return
+    from tl_nbdev.training.pictures import check_drawing
+    _check_in_no_folder(draw, files)
+    check_drawing(model, asked, draw)
+
+def _answers(model, asked, names, way):
+    "What a model answers, each row with the file it is about"
+    rows = model.predict([None if isinstance(item, TransferError) else item for item in asked], **way)
+    named = type(rows)(named_answers(rows, asked, names), rows.about)
+    named.whose = rows.whose
+    return named
+
+def _write_found(model, asked, rows, draw, forms, like):
+    "Draw and write what was found, if anything could be read"
+    if all('error' in row for row in rows): return
+    for form, to in forms.items(): model.answer.write(form, rows, to, like if form == 'coco' else None)
+    if not draw: return
+    from tl_nbdev.training.pictures import draw_answers
+    draw_answers(model, asked, rows, draw)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #40bdb09b
 @command
@@ -204,17 +240,29 @@ def tl_predict(
     *files, # images, text files, folders of them, or tables
     text:str=None, # a text itself, or for a table its column of texts
     second:str=None, # the second text of a pair, or its column
+    score:float=None, # of a model that finds things: list those of this score and above, default as it was saved
+    tiles:int=None, # pixels of a side: look at photos in such tiles, for small things in large photos
+    overlap:float=None, # share of a tile that it has in common with the next one, default 0.2
+    draw:str=None, # folder for the photos with what was found drawn into them
+    coco:str=None, # new file for what was found, as COCO's results; --boxes names annotations whose numbers it uses
+    yolo:str=None, # new folder for what was found, as YOLO's text files, and the photos
     json:str=None, # write the predictions there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Predict labels, and say why for items that can't be read"
+    "Predict labels, or find things, and say why for items that can't be read"
     from tl_nbdev.training.saved import load_transfer
     model, told = load_transfer(folder), {**data_options(**kwargs), **given(text=text, second=second)}
-    rows, notes = _answers(model, files, told)
+    way, forms, like = dict(score=score, tiles=tiles, overlap=overlap), given(coco=coco, yolo=yolo), told.pop('boxes', None)
+    model.asked(**way)
+    asked, names, notes = model.modality.asked_for(files, told)
+    _check_found(model, asked, files, draw, forms, like)
+    rows = _answers(model, asked, names, way)
+    notes = [*notes, *rows.about.splitlines()]
     if any('error' not in row for row in rows): print_notes(notes, sys.stderr)
     for row in rows: print(answer_line(row))
-    _out(rows, json)
+    _out(list(rows), json)
+    _write_found(model, asked, rows, draw, forms, like)
     _refuse_all_wrong(rows, model.modality)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #03671053
@@ -231,12 +279,15 @@ def tl_compare(
     seeds:int=1, # how many of each
     epochs:int=None, # for each, default each strategy's own
     seed:int=0, # of the split, and the first of the runs
-    limit:int=None, # at most so many images, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    limit:int=None, # at most so many items, stratified
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
-    # items in a batch, default 64 images or 32 texts where there are many, down to 8 where there are few
+    # items in a batch, default 64 images, 32 texts or 16 photos with boxes where there are many, down to 8 where
+    # there are few
     bs:int=None,
     runs:str=None, # folder for a JSON of each run, from which the same command goes on
     json:str=None, # write the table there
@@ -273,7 +324,8 @@ def tl_advise(
     mib:float=None, # candidates whose weights take at most so much memory
     seed:int=0, # of split, heads and training
     limit:int=None, # at most so many items, stratified
-    metric:str=None, # accuracy, balanced_accuracy, f1 or auroc, or for numbers r2, pearson or spearman
+    # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
+    metric:str=None,
     size:int=None, # pixels of the images, or tokens of a text
     bs:int=None, # items in a batch, default as for tl-train
     out:str=None, # folder for checkpoints, the plot and the trained winner, where the same command goes on
@@ -362,9 +414,10 @@ def tl_demo(
     model:str=None, # what to start from, default as for tl-train
     strategies:str='feature,last:2,full', # to compare, separated by commas
     epochs:int=None, # for each, default each strategy's own
-    limit:int=None, # at most so many images
+    limit:int=None, # at most so many items
     seed:int=0, # of split, heads and training
-    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class
+    # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
+    # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
     size:int=None, # pixels of the images
     out:str='demo_out', # folder for the report, its pictures and the model

@@ -92,7 +92,7 @@ def _check_out(out):
     of_runs = isinstance(rows, list) and all(isinstance(row, dict) and 'strategy' in row for row in rows)
     older = of_runs and not has_list(out)
     for name in _reports: check_file(out/name, older)
-    check_file(out/'report.html')
+    for name in ('report.html', 'precision.png'): check_file(out/name)
     check_target(out/'model')
     return older
 
@@ -101,12 +101,12 @@ def _picture(figure, file, older):
     with ours(file, older) as tmp: figure.savefig(tmp, dpi=110, format='png')
 
 # %% ../../nbs/api/apps/07_demo.ipynb #e178760c
-_wrong = 'The items it got most wrong, with the class they have and the one they were taken for'
+_wrong = 'The items it got most wrong, with what they are and what they were taken for'
 
 def _figures(task, result):
     "Name of a file → picture, and what it shows in words"
     figures = {f'{name}.png': shown for name, shown in result.answer.figures(result).items()}
-    if not result.answer.exclusive or not len(most_wrong(result)): return figures
+    if not len(most_wrong(result)): return figures
     wrong = plot_most_wrong(result, caption=_credit(task))
     return {**figures, 'most_wrong.png': (wrong, _wrong)} if isinstance(wrong, Picture) else figures
 
@@ -121,12 +121,12 @@ def _prediction(row, label, modality):
 def _asked(task, predictor, n=8):
     "Items of the part that is reported on, their labels, and what a saved model says of them"
     seen = task.part(task.reported).iloc[::max(1, task.n(task.reported)//n)][:n]
-    return list(zip(seen.item, seen.label, predictor.predict(seen.item)))
+    return list(zip(seen.item, seen.label, predictor.said(seen.item.to_list())))
 
 # %% ../../nbs/api/apps/07_demo.ipynb #591c6afb
 def _predictions(task, asked):
     "The first five of `_asked`, as a table"
-    return Table(_prediction(row, label, task.modality) for _, label, row in asked[:5])
+    return Table(_prediction(row, task.answer.spoken(label), task.modality) for _, label, (_, row) in asked[:5])
 
 # %% ../../nbs/api/apps/07_demo.ipynb #7c6f63ea
 def _audited(task):
@@ -140,7 +140,7 @@ def _audited(task):
 def _compared(task, found, strategies, thorough, kwargs):
     "Adapt the network in several ways; `kwargs` are for `compare`"
     print(f'2. The network: {found.name} from {found.library}, {found.source}, licence {found.licence}\n')
-    print(f'3. Adapting it in {len(strategies)} ways\n', flush=True)
+    print(f'3. Adapting it in {len(strategies)} way{"s"*(len(strategies) > 1)}\n', flush=True)
     def tell(run): print(f'{run.strategy!r}: {run.report}, {run.seconds:.0f} s\n', flush=True)
     runs, told = Comparison(), {name: value for name, value in kwargs.items() if value is not None}
     for how in map(strategy, strategies):

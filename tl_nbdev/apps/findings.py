@@ -7,8 +7,10 @@ __all__ = ['plot_intervals', 'verdict']
 
 # %% ../../nbs/api/apps/06_findings.ipynb #770103f5
 import sys, time
+from functools import partial
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from fastcore.xml import ft
 from ..base.settings import *
 from ..base.disk import *
@@ -126,27 +128,36 @@ def _split_in_words(task):
     return f'{how} Training sees train; valid chooses; {task.reported} is read for the report.'
 
 # %% ../../nbs/api/apps/06_findings.ipynb #a5e49850
-def _shown(modality, frozen, item):
-    "What an item is, for a card: a picture, else words"
+def _shown(modality, frozen, item, over):
+    "What an item is, for a card: a picture, over which an answer may be drawn, else words"
     try: picture = modality.picture(frozen, item)
     except TransferError: picture = None # it was there when it was learned from
     if picture is None: return ft('blockquote', brief(item, 240))
-    return thumbnail(picture, brief(modality.short(item), 80))
+    return thumbnail(over(item, picture), brief(modality.short(item), 80))
 
-def _as_cards(found, modality, frozen):
-    "Cards of `(item, lines, kind)`"
-    shown = [(_shown(modality, frozen, item), said, kind) for item, said, kind in found]
+def _as_cards(found, modality, frozen, over):
+    "Cards of `(item, lines, kind)`; `over` is a function of an item and its picture"
+    shown = [(_shown(modality, frozen, item, over), said, kind) for item, said, kind in found]
     texts = any(element.tag == 'blockquote' for element, _, _ in shown)
     return cards([card(element, *said, kind=kind) for element, said, kind in shown], texts)
 
 # %% ../../nbs/api/apps/06_findings.ipynb #d8fb57db
+def _drawing_on(answer, items, labels, predictions=None):
+    "Function of one of some items and its picture, which draws over it"
+    place, targets = {id(item): i for i, item in enumerate(items)}, answer.targets(labels)
+    def over(item, picture):
+        i = place[id(item)]
+        return answer.drawn(picture, targets[i], None if predictions is None else predictions[i])
+    return over
+
 def _some(task, frozen, n=8):
     "Some items of train, class by class"
     train = task.part('train')
     each = max(1, n//max(len(task.vocab), 1))
-    some = train.groupby(train.label.map(str)).head(each).head(n)
-    names = [ft('b', brief(task.answer.spoken(label), 60)) for label in some.label]
-    return _as_cards([(item, [name], '') for item, name in zip(some.item, names)], task.modality, frozen)
+    some = train.groupby(task.answer.strata(train.label)).head(each).head(n)
+    items, names = some.item.to_list(), [ft('b', brief(task.answer.spoken(label), 60)) for label in some.label]
+    over = _drawing_on(task.answer, items, some.label)
+    return _as_cards([(item, [name], '') for item, name in zip(items, names)], task.modality, frozen, over)
 
 # %% ../../nbs/api/apps/06_findings.ipynb #8476db7a
 def _data(task, audit, frozen):
@@ -173,19 +184,20 @@ def _errors(task, result, frozen):
     return ft('section', ft('h2', 'Where it errs'), *parts, *_got_wrong(task, result, frozen))
 
 # %% ../../nbs/api/apps/06_findings.ipynb #30cc5d60
-def _wrong_in_words(row):
+def _wrong_in_words(row, mistaken):
     "What an item is, and what it was taken for"
     sure = f', {100*row["probability"]:.0f} %' if 'probability' in row else ''
     label, predicted = [ft('b', brief(row[name], 60)) for name in ('label', 'predicted')]
-    return [('is ', label), ('taken for ', predicted, sure)]
+    return [('is ', label), (mistaken, predicted, sure)]
 
 def _got_wrong(task, result, frozen):
-    "The items that were got most wrong; nothing for several labels an item"
-    rows = most_wrong(result, 8) if result.answer.exclusive or not result.answer.named else []
+    "The items that were got most wrong, where there are such"
+    rows, answer = most_wrong(result, 8), result.answer
     if not rows: return []
-    found = [(row['item'], _wrong_in_words(row), 'wrong') for row in rows]
-    credit = ft('p', _credit(task), cls='small')
-    return [ft('h3', 'Got most wrong'), _as_cards(found, task.modality, frozen), credit]
+    found = [(row['item'], _wrong_in_words(row, answer.mistaken), 'wrong') for row in rows]
+    shown = _as_cards(found, task.modality, frozen, partial(drawn_on, result))
+    legend = ft('p', answer.legend, cls='about') if answer.legend else None
+    return [ft('h3', 'Got most wrong'), legend, shown, ft('p', _credit(task), cls='small')]
 
 # %% ../../nbs/api/apps/06_findings.ipynb #6647fbcc
 def _judged(task, label, row):
@@ -193,9 +205,10 @@ def _judged(task, label, row):
     if 'error' in row: return [row['error']], ''
     true = task.answer.spoken(label)
     if 'value' in row: return [('says ', ft('b', f'{row["value"]:.4g}')), f'is {true}'], ''
+    if 'probability' not in row: return [('says ', ft('b', brief(row['label'], 60))), f'is {brief(true, 60)}'], ''
     said = task.answer.spoken(row['label'])
     right = 'right' if said == true else 'wrong'
-    sure = row['probability'] if isinstance(row['probability'], float) else None
+    sure = row['probability'] if isinstance(row.get('probability'), float) else None
     lines = [('says ', ft('b', brief(said, 60)), f', {100*sure:.0f} %' if sure is not None else ''),
              bar(sure) if sure is not None else None, f'{right}: it is {brief(true, 60)}']
     return lines, right
@@ -203,10 +216,13 @@ def _judged(task, label, row):
 # %% ../../nbs/api/apps/06_findings.ipynb #3fa459b8
 def _said(task, asked, frozen):
     "Predictions of the saved model"
-    found = [(item, *_judged(task, label, row)) for item, label, row in asked]
-    about = f'The saved model, loaded again, on {task.modality.nouns} of {task.reported} that it had not seen.'
-    return ft('section', ft('h2', 'What it says of others'), ft('p', about),
-              _as_cards(found, task.modality, frozen))
+    items, labels, told = zip(*asked)
+    found = [(item, *_judged(task, label, row)) for item, label, (_, row) in asked]
+    about = (f'The saved model, loaded again, on {task.modality.nouns} of {task.reported} that it had not seen. '
+             f'{task.answer.legend}')
+    over = _drawing_on(task.answer, items, pd.Series(labels), [prediction for prediction, _ in told])
+    return ft('section', ft('h2', 'What it says of others'), ft('p', about.strip()),
+              _as_cards(found, task.modality, frozen, over))
 
 # %% ../../nbs/api/apps/06_findings.ipynb #64cab467
 def _three_lines(task, folder, item):

@@ -34,14 +34,16 @@ def sizes_in_words(
 # %% ../../nbs/api/apps/11_items.ipynb #6135830a
 def some_items(
     task:Task,
-    n=12 # at most
+    n=None # at most, default 12, and 8 where they are shown larger, since something is drawn over them
 ): # a `Picture` or a `Table`
     "Items of train, class by class"
-    train = task.part('train')
-    each = max(1, n//max(len(task.vocab), 1))
-    some = train.groupby(train.label.map(str)).head(each).head(n)
-    labels = [brief(task.answer.spoken(label), 18) for label in some.label]
-    return task.modality.show(some.item.to_list(), labels, across=6)
+    train, answer, larger = task.part('train'), task.answer, bool(task.answer.legend)
+    n = n or (8 if larger else 12)
+    some = train.groupby(answer.strata(train.label)).head(max(1, n//max(len(task.vocab), 1))).head(n)
+    items, labels = some.item.to_list(), [brief(answer.spoken(label), 26 if larger else 18) for label in some.label]
+    targets = dict(zip(map(id, items), answer.targets(some.label)))
+    return task.modality.show(items, labels, across=4 if larger else 6,
+                              over=lambda item, picture: answer.drawn(picture, targets[id(item)]))
 
 # %% ../../nbs/api/apps/11_items.ipynb #c7822c9d
 def examples(
@@ -80,10 +82,19 @@ def _ask_file(predictor, name, data):
     with TemporaryDirectory() as folder:
         file = Path(folder)/(Path(name).name or 'file')
         file.write_bytes(data)
-        row = predictor.predict([file])[0]
+        (prediction, row), = predictor.said([file])
         if 'error' in row: return row, ''
-        picture = predictor.modality.picture(predictor.frozen, file)
-    return row, '' if picture is None else f'<img alt="{html.escape(name)}" src="{data_url(picture)}">'
+        return row, _seen(predictor, name, file, prediction)
+
+def _seen(predictor, name, file, prediction):
+    "The picture of a file, with what was found drawn over it, and where that is more than a row tells, a table of it"
+    answer, picture = predictor.answer, predictor.modality.picture(predictor.frozen, file)
+    if picture is None: return ''
+    shown = answer.drawn(picture, prediction=prediction)
+    tag = f'<img alt="{html.escape(name)}" src="{data_url(shown, max(shown.size) if shown is not picture else 200)}">'
+    rows = answer.listed(prediction, predictor.extent(file))
+    told = rows == [answer.said(prediction)] or not any(rows[0].values()) # no more than the words beside it
+    return tag if told else f'{tag}{html_table(Table(rows))}'
 
 # %% ../../nbs/api/apps/11_items.ipynb #ee4fbe70
 def ask_about(
@@ -93,13 +104,14 @@ def ask_about(
 ): # → row of the answer, HTML of what it is about
     "The answer for an item, and what is shown of it"
     if data is not None: return _ask_file(predictor, name, data)
-    return predictor.predict([predictor.modality.written(name)])[0], ''
+    return predictor.said([predictor.modality.written(name)])[0][1], ''
 
 # %% ../../nbs/api/apps/11_items.ipynb #36b3d27f
 def answer_in_words(
     row # of the answer
 ) -> str:
-    "A number, a label with its probability, or several labels"
+    "A number, a label with its probability, several labels, or what was found"
     if 'value' in row: return f'{row["value"]:.4g}'
+    if 'probability' not in row: return row['label']
     if isinstance(row['label'], str): return f'{row["label"]} ({100*row["probability"]:.1f} %)'
     return ', '.join(row['label']) or 'no label'

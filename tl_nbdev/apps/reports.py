@@ -157,7 +157,8 @@ def answer_line(
     "An answer as a line"
     said = {name: value for name, value in row.items() if name != 'file'}
     if 'error' in said: return _one_line(f'{row["file"]}\tnot read: {said["error"]}')
-    words = (f'{value:.6g}' if name == 'value' else str(value) for name, value in said.items() if value is not None)
+    words = (f'{value:.6g}' if name == 'value' else str(value) or '(nothing)' for name, value in said.items()
+             if value is not None)
     return _one_line('\t'.join([str(row['file']), *words]))
 
 # %% ../../nbs/api/apps/17_reports.ipynb #cdebafa1

@@ -252,7 +252,7 @@ def _reason(error):
 
 # %% ../../nbs/api/apps/14_shell.ipynb #b9da918f
 def _carry_out(prog, f, args, first, many):
-    written = ('json', 'out', 'runs')
+    written = ('json', 'out', 'runs', 'draw', 'coco', 'yolo')
     inputs = [value for name, value in args.items() if isinstance(value, str) and name not in written]
     _options.clear()
     _options.update(args)

@@ -229,6 +229,7 @@ style = '''<style>
   display: block;
   max-height: 160px;
 }
+.tl-dash .tl-seen:has(table) img { max-height: 320px }
 </style>'''
 
 # %% ../../nbs/api/apps/09_widgets.ipynb #bb5c30ea

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ModeRecord', 'CheckpointRecord', 'PythonRandom', 'RandomRecord', 'OptimizerRecord', 'BeginRecord', 'RecorderRecord',
-           'InsideRecord']
+           'BestRecord', 'InsideRecord']
 
 # %% ../../nbs/api/base/12_checkpoint_records.ipynb #4ba04b49
 from typing import Annotated, Any, Literal
@@ -110,6 +110,14 @@ class RecorderRecord(TypedDict):
     val: _Loss
     hps: NotRequired[dict[str, list[Number]]]
 
+# %% ../../nbs/api/base/12_checkpoint_records.ipynb #8db383f0
+@strict
+class BestRecord(TypedDict):
+    "The best epoch of a phase so far, counted from 0, and how many epochs there were since"
+    value: Number | None
+    at: Count | None
+    waited: Count
+
 # %% ../../nbs/api/base/12_checkpoint_records.ipynb #e891f93f
 def _is_best(pair): return len(pair) == 2 and isinstance(pair[0], float) and type(pair[1]) is int
 
@@ -123,3 +131,4 @@ class InsideRecord(BeginRecord):
     train_iter: Count
     pct: Share
     trackers: list[Annotated[list[Any], Predicate(_is_best)]]
+    best: NotRequired[BestRecord]

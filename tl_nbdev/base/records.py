@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Rate', 'Factor', 'Strength', 'Rates', 'StageCount', 'StageNames', 'again', 'Side', 'Level', 'Spread', 'input_records',
            'Ends', 'Range', 'Outputs', 'Classes', 'SliceRecord', 'PhaseRecord', 'AdaptersRecord', 'PullRecord',
-           'InterpolateRecord', 'StrategyRecord', 'LayoutRecord', 'Envelope', 'folder_record', 'StartRecord',
-           'describe_inputs', 'AnyStart', 'AnyInput', 'FigureRecord', 'DataRecord', 'TransferRecord', 'AnswerRecord',
-           'saved_schema', 'as_now', 'model_record', 'ResultRecord', 'RunRecord', 'CheckpointRecord', 'ModeRecord',
-           'PythonRandom', 'RandomRecord', 'OptimizerRecord', 'BeginRecord', 'RecorderRecord', 'InsideRecord']
+           'InterpolateRecord', 'PatienceRecord', 'StrategyRecord', 'LayoutRecord', 'Envelope', 'folder_record',
+           'StartRecord', 'describe_inputs', 'AnyStart', 'AnyInput', 'FigureRecord', 'DataRecord', 'TransferRecord',
+           'AnswerRecord', 'saved_schema', 'as_now', 'model_record', 'ResultRecord', 'RunRecord', 'CheckpointRecord',
+           'ModeRecord', 'PythonRandom', 'RandomRecord', 'OptimizerRecord', 'BeginRecord', 'RecorderRecord',
+           'InsideRecord']
 
 # %% ../../nbs/api/base/13_records.ipynb #f71d49eb
 from functools import cache
@@ -49,7 +50,7 @@ class PhaseRecord(TypedDict):
     only: NotRequired[Literal['bias', 'adapter'] | None]
     share: NotRequired[Factor]
     epochs: NotRequired[Epochs | None]
-    schedule: NotRequired[Literal['one_cycle', 'linear']]
+    schedule: NotRequired[Literal['one_cycle', 'linear', 'constant']]
     warmup: NotRequired[Annotated[float, Gt(0.), Lt(1.)]]
     loss: NotRequired[Literal['labels', 'contrastive']]
     clip: NotRequired[Factor | None]
@@ -79,6 +80,17 @@ class InterpolateRecord(TypedDict):
     kind: Literal['interpolate']
     alpha: NotRequired[Annotated[float, Ge(0.), Le(10.)] | None]
 
+# %% ../../nbs/api/base/13_records.ipynb #b11a6e45
+@strict
+class PatienceRecord(TypedDict):
+    "An end of a phase that no longer improves"
+    kind: Literal['patience']
+    epochs: NotRequired[Epochs]
+    monitor: NotRequired[Word]
+    least: NotRequired[Strength]
+    lower: NotRequired[bool | None]
+    flat: NotRequired[bool]
+
 # %% ../../nbs/api/base/13_records.ipynb #de3505fe
 @strict
 class StrategyRecord(TypedDict):
@@ -87,7 +99,7 @@ class StrategyRecord(TypedDict):
     phases: Annotated[list[PhaseRecord], MaxLen(1000)]
     epochs: NotRequired[Epochs]
     views: NotRequired[Annotated[int, Ge(1), Le(1000)]]
-    steps: NotRequired[Annotated[list[AdaptersRecord | PullRecord | InterpolateRecord], MaxLen(100)]]
+    steps: NotRequired[Annotated[list[AdaptersRecord | PullRecord | InterpolateRecord | PatienceRecord], MaxLen(100)]]
     call: NotRequired[Line | None]
 
 # %% ../../nbs/api/base/13_records.ipynb #655bf128

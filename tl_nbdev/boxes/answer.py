@@ -17,10 +17,13 @@ from ..base.samples import Table
 from ..data.answers import *
 from ..data.labels import in_order
 from ..data.metrics import *
-from .table import corners, many, overlaps
+from .table import _colours, corners, many, overlaps
+from .tiles import *
+from .found import *
 from .matches import *
 from .judging import *
 from .mistakes import *
+from .pictures import *
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #158bfb2a
 def scene_label(
@@ -62,7 +65,7 @@ def learnable(
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #434a9657
 def rows_of(
-    predictions # `(n, 600)`
+    predictions # `(n, 600)`, or of more rows where photos were looked at in tiles
 ) -> np.ndarray: # `(n, 100, 6)`: class or -1, score, `x0 y0 x1 y1` as shares of the photo
     "Predictions, row by row"
     found = np.asarray(predictions)
@@ -139,8 +142,10 @@ def _score(metric):
 @add_answer
 class Boxes(Answer):
     "Boxes around things, each of a class"
-    name, words, gives, several, moves = 'boxes', 'object-detection', 'boxes', True, True
+    name, words, gives, several = 'boxes', 'object-detection', 'boxes', True
+    moves, draws, counted, mistaken = True, True, 'boxes', ''
     metric_shown, decimals = 'mAP', 9 # scores that differ stay in their order
+    legend = 'Blue: found, and right. Dashed: missed. Red: wrong.'
     scores = {metric: _score(metric) for metric in _numbers}
     def __init__(self,
         classes=(), # their names, in the order in which a network learns them
@@ -158,7 +163,8 @@ class Boxes(Answer):
     def learned(self, labels): return list(self.tensor(labels)), []
     def decoded(self, outputs): return outputs.float().numpy().astype(np.float64)
     def judge(self, metric, targets, predictions): return _draws(metric, targets, predictions, self.classes)
-    def chosen(self, predictions): return [rows[rows[:, 1] >= self.least] for rows in rows_of(predictions)]
+    def chosen(self, predictions):
+        return [rows[(rows[:, 0] >= 0) & (rows[:, 1] >= self.least)] for rows in rows_of(predictions)]
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #857f3694
 @patch(cls_method=True)
@@ -179,6 +185,11 @@ def strata(cls:Boxes, labels):
     return held.map(lambda names: min(names, key=lambda name: (images[name], name), default=''))
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #d39b2ba3
+def _counted(names):
+    "How many of each class, the most first"
+    counts = sorted(Counter(names).items(), key=lambda each: (-each[1], str(each[0])))
+    return ', '.join(f'{n} {name}' for name, n in counts) or 'nothing'
+
 @patch
 def why_not(self:Boxes, labels, train):
     "Nothing can be learned where train holds no box, or crowds alone"
@@ -197,13 +208,24 @@ def described(self:Boxes, labels):
 @patch
 def spoken(self:Boxes, label):
     "How many of each class"
-    counts = Counter(name for name, *_ in label['things'])
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return label if isinstance(label, str) else _counted(name for name, *_ in label['things'])
 
 @patch
 def sizes_in_words(self:Boxes, labels):
     "How many boxes of each class there are"
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
+
+Boxes.counted, Boxes.unlike, Boxes.where_unequal = 'boxes', 'with other things', 'look at AP by class: the rare ones need photos'
+
+@patch
+def said_of_few(self:Boxes, n):
+    "An interval of mAP depends on the boxes, too"
+    return 'the interval of mAP will be wide. More labelled photos would narrow it'
+
+@patch
+def tag(self:Boxes, kind):
+    "What a model hub calls it"
+    return self.words
 
 @patch
 def about(self:Boxes):
@@ -243,20 +265,22 @@ def shown_metric(self:Boxes):
     return BoxMetric(self)
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #52f3170f
+def _placed(answer, prediction, extent):
+    "A row a box of at least the score that is needed"
+    rows, side = answer.chosen(prediction[None])[0], np.tile(extent or (1., 1.), 2)
+    return [dict(label=answer.classes[int(row[0])], score=round(float(row[1]), 4),
+                 **dict(zip(corners, np.round(row[2:]*side, 1).tolist()))) for row in rows]
+
 @patch
 def listed(self:Boxes, prediction, extent=None):
     "A row a box of at least the score that is needed, or one without a box"
-    rows, side = self.chosen(prediction[None])[0], np.tile(extent or (1., 1.), 2)
-    found = [dict(label=self.classes[int(row[0])], score=round(float(row[1]), 4),
-                  **dict(zip(corners, np.round(row[2:]*side, 1).tolist()))) for row in rows]
-    return found or [dict(label='', score=None, **dict.fromkeys(corners))]
+    return _placed(self, prediction, extent) or [dict(label='', score=None, **dict.fromkeys(corners))]
 
 @patch
 def said(self:Boxes, prediction):
     "What was found, in a row"
     rows = self.chosen(prediction[None])[0]
-    counts = Counter(self.classes[int(k)] for k in rows[:, 0])
-    return dict(label=', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing', boxes=len(rows))
+    return dict(label=_counted(self.classes[int(k)] for k in rows[:, 0]), boxes=len(rows))
 
 @patch
 def as_fastai(self:Boxes, prediction):
@@ -268,6 +292,75 @@ def as_fastai(self:Boxes, prediction):
 def rankable(self:Boxes):
     "Each box has a score of its own"
     return 'the model gives boxes, each with a score: leave proba and top out'
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #93d6919e
+@patch
+def replied(self:Boxes, prediction, extent=None):
+    "What was found in words, the boxes, and the size of the photo"
+    wide, high = extent or (1, 1)
+    return dict(label=self.said(prediction)['label'], boxes=_placed(self, prediction, extent), width=wide, height=high)
+
+@patch
+def reply_schema(self:Boxes):
+    "What is found in a photo, and where"
+    pixels = dict(type='number', description='pixels of the photo, upright as EXIF says, from its upper left corner')
+    box = dict(label=dict(type='string', enum=self.classes), score=dict(type='number', minimum=0, maximum=1),
+               **dict.fromkeys(corners, pixels))
+    boxes = dict(type='object', properties=box, required=list(box))
+    size = dict.fromkeys(('width', 'height'), dict(type='integer', description='of the photo, in pixels'))
+    return dict(label=dict(type='string'), boxes=dict(type='array', items=boxes), **size)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #ee65e819
+def _there(answer, target):
+    "A frame for each thing"
+    rows = target[target[:, 0] >= 0]
+    shares = rows[:, 1:5]/np.tile(np.maximum(rows[:, 6:8], 1), 2)
+    return [_in_colour(answer, int(row[0]), box, '') for row, box in zip(rows, shares)]
+
+def _in_colour(answer, number, box, more):
+    "A frame in the colour of a class"
+    return Frame(tuple(map(float, box)), f'{answer.classes[number]}{more}', _colours[number % len(_colours)])
+
+def _believed(answer, prediction):
+    "A frame for each box that is listed, the surest on top"
+    rows = answer.chosen(prediction[None])[0][::-1]
+    return [_in_colour(answer, int(row[0]), row[2:], f' {row[1]:.2f}') for row in rows]
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #46cc64a2
+def _compared(answer, target, prediction):
+    "Frames of what is right, missed and wrong"
+    target, files = np.array(target, float)[None], ['']
+    pair = truth_table(target, files, answer.classes), found_of(prediction[None], target, files, answer.classes)
+    wrong = judge(*pair, files, answer.classes, times=2).mistakes(answer.least)
+    named = ['label', 'score', *corners]
+    known = set(wrong[named].itertuples(index=False, name=None))
+    right = [row for row in pair[1][named].itertuples(index=False, name=None)
+             if row[1] >= answer.least and row not in known]
+    side = np.tile(np.maximum(target[0, 0, 6:8], 1), 2)
+    found = [Frame(tuple(row[2:]/side), f'{row[0]} {row[1]:.2f}') for row in right]
+    mistakes = [_mistake(row, side) for row in wrong.sort_values('score', na_position='last').to_dict('records')]
+    return sorted(mistakes + found, key=lambda frame: frame.dashed)
+
+def _mistake(row, side):
+    "A frame of what was got wrong"
+    box = tuple(np.array([row[name] for name in corners])/side)
+    if row['kind'] == 'missed': return Frame(box, f'{row["label"]} missed', '#e69f00', True)
+    return Frame(box, f'{row["label"]} {row["score"]:.2f} {row["kind"]}', '#c62828')
+
+@patch
+def drawn(self:Boxes, picture, target=None, prediction=None):
+    "What is there, what was found, or how far the one is the other, over a photo of 320 pixels"
+    if target is None and prediction is None: return picture
+    if target is None: return framed(picture, _believed(self, prediction))
+    return framed(picture, _there(self, target) if prediction is None else _compared(self, target, prediction))
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #1aaf840e
+@patch
+def above(self:Boxes, score):
+    "Boxes of at least this score are listed"
+    is_number = isinstance(score, (int, float, np.number)) and not isinstance(score, bool)
+    if is_number and 0 <= score <= 1: return type(self)(self.classes, float(score))
+    raise TransferError(f'score={score}: use a share from 0 (all boxes) to 1 (none)')
 
 # %% ../../nbs/api/boxes/20_answer.ipynb #b038415a
 def _far(one, other, least):
@@ -299,13 +392,48 @@ def box_result(
             found_of(result.probs, result.targets, files, result.classes))
     return judge(*pair, files, result.classes, result.groups, result.part, **kwargs)
 
+# %% ../../nbs/api/boxes/20_answer.ipynb #68923de5
+@patch
+def score_for(self:Boxes, result, precision, **kwargs):
+    "The lowest score whose boxes have a precision, see `BoxResult.score_for`. Raises `TransferError` for a result on test"
+    if result.part == 'test':
+        raise TransferError('this result is on test: a score that is chosen there is judged too well. Choose it on valid, '
+                            'learn.evaluate("valid")')
+    return box_result(result).score_for(precision, **kwargs)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #d3c4f400
+_seen_well = 16 # pixels: the shorter side of a thing that is found most of the time
+
+@patch
+def doubts(self:Boxes, prediction, extent, size):
+    "Of a photo that is made much smaller: the shorter side of each box, in its pixels and as the network sees it"
+    if max(extent) <= 2*size: return []
+    sides = self.chosen(prediction[None])[0][:, 2:].reshape(-1, 2, 2)
+    shares = (sides[:, 1] - sides[:, 0]).clip(0)
+    if not len(shares): return [(max(extent), np.nan)] if max(extent) > 4*size else []
+    return list(zip((shares*extent).min(1), shares.min(1)*size))
+
+@patch
+def remark(self:Boxes, doubts, size):
+    "A line about tiles, where things are likely too small"
+    sides = np.array(doubts, dtype=float).reshape(-1, 2)
+    nothing, seen = np.isnan(sides[:, 1]), sides[:, 1] < _seen_well
+    if 4*seen.sum() >= max((~nothing).sum(), 1):
+        side = max(size, int(np.median(sides[seen, 0])*size/32//32*32))
+        why = f'{many(int(seen.sum()), "box is", "boxes are")} under {_seen_well} pixels as the network sees photos'
+    elif nothing.any():
+        side, why = 2*size, f'nothing was found in {many(int(nothing.sum()), "photo")} far larger than what the network sees'
+    else: return ''
+    return f'{why} ({size} x {size}), and small things are often missed: tiles={side} (--tiles {side}) shows them larger'
+
 # %% ../../nbs/api/boxes/20_answer.ipynb #6c960874
 @patch
 def details(self:Boxes, result):
     "COCO's numbers, by class, and what went wrong"
     of = box_result(result)
     found = [('In COCO\'s numbers', of.table()), ('By class', of.per_class())]
-    return found + [('What went wrong', of.mistake_table())] if len(of.matches.truths) else found
+    if len(of.matches.truths): found.append(('What went wrong', of.mistake_table()))
+    return [('Why nothing is found', line), *found] if (line := of.why_zero()) else found
 
 @patch
 def figures(self:Boxes, result):
@@ -316,8 +444,9 @@ def figures(self:Boxes, result):
 
 @patch
 def printed(self:Boxes, result):
-    "AP by class"
-    return box_result(result).per_class()
+    "AP by class, and why, where nothing was found"
+    of = box_result(result)
+    return Table(of.per_class(), of.why_zero())
 
 @patch
 def constant(self:Boxes, train, result):
@@ -327,14 +456,28 @@ def constant(self:Boxes, train, result):
 @patch
 def most_wrong(self:Boxes, result, n):
     "Rows of a table: the photos that were got most wrong"
-    there = {str(item): label for item, label in zip(result.items, result.targets)}
+    there = {str(item): (item, label) for item, label in zip(result.items, result.targets)}
     rows = []
-    for row in box_result(result, times=2).worst_images(n):
-        rows.append(dict(item=row['file'], label=_in_words(there[row['file']], self.classes),
+    for row in box_result(result, times=2).worst_images(n, self.least):
+        item, label = there[row['file']]
+        rows.append(dict(item=item, label=_in_words(label, self.classes),
                          predicted=', '.join(f'{row[kind]} {kind}' for kind in box_mistakes if row.get(kind))))
     return rows
 
 def _in_words(targets, classes):
     "What is there, in words"
-    counts = Counter(classes[int(k)] for k in targets[:, 0] if k >= 0)
-    return ', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'
+    return _counted(classes[int(k)] for k in targets[:, 0] if k >= 0)
+
+# %% ../../nbs/api/boxes/20_answer.ipynb #4ea636bc
+Boxes.formats = 'coco', 'yolo'
+
+@patch
+def drawn(self:Boxes, picture, rows):
+    "A new picture, with boxes, classes and scores"
+    there = [row for row in rows if row['label'] != '']
+    return draw_found(picture, pd.DataFrame(there, columns=['label', 'score', *corners]), self.classes)
+
+@patch
+def write(self:Boxes, form, rows, to, like=None):
+    "As `write_found` does"
+    return write_found(rows, to, form, like, self.classes)

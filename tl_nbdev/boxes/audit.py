@@ -175,7 +175,8 @@ def _too_small(table, size, least=4):
     if not tiny.any(): return
     need = int(np.ceil(size*least/np.quantile(seen[seen > 0], .05)/32)*32)
     by_class = _with_counts(dict(Counter(table.boxes.label[tiny]).most_common()))
-    next = f'nothing is seen of them: size={need} shows 95 % of all boxes, or cut the images into tiles'
+    next = (f'nothing is seen of them: size={need} shows 95 % of all boxes, or cut photos up to train, '
+            'and predict with tiles= (--tiles)')
     yield _finding(f'boxes of under {least} pixels at size={size}', tiny.sum(), by_class, next)
 
 # %% ../../nbs/api/boxes/05_audit.ipynb #16daf754

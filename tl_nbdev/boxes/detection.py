@@ -18,6 +18,7 @@ from ..data.modality import *
 from ..data.parts import *
 from ..data.tasks import *
 from ..data.told import *
+from ..data.audit import *
 from ..vision.audit import *
 from .table import *
 from .coco import *
@@ -165,6 +166,17 @@ def boxes(self:DetectionTask) -> BoxTable:
     things = [(i, *thing) for i, label in enumerate(self.df.label) for thing in label['things']]
     columns = ['image', 'label', *corners, 'crowd']
     return box_table(pd.DataFrame(images), pd.DataFrame(things, columns=columns), self.vocab, name=self.name)
+
+# %% ../../nbs/api/boxes/23_detection.ipynb #99e9bb5a
+_dls = Task.dls
+
+@patch
+def dls(self:DetectionTask, p, bs=64, augment=None, fit='squeeze', num_workers=None):
+    "fastai DataLoaders of a task, prepared for a network, see `Task.dls`"
+    made = _dls(self, p, bs, augment, fit, num_workers)
+    for step in made.train.after_item.fs:
+        if isinstance(step, VaryScene): step.others = made.train_ds
+    return made
 
 # %% ../../nbs/api/boxes/23_detection.ipynb #72bf1fcb
 def _parts_without(task):

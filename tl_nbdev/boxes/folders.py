@@ -355,7 +355,8 @@ def _yolo_text(boxes, size, number):
     "The lines of one photo"
     box = boxes[corners].to_numpy(float)/np.tile(size, 2)
     middle, wide = (box[:, :2] + box[:, 2:])/2, box[:, 2:] - box[:, :2]
-    rows = zip(boxes.label, np.hstack([middle, wide]).tolist())
+    sure = [boxes[['score']]] if 'score' in boxes else [] # of what a detector found
+    rows = zip(boxes.label, np.hstack([middle, wide, *sure]).tolist())
     return ''.join(f'{number[label]} {" ".join(f"{value:.10g}" for value in row)}\n' for label, row in rows)
 
 # %% ../../nbs/api/boxes/03_folders.ipynb #ef8a54dd

@@ -296,7 +296,7 @@ def gathered(
     _say_frames(said, rows)
     seen = np.array([_as_seen(each, rows[of['image']]) for each, of in zip(box, boxes)]).reshape(-1, 4)
     for of, each in zip(boxes, seen.tolist()): of.update(zip(corners, each))
-    short = {str(said.where): said.called} | {str(place): Path(place).name for place in reversed(said.places)}
+    short = {str(said.where): said.called} | {str(place): Path(place).name for place in reversed(said.places) if Path(place).name}
     notes = [_shorter(note, short) for note in said.notes]
     table = box_table(rows, boxes, said.classes, name=Path(said.where).name, left=said.left, notes=notes,
                       facts=said.facts)

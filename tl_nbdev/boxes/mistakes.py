@@ -6,6 +6,7 @@
 __all__ = ['box_mistakes']
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #bd698356
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
@@ -189,7 +190,7 @@ def draw_mistakes(self:BoxResult,
     else: axes.set(xlim=(0, 1.1*ends[0]), ylim=(1.1*ends[1], 0), aspect='equal')
     _draw(axes, truths, '#1a7f37', truths.label)
     _draw(axes, wrong, '#c62828', [f'{row.label} {row.score:.2f}, {row.kind}' for row in wrong.itertuples()])
-    axes.set_title(file, fontsize=8)
+    axes.set_title(Path(str(file)).name, fontsize=8)
     return fig
 
 # %% ../../nbs/api/boxes/09_mistakes.ipynb #71a45d83

@@ -6,6 +6,7 @@
 __all__ = ['Scenes', 'started', 'detector_pretrained', 'VaryScene', 'SceneLoader', 'SceneInput']
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #a51fe8a9
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,8 +24,11 @@ from ..data.loaders import *
 from ..data.modality import *
 from ..data.told import *
 from ..vision.modality import *
+from ..vision.pixels import *
 from ..vision.starts import *
 from .table import *
+from .gathering import *
+from .tiles import *
 from .network import *
 from .starts import *
 from .varying import *
@@ -33,7 +37,7 @@ from .varying import *
 @add_modality
 class Scenes(Images):
     "Photos in which things are to be found"
-    name, augmentations, varies = 'scene', box_augmentations, 'crop'
+    name, augmentations, varies, listed_as = 'scene', box_augmentations, 'crop', 'boxes'
     usual_model, usual_bs = 'faster_rcnn:tf_efficientnet_lite0', 16
     contenders = ('faster_rcnn:tf_efficientnet_lite0', 'faster_rcnn:mobilenetv2_100', 'yolov3-tiny')
     looked_for = (*Images.looked_for[:2], 'boxes outside, without area, twice, or of no known class',
@@ -88,38 +92,58 @@ def start_of(self:Scenes, folder, start, trust=False):
     made = detector_start(Path(folder)) if by_folder else detector_start(start['name'], 'random')
     return DetectorPretrained(**said, built_by=replace(made, size=start['size']))
 
-# %% ../../nbs/api/boxes/22_modality.ipynb #7dd7b274
-_views_in_one = dict(mosaic=4) # of a photo, each with its boxes
+# %% ../../nbs/api/boxes/22_modality.ipynb #111b3eb0
+def _there(target):
+    "Rows of a target that stand for a thing"
+    return target[target[:, 0] >= 0]
 
-def _varied(image, target, kind, rng):
-    "A random view of a photo, and what is in it: as many rows for each photo, or four times as many for a mosaic"
-    side = np.tile(image.size, 2)
-    there = (target[:, 0] >= 0).nonzero()[:, 0]
-    seen, boxes, kept = vary_boxes(image, target[there, 1:].numpy()*side, kind, rng)
-    out = torch.zeros_like(target).repeat(_views_in_one.get(kind, 1), 1)
+def _refilled(rows, boxes, size, most):
+    "Things `(n, 5)` with other boxes, in pixels of a picture, as a target `(most, 5)`"
+    out = torch.zeros(most, 5)
     out[:, 0] = -1
-    rows = target[there][torch.as_tensor(kept, dtype=torch.long)].clone()
-    rows[:, 1:] = torch.as_tensor(boxes/np.tile(seen.size, 2), dtype=torch.float32).clamp(0, 1).reshape(-1, 4)
-    out[:len(rows)] = rows
-    return seen, out
+    out[:len(rows), :1] = rows[:, :1]
+    out[:len(rows), 1:] = torch.as_tensor(boxes/np.tile(size, 2), dtype=torch.float32).clamp(0, 1).reshape(-1, 4)
+    return out
+
+def _varied(image, target, kind, rng, most):
+    "A random view of a photo, and what is in it `(most, 5)`"
+    rows = _there(target)
+    seen, boxes, kept = vary_boxes(image, rows[:, 1:].numpy()*np.tile(image.size, 2), kind, rng)
+    return seen, _refilled(rows[torch.as_tensor(kept, dtype=torch.long)], boxes, seen.size, most)
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #ac3a62d8
+def _together(items, side, rng, most):
+    "Four photos in one of `side` pixels, and what is in it"
+    four = [(image.convert('RGB'), _there(target)[:, 1:].numpy()*np.tile(image.size, 2)) for image, target in items]
+    seen, boxes, which = mosaic(four, side, rng)
+    rows = [_there(items[photo][1])[box] for photo, box in np.asarray(which, dtype=int).reshape(-1, 2)]
+    return seen, _refilled(torch.stack(rows) if rows else torch.zeros(0, 5), boxes, seen.size, most)
 
 class VaryScene(ItemTransform):
     "A random view of a photo and its boxes, in training only"
-    split_idx, order = 0, 0
+    split_idx, order, others = 0, 0, None # `others`: the items that a mosaic takes photos from
     def __init__(self,
-        kind # one of `box_augmentations`
-    ): self.kind = kind
+        kind, # one of `box_augmentations`
+        side=320 # pixels of a mosaic
+    ): self.kind, self.side = kind, side
+
     def encodes(self, both):
         if self.kind == 'none' or len(both) < 2: return both
-        image, target = _varied(both[0].convert('RGB'), both[1], self.kind, drawing())
-        return PILImage(image), target
+        (image, target), rng = both, drawing()
+        if self.kind != 'mosaic' or self.others is None:
+            seen, target = _varied(image.convert('RGB'), target, self.kind, rng, len(target))
+        elif rng.random() < .5: seen, target = _varied(image.convert('RGB'), target, 'crop', rng, 4*len(target))
+        else:
+            items = [both, *(self.others[int(i)] for i in rng.integers(len(self.others), size=3))]
+            seen, target = _together(items, self.side, rng, 4*len(target))
+        return PILImage(seen), target
 
-# %% ../../nbs/api/boxes/22_modality.ipynb #2047c291
+# %% ../../nbs/api/boxes/22_modality.ipynb #f4cf20fb
 @patch
 def varied(self:Scenes, p, augment, fit='squeeze'):
     "A random view, made square"
     from tl_nbdev.vision.batches import SquareImage, ToTensor
-    return [VaryScene(augment), SquareImage(p.prep(fit)), ToTensor()]
+    return [VaryScene(augment, p.size), SquareImage(p.prep(fit)), ToTensor()]
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #79213659
 class SceneLoader(Loader):
@@ -168,6 +192,46 @@ def shown_results(self:SceneLoader, b, out, max_n=9): # a `Picture`
     there = map(len, self._truths(b[1])[0])
     titles = [f'{len(names)} found, {n} there' for names, n in zip(labels, there)]
     return self._drawn(photos, labels, [rows[:, 2:] for rows in found], titles)
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #d0bed8b6
+@patch
+def extent(self:Scenes, item):
+    "Width and height in pixels, as it is seen"
+    head = head_of(item) if isinstance(item, (str, os.PathLike)) else {}
+    if self.reading or 'size' not in head: return open_image(item, reading=self.reading).size
+    return turned_size(head['size'], head['orientation'])
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #9169525d
+@patch
+def check_tiles(self:Scenes, tiles, overlap):
+    "Raises `TransferError` for tiles that no photo can be cut into"
+    is_whole = isinstance(tiles, (int, np.integer)) and not isinstance(tiles, bool)
+    if not is_whole or tiles < 32: raise TransferError(f'tiles={tiles}: use whole pixels of a side, 32 at least')
+    if not isinstance(overlap, (int, float, np.number)):
+        raise TransferError(f'overlap={overlap}: a share from 0 to 0.9, 0.2 is usual')
+    tiles_of(1, 1, tiles, overlap)
+
+def _listed_in(answer, prediction, size):
+    "`(labels, scores, boxes)` of what is listed of a crop, in its pixels"
+    rows = answer.chosen(prediction[None])[0]
+    return [answer.classes[int(k)] for k in rows[:, 0]], rows[:, 1], rows[:, 2:]*np.tile(size, 2)
+
+def _as_prediction(found, size, classes):
+    "Rows of `found_in_tiles` as shares, one behind the other"
+    at = {name: i for i, name in enumerate(classes)}
+    boxes = found[corners].to_numpy(float)/np.tile(size, 2)
+    rows = np.column_stack([[at[label] for label in found.label], found.score, boxes]) if len(found) else None
+    return np.array([-1., 0, 0, 0, 0, 0]) if rows is None else rows.astype(float).ravel()
+
+# %% ../../nbs/api/boxes/22_modality.ipynb #24d00976
+@patch
+def tiled(self:Scenes, answer, look, item, tiles, overlap):
+    "A prediction of what is found tile by tile, see `found_in_tiles`"
+    im = open_image(item, reading=self.reading)
+    def find(crops):
+        found = look(crops)
+        return [_listed_in(answer, found[i], crop.size) for i, crop in enumerate(crops)]
+    return _as_prediction(found_in_tiles(find, im, tiles, overlap), im.size, answer.classes)
 
 # %% ../../nbs/api/boxes/22_modality.ipynb #5f5dfed1
 @strict

@@ -85,6 +85,8 @@ class DetectorPretrained(ImagePretrained):
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, 'labels', tuple(self.labels))
+        if getattr(self.built_by, 'size', self.size) != self.size: # else its network would resize photos again
+            object.__setattr__(self, 'built_by', replace(self.built_by, size=self.size))
     def made_for(self, task): return replace(self, labels=tuple(task.vocab))
     def body(self, weights=True):
         whole = self.library == 'module' and not weights # a module of one's own, handed in again

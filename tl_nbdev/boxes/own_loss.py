@@ -125,13 +125,15 @@ def seen_once(
     module # whose input is the same each time
 ):
     "Inside, a module is run at most once, and gives the same again"
-    forward, kept = module.forward, []
+    before, forward, kept = vars(module).get('forward'), module.forward, [] # another may stand in for it already
     def once(x):
         if not kept: kept.append(forward(x))
         return kept[0]
     module.forward = once
     try: yield
-    finally: del module.forward
+    finally:
+        del module.forward
+        if before is not None: module.forward = before
 
 # %% ../../nbs/api/boxes/08_own_loss.ipynb #5ea8deb6
 class TorchvisionWay:

@@ -228,14 +228,15 @@ def read_box_dataset(
 box_formats = dict(coco='COCO JSON', voc='Pascal VOC', yolo='YOLO', table='a table of boxes',
                    dataset='a dataset with objects')
 
-def _looks_like_coco(file):
-    "Does a JSON begin or end as COCO's do? It may be large"
+def _looks_like_coco(file, results=False):
+    "Does a JSON begin or end as COCO's do, or as results in it? It may be large"
     with open(file, 'rb') as f:
         head = f.read(1 << 14)
         f.seek(max(0, os.path.getsize(file) - (1 << 14)))
         ends = head + f.read()
-    keys = b'"images"', b'"annotations"', b'"image_id"', b'"file_name"'
-    return ends.lstrip(b'\xef\xbb\xbf \r\n\t').startswith(b'{') and any(key in ends for key in keys)
+    start = b'[' if results else b'{'
+    keys = (b'"score"',) if results else (b'"images"', b'"annotations"', b'"image_id"', b'"file_name"')
+    return ends.lstrip(b'\xef\xbb\xbf \r\n\t').startswith(start) and any(key in ends for key in keys)
 
 def _coco_in(folder):
     "COCO files of a folder, those of instances if there are others, too"
@@ -275,7 +276,8 @@ def form_of(
     if path.is_dir(): return _forms_in(path)
     if not path.is_file(): raise TransferError(f'{path}: no such file or folder')
     if path.suffix.lower() in ('.yaml', '.yml'): return ['yolo']
-    if path.suffix.lower() == '.json': return ['coco'] if _looks_like_coco(path) else ['table']
+    if path.suffix.lower() == '.json':
+        return ['coco'] if _looks_like_coco(path) or _looks_like_coco(path, results=True) else ['table']
     return ['table'] if is_table(path) else []
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #b4a8699b

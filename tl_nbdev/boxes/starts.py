@@ -10,6 +10,7 @@ import difflib, re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+import torch
 from torch import nn
 from ..base.settings import *
 from ..base.schema import *
@@ -175,7 +176,8 @@ def _from_file(start, file):
         file = inside[0]
     if not file.is_file(): raise TransferError(f'source={file}: no such file: name one of weights, or "random"')
     if start.library not in ('yolo', 'torchvision'):
-        raise TransferError(f'source={file}: the weights of {start.name} come by themselves: name its folder instead')
+        raise TransferError(f'source={file}: the weights of {start.name} come by themselves: name its folder instead, '
+                            'or load them with net.load_state_dict')
     return replace(start, source='file', licence='yours', where=file, classes=None, params=None)
 
 # %% ../../nbs/api/boxes/16_starts.ipynb #41e0fd95
@@ -194,6 +196,13 @@ def _no_detector(what):
     said = _of_whole_photos(what.name) if isinstance(what, Pretrained) else ''
     return said or f'a {type(what).__name__} is no name, folder or nn.Module of a detector'
 
+# %% ../../nbs/api/boxes/16_starts.ipynb #edc13132
+def _place_of(what):
+    "The folder or file that is meant, `None` where it is a name, be it one that has a folder in it"
+    by_name = isinstance(what, str) and (not what or what in torchvision_detectors or
+                                         what.partition(':')[0] in pyramid_kinds and ':' in what)
+    return None if by_name else _place(what)
+
 def detector_start(
     what, # a name (see `detector_names`), `owner/name` on a hub, a folder, an `nn.Module`, or a `DetectorStart`
     source=None, # `random` for no weights, or a file with the weights of the network that `what` names
@@ -201,7 +210,7 @@ def detector_start(
     revision=None # of a repository of a hub: a branch, a tag or a commit, default the newest
 ) -> DetectorStart: # raises `TransferError` for a name nobody knows, or what can't be opened
     "What detector to start from, by name, folder or module"
-    place = _place(what) if isinstance(what, (str, Path)) and what not in ('', *torchvision_detectors) else None
+    place = _place_of(what) if isinstance(what, (str, Path)) else None
     named = isinstance(what, str) and place is None
     if revision is not None and not named: raise TransferError(f'revision={shown(revision)}: only a repository has them')
     if isinstance(what, DetectorStart): found = what
@@ -244,24 +253,37 @@ def _line(start):
     return dict(name=start.name, parameters=f'{start.params:,}' if start.params else '', licence=start.licence,
                 source=source, available=_available(start))
 
-# %% ../../nbs/api/boxes/16_starts.ipynb #0ae6eac6
+# %% ../../nbs/api/boxes/16_starts.ipynb #edf31651
+def _counted(start):
+    "A start with the number of parameters of its network for the classes of COCO"
+    with torch.device('meta'): net = start.network(80, weights=False) # without memory
+    return replace(start, params=sum(param.numel() for param in net.parameters()))
+
 @cache
 def _of_wheels():
     "The starts whose weights a package index serves, and those of torchvision"
-    made = [_pyramid_start(f'{kind}:{name}', None, None) for kind in pyramid_kinds for name in _on_wheels]
+    made = [_counted(_pyramid_start(f'{kind}:{name}', None, None)) for kind in pyramid_kinds for name in _on_wheels]
     return (_yolo_start(), *made, *map(_torchvision_start, torchvision_detectors))
+
+def _own_names(query=None, limit=20):
+    "Name → row, of detectors that need no hub to be listed"
+    if not query: return {start.name: _line(start) for start in _of_wheels()}
+    import timm
+    rows = {start.name: _line(start) for start in _of_wheels() if query in start.name}
+    for name in timm.list_pretrained(f'*{query}*')[:limit]:
+        for kind in pyramid_kinds:
+            if f'{kind}:{name}' not in rows: rows[f'{kind}:{name}'] = _line(_pyramid_start(f'{kind}:{name}', None, None))
+    return rows
+
+listings['boxes'] = lambda query: Table(_own_names(query).values())
 
 def detector_names(
     query=None, # also list names of timm and of the hub that contain this, such as `resnet18` or `detr`
     limit=20 # of those of timm for each kind, and of the hub, at most
 ) -> Table: # of `name`, `parameters`, `licence`, `source` and `available`
     "Which detectors can be asked for by name"
-    if not query: return Table(map(_line, _of_wheels()))
-    import timm
-    rows = {start.name: _line(start) for start in _of_wheels() if query in start.name}
-    for name in timm.list_pretrained(f'*{query}*')[:limit]:
-        for kind in pyramid_kinds:
-            if f'{kind}:{name}' not in rows: rows[f'{kind}:{name}'] = _line(_pyramid_start(f'{kind}:{name}', None, None))
+    rows = _own_names(query, limit)
+    if not query: return Table(rows.values())
     more, said = hub_models('boxes', query, limit) if limit else ([], '')
     columns = 'name', 'licence', 'source', 'available'
     found = [*rows.values(), *({'name': '', 'parameters': '', **{key: row[key] for key in columns}} for row in more)]

@@ -40,6 +40,9 @@ def tiles_of(
     shared = min(int(np.ceil(overlap*tile)), tile - 1)
     wide, high = min(tile, width), min(tile, height)
     across, down = _starts(width, tile, shared), _starts(height, tile, shared)
+    if len(across)*len(down) > 100_000:
+        raise TransferError(f'tiles of {tile} pixels of a picture of {width} x {height}: {len(across)*len(down):,} of them, '
+                            'take larger ones or less overlap')
     return [(x, y, x + wide, y + high) for y in down for x in across]
 
 # %% ../../nbs/api/boxes/18_tiles.ipynb #19c554e3

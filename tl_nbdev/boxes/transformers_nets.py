@@ -6,7 +6,8 @@
 __all__ = ['detection_config', 'size_step', 'class_tensors', 'head_last', 'for_classes', 'processor_for', 'usual_size',
            'called_so', 'load_detector', 'random_detector']
 
-# %% ../../nbs/api/boxes/14_transformers_nets.ipynb #24579b07
+# %% ../../nbs/api/boxes/14_transformers_nets.ipynb #7e45254a
+import re
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -95,14 +96,19 @@ def _carried(new, old, kept, n_new, n_old):
     "Fill a tensor with a row for each class: known rows where they belong, and those of no class"
     carry_rows(new, old, {**kept, **{n_new + i: n_old + i for i in range(len(old) - n_old)}})
 
+# %% ../../nbs/api/boxes/14_transformers_nets.ipynb #5f1351c5
+def _head_paths(by_class):
+    "Where the heads are that have tensors with a row for each class; tables of classes are called otherwise"
+    found = (re.match(r'(?:[^.]+\.)*?class[^.]*\.', name) for name in sorted(by_class))
+    return tuple({match[0] for match in found if match})
+
 def head_last(
     net, # a detector of transformers
     by_class # names of tensors with a row for each class
 ) -> nn.Module: # the same
-    "Let a network be cut so that its class heads are in the last stage, where they stand beside the rest of it"
-    cut, base = [list(stage.params) for stage in stages(net)], net.base_model_prefix
-    beside = {name.partition('.')[0] for name in by_class} - {base}
-    moved = [name for names in cut[:-1] for name in names if name.partition('.')[0] in beside]
+    "Let a network be cut so that its class heads are in the last stage, where it isn't by itself"
+    cut, heads = [list(stage.params) for stage in stages(net)], _head_paths(by_class)
+    moved = [name for names in cut[:-1] for name in names if name.startswith(heads)]
     if moved: net.stage_cut = [*([name for name in names if name not in moved] for names in cut[:-1]), moved + cut[-1]]
     return net
 

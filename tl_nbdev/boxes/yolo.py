@@ -41,7 +41,7 @@ class YoloV3Tiny(nn.Module):
         self.neck, self.neck_up = _block(1024, 256, 1), _block(256, 128, 1)
         self.mix, self.mix_up = _block(256, 512), _block(384, 256)
         self.outputs = nn.ModuleList(nn.Conv2d(wide, 3*(5 + n_classes), 1) for wide in (512, 256))
-        self.register_buffer('anchors', torch.tensor(anchors, dtype=torch.float32).reshape(2, 3, 2))
+        self.register_buffer('anchors', torch.as_tensor(anchors, dtype=torch.float32).clone().reshape(2, 3, 2))
         for output in self.outputs: _prior(output, n_classes)
 
     def way(self): return YoloWay()
@@ -236,6 +236,7 @@ def yolo_for_classes(
     for new, old in zip(made.outputs, net.outputs):
         for into, come in ((new.weight, old.weight), (new.bias, old.bias)):
             carry_rows(into, come, rows, 3)
+            if kept and into.dim() == 1: into.view(3, -1)[:, [i + 5 for i in range(n) if i not in kept]] = np.log(.01/.99)
     say_kept(made, kept, names)
     return made.eval()
 

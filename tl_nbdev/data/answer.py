@@ -112,6 +112,14 @@ def about(self:Answer) -> str: # empty where there is nothing to say
     "A sentence for the card of a model"
     return ''
 
+# %% ../../nbs/api/data/12_answer.ipynb #979caec6
+@patch
+def tag(self:Answer,
+    kind # of input, its name
+) -> str:
+    "What a model hub calls a task of such inputs and such an answer"
+    return f'{kind}-{self.words}'
+
 # %% ../../nbs/api/data/12_answer.ipynb #b3e098e9
 @patch
 def described(self:Answer,
@@ -376,3 +384,99 @@ def apart(self:Answer,
 
 # %% ../../nbs/api/data/12_answer.ipynb #6c7b645a
 Answer.moves = False # do labels change with the view of an item?
+
+# %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
+Answer.counted = 'items'           # what `sizes` counts
+Answer.unlike = 'under two labels' # copies of which one must be wrong are there so
+Answer.where_unequal = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"' # classes are
+
+@patch
+def said_of_few(self:Answer,
+    n # items of the part on which a model is judged
+) -> str:
+    "What so few items mean for the value"
+    return f'the interval will be about ±{98/max(n, 1)**.5:.0f} points wide. More labels would narrow it'
+
+# %% ../../nbs/api/data/12_answer.ipynb #ab447e97
+@patch
+def drawn(self:Answer,
+    picture, # an image of Pillow's
+    target=None, # of the item, a row of `targets`
+    prediction=None # `(width,)`, of the item
+): # an image of Pillow's: the same where an answer has no place in it
+    "A picture with what is in it, and with what was found, drawn over it"
+    return picture
+
+Answer.legend, Answer.counted, Answer.mistaken = '', 'items', 'taken for '
+
+# %% ../../nbs/api/data/12_answer.ipynb #e86c8afe
+@patch
+def replied(self:Answer,
+    prediction, # `(width,)`
+    extent=None # of the item, as its `Modality.extent` says
+) -> dict: # what JSON can hold
+    "What a server says of an item"
+    return self.said(prediction)
+
+@patch
+def reply_schema(self:Answer) -> dict: # name of a field → JSON Schema
+    "What the fields of `replied` hold"
+    label = dict(type='string', enum=self.classes) if self.classes else dict(type='string')
+    return dict(label=label, probability=dict(type='number', minimum=0, maximum=1))
+
+# %% ../../nbs/api/data/12_answer.ipynb #925c7336
+@patch
+def above(self:Answer,
+    score # that something needs to be listed
+) -> Answer: # another one
+    "The same answer with another score. Raises `TransferError` where nothing is listed by a score"
+    raise TransferError(f'a score is for models that find things in an item, and this one gives {self.gives}: leave it out')
+
+@patch
+def score_for(self:Answer,
+    result, # on valid
+    precision, # that is wanted, above 0 and up to 1
+    **kwargs # what else the answer takes
+) -> dict: # with `score`, and what it is worth
+    "The lowest score whose answers have a precision. Raises `TransferError` where nothing is listed by a score"
+    raise TransferError(f'a score is chosen where things are found in an item, and this model gives {self.gives}')
+
+# %% ../../nbs/api/data/12_answer.ipynb #857fbe54
+@patch
+def doubts(self:Answer,
+    prediction, # `(width,)`
+    extent, # of the item, as its `Modality.extent` says
+    size # of what the network sees, in the same unit
+) -> list:
+    "What `remark` has to know of an answer"
+    return []
+
+@patch
+def remark(self:Answer,
+    doubts, # of all answers, from `doubts`
+    size # of what the network sees
+) -> str: # empty where there is nothing to say
+    "What must be said about the answers"
+    return ''
+
+# %% ../../nbs/api/data/12_answer.ipynb #e0cc2565
+Answer.draws = False # can an answer be drawn into its item?
+Answer.formats = ()  # as which rows of answers are written, see `write`
+
+@patch
+def drawn(self:Answer,
+    picture, # a `PIL.Image.Image`
+    rows # dicts, of `predict`, all of one item
+): # a `PIL.Image.Image`. Raises `TransferError` where an answer has no place in its item
+    "A picture with the answer drawn into it"
+    raise TransferError(f'nothing can be drawn of {self.gives}, which has no place in a picture')
+
+@patch
+def write(self:Answer,
+    form, # one of `formats`
+    rows, # of `predict`
+    to, # file or folder to make
+    like=None # a file of labels, whose names and numbers are used
+): # its path. Raises `TransferError` for a format that it isn't written in
+    "Write answers as other programs read them"
+    raise TransferError(f'{form} is no format for {self.gives}: a JSON of all answers is what --json writes')

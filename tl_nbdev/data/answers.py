@@ -127,6 +127,13 @@ def said(self:MultiLabel, prediction):
     yes = [i for i, value in enumerate(prediction) if value > .5]
     return dict(label=[self.classes[i] for i in yes], probability=[round(float(prediction[i]), 6) for i in yes])
 
+# %% ../../nbs/api/data/13_answers.ipynb #0d30779e
+@patch
+def reply_schema(self:MultiLabel):
+    "Lists of labels and of their probabilities"
+    fields = Answer.reply_schema(self)
+    return {name: dict(type='array', items=kind) for name, kind in fields.items()}
+
 # %% ../../nbs/api/data/13_answers.ipynb #597c7c66
 @patch
 def as_fastai(self:MultiLabel, prediction):
@@ -183,6 +190,8 @@ class Regression(Answer):
     def chosen(self, predictions): return predictions[:, 0]
     def said(self, prediction): return dict(value=float(prediction[0]))
     def spoken(self, label): return f'{label:g}'
+    mistaken = 'predicted '
+    def reply_schema(self): return dict(value=dict(type='number'))
     def as_dict(self): return dict(kind=self.name, mean=self.mean, std=self.std)
     @property
     def tolerance(self): return self.std

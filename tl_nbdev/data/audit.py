@@ -24,7 +24,7 @@ def checked(
     parts = [part for part in ('train', 'valid', 'test') if task.n(part)]
     across = [what for column, what in dict(hash='copies', group='groups').items() if column in df]
     out = [f'{len(df):,} items, {len(task.skipped):,} left out']
-    out.append(f'{classes} classes: their sizes and spelling' if classes else 'numbers')
+    out.append(f'{classes} class{"es"*(classes > 1)}: their sizes and spelling' if classes else 'numbers')
     both = f', {" and ".join(across)} in two of them' if across else ''
     out.append(f'{", ".join(parts)}: their sizes{both}')
     if 'hash' in df: out.append(f'{df[same_by(df)].nunique():,} different contents: copies, and their labels')
@@ -51,8 +51,9 @@ def _finding(found, n, examples, next):
     some = ', '.join(item.name if isinstance(item, Path) else brief(item, 40) for item in examples[:3])
     return dict(found=found, count=n, examples=some, next=next)
 
-def _copies(df):
+def _copies(task):
     "Items with the same content, in two parts, under two labels, or just there twice"
+    df, unlike = task.df, task.answer.unlike
     same = df[df.duplicated(same_by(df), keep=False)]
     kinds = same.groupby(same_by(df)).agg(
         label=('label', lambda o: len({str(l) for l in o})), part=('part', 'nunique'),
@@ -60,7 +61,7 @@ def _copies(df):
     two_labels, one_part = kinds.label > 1, kinds.part == 1
     found = [('the same content in two parts of the split', ~one_part,
               'the value on test is too good: remove the copies, or let the split be made here'),
-             ('the same content under two labels', two_labels & (kinds['items'] > 1),
+             (f'the same content {unlike}', two_labels & (kinds['items'] > 1),
               'decide which label is right'),
              ('the same content more than once', one_part & ~two_labels,
               'kept in one part of the split. Remove copies if they are accidental')]
@@ -108,28 +109,27 @@ def _torn_groups(task):
 # %% ../../nbs/api/data/19_audit.ipynb #c4e20609
 def _sizes_of_classes(task):
     "Classes that are small, or much smaller than others"
-    sizes = task.sizes()
+    sizes, counted_are = task.sizes(), task.answer.counted
     counted = lambda some: [f'{name} ({n})' for name, n in some.items()]
     small = {name: n for name, n in sizes.items() if n < 10}
-    next = 'add items, or merge classes: nothing reliable can be said of them'
-    if small: yield _finding('classes of fewer than 10 items', len(small), counted(small), next)
+    next = 'add some, or merge classes: nothing reliable can be said of them'
+    if small: yield _finding(f'classes of fewer than 10 {counted_are}', len(small), counted(small), next)
     if len(sizes) < 2 or max(sizes.values()) <= 3*min(sizes.values()): return
     times = max(sizes.values())/min(sizes.values())
-    next = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"'
-    yield _finding(f'the largest class is {times:.0f} times the smallest', len(sizes), counted(sizes), next)
+    yield _finding(f'the largest class is {times:.0f} times the smallest', len(sizes), counted(sizes),
+                   task.answer.where_unequal)
 
 def _few_reported(task):
     "A part too small for a narrow interval"
     n = task.n(task.reported)
-    wide = f'the interval will be about ±{98/max(n, 1)**.5:.0f} points wide. More labels would narrow it'
-    if n < 100: yield _finding(f'{task.reported} has only {n} items', n, [], wide)
+    if n < 100: yield _finding(f'{task.reported} has only {n} items', n, [], task.answer.said_of_few(n))
 
 # %% ../../nbs/api/data/19_audit.ipynb #eacdc8c4
 def findings(
     task:Task
 ) -> list: # dicts with `found`, `count`, `examples`, `next`
     "What any task can be checked for. A modality adds its own"
-    copies = _copies(task.df) if 'hash' in task.df else []
+    copies = _copies(task) if 'hash' in task.df else []
     return [*_left_out(task), *_rows_apart(task), *copies, *_torn_groups(task), *_spelled_alike(task.sizes()),
             *_sizes_of_classes(task), *_few_reported(task)]
 
@@ -139,5 +139,6 @@ def audit(self:Task,
     model=None # of texts: whose tokens are counted, as for `transfer_learner`
 ) -> Audit:
     "Look before training"
-    more = self.modality.findings(self, model)
-    return Audit(self, findings(self) + more)
+    found = findings(self)
+    said = {row['found'] for row in found} # a kind of input may look for the same
+    return Audit(self, found + [row for row in self.modality.findings(self, model) if row['found'] not in said])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['metrics', 'wilson', 'interval', 'Result', 'mean_interval', 'paired_interval', 'per_class', 'confusion',
            'most_confused', 'calibration', 'errors', 'most_wrong', 'Picture', 'plot_confusion', 'plot_numbers',
-           'plot_most_wrong']
+           'drawn_on', 'plot_most_wrong']
 
 # %% ../../nbs/api/data/14_metrics.ipynb #51ae5920
 from dataclasses import dataclass, field
@@ -238,6 +238,11 @@ def most_wrong(self:Answer, result, n):
                  probability=round(float(result.probs[i].max()), 3)) for i in wrong]
 
 @patch
+def most_wrong(self:MultiLabel, result, n):
+    "None: of several labels an item, each may be wrong"
+    return []
+
+@patch
 def most_wrong(self:Regression, result, n):
     "Rows of a table: the items that are furthest off"
     order = np.argsort(-np.abs(result.predicted - result.targets))[:n]
@@ -323,7 +328,7 @@ def plot_sizes(self:Answer,
     axes.set_yticks(range(len(names)), [brief(name, 24) for name in names])
     axes.invert_yaxis()
     more = f', without {len(self.classes) - most} more classes' if len(self.classes) > most else ''
-    axes.set_xlabel(f'items{more}')
+    axes.set_xlabel(f'{self.counted}{more}')
     figure.legend(loc='outside right upper', fontsize=7)
     return figure
 
@@ -349,7 +354,19 @@ def sizes_in_words(self:Regression, labels):
     "Numbers have no classes"
     return 'numbers'
 
+# %% ../../nbs/api/data/14_metrics.ipynb #e00ea571
+def drawn_on(
+    r:Result, # whose items are known
+    item, # one of them
+    picture # of it, an image of Pillow's
+): # an image of Pillow's
+    "A picture with what is in it and what was found"
+    at = next(i for i, each in enumerate(r.items) if each is item)
+    return r.answer.drawn(picture, r.targets[at], r.probs[at])
+
 # %% ../../nbs/api/data/14_metrics.ipynb #830bb223
+def _sure(row): return [f'({row["probability"]:.2f})'] if 'probability' in row else []
+
 def plot_most_wrong(
     r:Result, # whose items can be shown
     n=12, # at most
@@ -359,9 +376,10 @@ def plot_most_wrong(
     if r.modality is None:
         raise TransferError('how these items are shown is not known: give the result its modality')
     rows = most_wrong(r, n)
-    titles = [f'{row["label"]}\ntaken for {row["predicted"]}\n({row["probability"]:.2f})' if 'probability' in row
-              else f'{row["label"]}\npredicted {row["predicted"]}' for row in rows]
-    return r.modality.show([row['item'] for row in rows], titles, caption)
+    lines = [[row['label'], f'{r.answer.mistaken}{row["predicted"]}', *_sure(row)] for row in rows]
+    titles = ['\n'.join(map(str, each)) for each in lines]
+    below = '\n'.join(filter(None, [r.answer.legend if rows else '', caption]))
+    return r.modality.show([row['item'] for row in rows], titles, below, over=lambda item, picture: drawn_on(r, item, picture))
 
 # %% ../../nbs/api/data/14_metrics.ipynb #dc78c5bd
 @patch

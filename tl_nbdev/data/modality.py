@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['modalities', 'add_modality', 'NotThisKind', 'check_columns', 'of_table', 'modality_called', 'owner_of',
-           'kind_in_memory', 'modality_from', 'Modality', 'Items']
+           'known_modalities', 'kind_in_memory', 'modality_from', 'Modality', 'Items']
 
 # %% ../../nbs/api/data/17_modality.ipynb #ac935897
 from dataclasses import replace
@@ -196,7 +196,8 @@ def show(self:Modality,
     items, # some
     titles, # of each
     caption='', # below
-    across=4 # in a row, where they are pictures
+    across=4, # in a row, where they are pictures
+    over=None # function of an item and its picture, an image of Pillow's, which draws over it
 ): # a `Picture` or a `Table`
     "Items, each with a title"
     shown = ((brief(str(item), 140), title.replace('\n', ', ')) for item, title in zip(items, titles))
@@ -214,6 +215,25 @@ def short(self:Modality,
 @patch
 def extent(self:Modality, item) -> tuple: # such as width and height, `None` where an item has none
     "How large an item is, where an answer stands somewhere in it"
+
+# %% ../../nbs/api/data/17_modality.ipynb #651fdc9c
+@patch
+def check_tiles(self:Modality,
+    tiles, # pixels of a side
+    overlap # share of a tile that it has in common with the next one
+):
+    "Raises `TransferError` where items aren't cut into tiles, or not into such"
+    raise TransferError(f'tiles are for photos in which things are found, and this is a model of {self.nouns}: leave them out')
+
+@patch
+def tiled(self:Modality,
+    answer, # the `Answer`
+    look, # function of several items: index → prediction
+    item, # one
+    tiles, overlap # see `check_tiles`
+): # a prediction
+    "What is said of an item that is looked at tile by tile"
+    self.check_tiles(tiles, overlap)
 
 # %% ../../nbs/api/data/17_modality.ipynb #ddc25944
 @patch
@@ -368,6 +388,15 @@ def owner_of(
 ): # a subclass of `Modality`, `None` where it may learn from several
     "The only kind of input that a network can learn from"
     return next((kind for kind in map(modality_called, {**_homes, **modalities}) if kind.owns(name)), None)
+
+# %% ../../nbs/api/data/17_modality.ipynb #44c7df35
+def known_modalities() -> dict: # name → class
+    "All kinds of input that are known here, also those whose rooms were not open yet"
+    import_plugins()
+    for name in _homes: modality_called(name)
+    return modalities
+
+Modality.listed_as = '' # what those that one can start from are listed as, default its name
 
 # %% ../../nbs/api/data/17_modality.ipynb #af8dc219
 def kind_in_memory(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['hub_tags', 'listings', 'hub_reachable', 'hub_url', 'hub_offline', 'hub_answer', 'hub_silence', 'hub_closed',
-           'hub_models', 'models']
+           'hub_models', 'listing_called', 'models']
 
 # %% ../../nbs/api/networks/12_hub.ipynb #5f22c9b2
 import re, socket
@@ -118,13 +118,21 @@ def hub_models(
 # %% ../../nbs/api/networks/12_hub.ipynb #6880472d
 listings = {} # task → function of a query, which gives a `Table`
 
+def listing_called(
+    task # such as `image`, or what a hub calls it, such as `image-classification`
+) -> str: # one of `listings`. Raises `TransferError` where there is none
+    "The listing that is meant"
+    found = next((name for name in listings if task == name or task in hub_tags.get(name, ())), None)
+    if found: return found
+    raise TransferError(f'no models for task "{task}": there are {", ".join(sorted(listings))}')
+
 def models(
-    task='image', # what it is for
+    task='image', # what it is for, see `listing_called`
     query=None, # also list the names that contain this, such as `resnet`, of libraries and of the hub
     limit=20 # names of the hub at most, the most downloaded ones; 0 asks no hub
 ) -> Table: # `available` is `yes`, or `hub` where a model hub is needed, or `no`
     "What one can start from, for a task; raises `TransferError` for a task that has no list"
-    if task not in listings: raise TransferError(f'no models for task "{task}": there are {", ".join(listings)}')
+    task = listing_called(task)
     if limit < 0: raise TransferError(f'limit={limit}: use 0 or more')
     found = listings[task](query)
     if not query or not limit or task not in hub_tags: return found

@@ -8,82 +8,205 @@ __all__ = ['Lower', 'Prefix', 'find_prefix']
 # %% ../../nbs/api/networks/09_prefix.ipynb #b2ebb823
 import copy
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from .stages import *
 from fastcore.basics import patch
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #3b1f60aa
+def _tensors(out):
+    "The tensors of an output, in order"
+    found = []
+    for leaf in tree_leaves(out):
+        if isinstance(leaf, torch.Tensor): found.append(leaf)
+        elif is_dataclass(leaf): found += _tensors(vars(leaf))
+    return found
+
 # %% ../../nbs/api/networks/09_prefix.ipynb #6f3f2662
-def _trains(module, recurse=True): return any(parameter.requires_grad for parameter in module.parameters(recurse))
+class _Reached(Exception): "The boundary is computed: what comes after it is not wanted"
+
+def _trains(module): return any(parameter.requires_grad for parameter in module.parameters())
+def _copied(leaf): return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 class _Watch:
     "Calls of frozen modules, as `(name, number of the call, output)`, up to the first module that trains"
-    def __init__(self): self.calls, self.times, self.inside, self.over = [], {}, [], False
+    def __init__(self): self.calls, self.times, self.inside = [], {}, []
 
     def before(self, name, module, args):
-        if self.over: return
         if not _trains(module): self.inside.append(name)
-        else: self.over = _trains(module, False) or not list(module.children())
+        elif not list(module.children()): raise _Reached
 
     def after(self, name, module, args, out):
-        if self.over or self.inside[-1:] != [name]: return
+        if self.inside[-1:] != [name]: return
         self.inside.pop()
         self.times[name] = self.times.get(name, -1) + 1
-        if not self.inside: self.calls.append((name, self.times[name], out))
+        if self.inside: return
+        if any(each.requires_grad for each in _tensors(out)): raise _Reached
+        self.calls.append((name, self.times[name], tree_map(_copied, out))) # others may write into it
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #c1bf1557
-@torch.no_grad()
-def _watched(net, x):
+@torch.enable_grad()
+def _watched(net, *inputs):
     "The calls of one pass"
     watch, hooks = _Watch(), []
     for name, module in net.named_modules():
         hooks.append(module.register_forward_pre_hook(partial(watch.before, name)))
         hooks.append(module.register_forward_hook(partial(watch.after, name)))
-    try: net(x)
+    try:
+        with suppress(_Reached): net(*inputs)
     finally:
         for hook in hooks: hook.remove()
     return watch.calls
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #2d6be0c4
+def _close(one, two, share=1e-4):
+    "Are two tensors alike, up to a share of the largest number?"
+    if one.shape != two.shape or one.dtype != two.dtype: return False
+    if not one.is_floating_point(): return torch.equal(one, two)
+    largest = two.abs().max().item() if two.numel() else 0
+    return torch.allclose(one, two, rtol=share, atol=share*largest)
+
+def _follows(one, two, n):
+    "Has a tensor a row for each of `n` items, which are in another order, and one more, in the second?"
+    if not one.dim() or len(one) != n or len(two) != n + 1: return False
+    whole = not one.is_floating_point() and not one.is_complex()
+    if whole and not torch.equal(one.float().to(one.dtype), one): return False
+    return not one.is_complex() and _close(two, torch.cat([one.flip(0), one[:1]]), .01)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #7f13ac68
+@dataclass
+class _Leaf:
+    "A tensor of an output, or a plain value"
+    kind: str            # `rows`, one an item, the `same` for all, `else` for tensors that are neither, or `unknown`
+    value: object        # what it was
+    shape: tuple = ()    # of one item's row, or of the tensor
+    dtype: object = None
+    odd: bool = False    # has it zeros only?
+    axis: int = 0        # where its rows are
+
+    @property
+    def n(self): return torch.Size(self.shape).numel()
+
+    def says(self, value):
+        "Is this what it was?"
+        if not isinstance(value, torch.Tensor): return value == self.value
+        return _close(value.movedim(self.axis, 0) if self.kind == 'rows' else value, self.value)
+
+    def nothing(self, items, like, noticed=False):
+        "What stands in its place for so many items"
+        if self.kind == 'same': return _copied(self.value)
+        floats = self.dtype.is_floating_point
+        fill = (torch.nan if floats else self.odd) if noticed else 0
+        one = torch.full((), fill, dtype=like.dtype if floats else self.dtype, device=like.device)
+        if self.kind != 'rows': return one.expand(self.shape)
+        return one.expand(items, *self.shape).movedim(0, self.axis)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #9b27d4f3
+_plain = type(None), bool, int, float, str
+
+def _leaf(one, two, n):
+    "What a value is, which was so in the first batch, and so in the second"
+    if not isinstance(one, torch.Tensor):
+        return _Leaf('same' if isinstance(one, _plain) and type(one) is type(two) and one == two else 'unknown', one)
+    if not isinstance(two, torch.Tensor): return _Leaf('unknown', one)
+    odd = not one.any().item()
+    for axis in range(one.dim() if one.dim() == two.dim() else 0):
+        rows = one.movedim(axis, 0)
+        if not _follows(rows, two.movedim(axis, 0), n): continue
+        return _Leaf('rows', rows, tuple(rows.shape[1:]), one.dtype, odd, axis)
+    same = one.shape == two.shape and torch.equal(one, two)
+    return _Leaf('same' if same else 'else', one, tuple(one.shape), one.dtype, odd)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #e61a8c3d
+class _Call:
+    "A call of a frozen module, and what its output is made of"
+    def __init__(self, name, number, one, two, n):
+        self.name, self.number = name, number
+        leaves, self.tree = tree_flatten(one)
+        others, tree = tree_flatten(two)
+        self.leaves = [_leaf(a, b, n) for a, b in zip(leaves, others)] if tree == self.tree else []
+        self.known = tree == self.tree and all(leaf.kind != 'unknown' for leaf in self.leaves)
+
+    @property
+    def rows(self): # numbers of its leaves that can be kept for each item
+        return [i for i, leaf in enumerate(self.leaves) if leaf.kind == 'rows'] if self.known else []
+
+    def says(self, found, items, like, noticed):
+        "An output with the leaves that are `found`, by number, and nothing in the place of others"
+        leaves = [found[i].movedim(0, leaf.axis) if i in found else leaf.nothing(items, like, noticed)
+                  for i, leaf in enumerate(self.leaves)]
+        return tree_unflatten(leaves, self.tree)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #a2b94d70
+def _calls(net, x):
+    "The calls that two batches have in common"
+    calls = []
+    for one, two in zip(_watched(net, x), _watched(net, torch.cat([x.flip(0), x[:1]]))):
+        if one[:2] != two[:2]: break
+        calls.append(_Call(*one, two[2], len(x)))
+    return calls
+
 # %% ../../nbs/api/networks/09_prefix.ipynb #2576476d
-class _Reached(Exception): "The boundary is computed: what comes after it is not wanted"
+def _flat(leaves):
+    "Tensors as one row per item"
+    rows = [leaf if leaf.is_floating_point() else leaf.float() for leaf in leaves]
+    rows = [row.flatten(1) if row.dim() > 1 else row[:, None] for row in rows]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
 class Lower(nn.Module):
     "A network that is stopped at the boundary, and gives one flat row per item"
     def __init__(self,
         net, # the network
-        name, # of the module whose output is the boundary
-        call # number of its call
+        ends # name of a module, number of its call, of the tensor in its output, and its axis of items, in order
     ):
         super().__init__()
-        self.net, self.name, self.call, self.shape = net, name, call, None # `shape` of the boundary of one item
+        self.net, self.ends = net, list(ends)
+        if [end[2:] for end in self.ends] == [(0, 0)]: return # its name in the cache is that of its weights
+        text = torch.tensor(list(repr(self.ends).encode()), dtype=torch.uint8)
+        self.register_buffer('boundary', text)
 
-    def forward(self, x):
-        times = -1
-        def hook(module, args, out):
-            nonlocal times
-            times += 1
-            if times == self.call: raise _Reached(out)
-        handle = self.net.get_submodule(self.name).register_forward_hook(hook)
-        try: self.net(x)
-        except _Reached as e: out = e.args[0]
-        finally: handle.remove()
-        self.shape = out.shape[1:]
-        return out.flatten(1)
+# %% ../../nbs/api/networks/09_prefix.ipynb #b7306e1c
+class _Catch:
+    "The tensors of a boundary, as a pass gives them"
+    def __init__(self, ends): self.ends, self.times, self.found = ends, {}, {}
+
+    def after(self, name, module, args, out):
+        self.times[name] = number = self.times.get(name, -1) + 1
+        wanted = [end for end in self.ends if end[:2] == (name, number)]
+        last, leaves = self.ends[-1] in wanted, tree_leaves(out) if wanted else []
+        for end in wanted:
+            rows = leaves[end[2]].movedim(end[3], 0)
+            self.found[end] = rows if last else rows.clone()
+        if last: raise _Reached
+
+@patch
+def forward(self:Lower, x):
+    catch = _Catch(self.ends)
+    hooks = [self.net.get_submodule(name).register_forward_hook(partial(catch.after, name))
+             for name in dict.fromkeys(name for name, *_ in self.ends)]
+    try:
+        with suppress(_Reached): self.net(x)
+    finally:
+        for hook in hooks: hook.remove()
+    return _flat([catch.found[end] for end in self.ends])
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #3418f773
 class Prefix:
     "A network cut at its boundary"
     def __init__(self,
         net, # the network
-        calls, # `(name, number of the call, output)` of what runs below
-        batch # items that the outputs are of
+        calls, # of what runs below, in order
+        ends # a call and the number of a tensor of its output, of each tensor of the boundary, in order
     ):
-        self.net, self.calls, self.boundary = net, {}, None
-        for name, _, out in calls:
-            shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
-            self.calls.setdefault(name, []).append(shape)
-        self.last, self.at, out = calls[-1]
-        self.shape, self.batch = tuple(out.shape[1:]), batch
+        self.net, self.calls, self.ends, self.boundary, self.noticed = net, {}, ends, None, False
+        for call in calls: self.calls.setdefault(call.name, []).append(call)
+        self.last = ends[-1][0].name
+        shapes = [call.leaves[i].shape for call, i in ends]
+        self.n = sum(torch.Size(shape).numel() for shape in shapes) # numbers of an item
+        self.shape = shapes[0] if len(shapes) == 1 else (self.n,) # of the boundary of an item
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #8e43d61b
 def _above(net, calls):
@@ -100,73 +223,220 @@ def lower(self:Prefix) -> Lower: # with copies of the frozen modules, what train
     made = copy.deepcopy(self.net).eval()
     for name in _above(made, self.calls):
         with suppress(AttributeError): made.set_submodule(name, nn.Identity()) # else it is gone with another
-    for parameter in made.parameters(): parameter.requires_grad_(False)
-    lower = Lower(made, self.last, self.at)
-    lower.shape = self.shape
-    return lower
+    for parameter in made.parameters():
+        if parameter.requires_grad: parameter.detach_().zero_() # nobody reads it, and rows don't depend on it
+        parameter.requires_grad_(False)
+    return Lower(made, [(call.name, call.number, i, call.leaves[i].axis) for call, i in self.ends])
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #1d5f8b92
+@patch
+def set(self:Prefix,
+    rows, # `(B, n)`, what `lower` gives
+    format=torch.contiguous_format # memory format of maps
+):
+    "Let the next pass begin at the boundary of these items"
+    at, found = 0, []
+    for call, i in self.ends:
+        leaf = call.leaves[i]
+        part = rows[:, at:at + leaf.n].reshape(len(rows), *leaf.shape)
+        at += leaf.n
+        if not leaf.dtype.is_floating_point: part = part.to(leaf.dtype)
+        found.append(part.contiguous(memory_format=format) if part.dim() == 4 else part.contiguous())
+    self.boundary = found[0] if len(found) == 1 else found
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #de08e69c
 @patch
-def _answer(self:Prefix, name, i):
-    "What a module of the prefix says in its call of this number"
-    shape = self.calls[name][i]
-    if name == self.last and i == self.at: return self.boundary
-    if shape is None: return None
-    items = len(self.boundary) if shape[:1] == (self.batch,) else shape[0]
-    return self.boundary.new_zeros(1).expand(items, *shape[1:])
+def _answer(self:Prefix, call):
+    "What a module of the prefix says in this call"
+    parts = [self.boundary] if isinstance(self.boundary, torch.Tensor) else self.boundary
+    found = {i: part for (each, i), part in zip(self.ends, parts) if each is call}
+    like = next((part for part in parts if part.is_floating_point()), parts[0].float())
+    return call.says(found, len(like), like, self.noticed)
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #93eb3f53
+@contextmanager
+def _instead(forwards):
+    "Inside, modules have another forward function"
+    before = {module: vars(module).get('forward') for module in forwards}
+    for module, forward in forwards.items(): module.forward = forward
+    try: yield
+    finally:
+        for module, forward in before.items():
+            del module.forward
+            if forward is not None: module.forward = forward
+
 @patch
 @contextmanager
 def upper(self:Prefix):
-    "Inside, `net(anything of the shape of its input)` begins at `boundary`, which is set before each pass"
+    "Inside, `net(anything of the shape of its input, …)` begins at the boundary, for which `set` is called before"
     times = {}
-    def instead_of(name, forward):
+    def instead_of(name, calls, forward):
         def instead(*args, **kwargs):
-            times[name] = times.get(name, -1) + 1
-            if times[name] >= len(self.calls[name]): return forward(*args, **kwargs)
-            return self._answer(name, times[name])
+            times[name] = i = times.get(name, -1) + 1
+            if i >= len(calls) or not calls[i].known: return forward(*args, **kwargs)
+            return self._answer(calls[i])
         return instead
-    modules = {name: self.net.get_submodule(name) for name in self.calls}
     start = self.net.register_forward_pre_hook(lambda module, args: times.clear())
-    for name, module in modules.items(): module.forward = instead_of(name, module.forward)
-    try: yield self
-    finally:
-        start.remove()
-        for module in modules.values(): del module.forward
+    modules = {name: self.net.get_submodule(name) for name in self.calls}
+    forwards = {module: instead_of(name, self.calls[name], module.forward) for name, module in modules.items()}
+    try:
+        with _instead(forwards): yield self
+    finally: start.remove()
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #d0f7a8e1
+@patch
+def forget(self:Prefix):
+    "Let go of the numbers that it was found with"
+    for calls in self.calls.values():
+        for call in calls:
+            for leaf in call.leaves: leaf.value = leaf.value if leaf.kind == 'same' else None
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #f2db1443
-def _ends_well(call, n):
-    "Is the output of this call a boundary of `n` items?"
-    out = call[2]
-    return isinstance(out, torch.Tensor) and out.is_floating_point() and len(out) == n
+@contextmanager
+def _same_start(device):
+    "Inside, random numbers begin at the same seed, and outside nobody notices"
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(0)
+        yield
 
-def _cut_at_last(net, x):
-    "The prefix of all calls up to the last that may be a boundary, `None` where they hold no parameters"
-    calls = _watched(net, x)
-    while calls and not _ends_well(calls[-1], len(x)): calls.pop()
-    def holds(name): return next(net.get_submodule(name).parameters(), None) is not None
-    if any(holds(name) for name, *_ in calls): return Prefix(net, calls, len(x))
+def _into_mode(net, training, rest):
+    "Eval mode, or training mode as a Learner makes it, in which what is frozen rests"
+    net.train(training)
+    for module in rest: module.eval()
+
+@contextmanager
+def _left_as_was(net):
+    "Inside, a network may run in any mode, and afterwards its modes and buffers are what they were"
+    modes = {module: module.training for module in net.modules()}
+    buffers = [(each, each.clone()) for each in net.buffers()]
+    try: yield
+    finally:
+        for module, on in modes.items(): module.training = on
+        for each, value in buffers: each.copy_(value)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #26d0b8f5
+class _Noticed(Exception): "A module that trains says something else"
+
+class _Witness:
+    "Sums of what modules that train say in a pass, which must be those of another pass"
+    def __init__(self, want=None): self.want, self.sums = want, []
+
+    def after(self, module, args, out):
+        for each in _tensors(out):
+            if not each.is_floating_point(): continue
+            sums, i = torch.stack([each.float().sum(), each.float().abs().sum()]), len(self.sums)
+            self.sums.append(sums)
+            if self.want is not None and not (i < len(self.want) and _close(sums, self.want[i], 1e-3)): raise _Noticed
+
+@contextmanager
+def _seen_by(witness, net):
+    "Inside, a witness is told of each call of a module with parameters of its own that train"
+    own = [module for module in net.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+    hooks = [module.register_forward_hook(witness.after) for module in own]
+    try: yield
+    finally:
+        for hook in hooks: hook.remove()
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #5a7e14c9
+class _Trial:
+    "What a network says of a batch, in all ways in which it will be asked"
+    def __init__(self, net, x, *targets):
+        self.net, self.x, self.rest = net, x, resting(net) if targets else []
+        ways = [(False, ()), (False, targets), (True, targets)] if targets else [(False, ())]
+        self.want = [(way, *self.says(x, *way)) for way in ways]
+
+    def says(self, x, training, targets, want=None):
+        "Tensors, and the sums of what led to them"
+        witness = _Witness(want)
+        with _left_as_was(self.net), _same_start(x.device), _seen_by(witness, self.net):
+            _into_mode(self.net, training, self.rest)
+            return _tensors(self.net(x, *targets)), witness.sums
+
+    @property
+    def nothing(self): # in place of the batch
+        fill = torch.nan if self.x.is_floating_point() else 0
+        return torch.full((), fill, dtype=self.x.dtype, device=self.x.device).expand(self.x.shape)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #37e1c906
+@patch
+def same(self:_Trial, way, want, sums):
+    "Does the upper part say this?"
+    try: got, _ = self.says(self.nothing, *way, sums)
+    except Exception: return False # whatever a network makes of no numbers
+    return len(got) == len(want) > 0 and all(map(_close, got, want))
+
+@patch
+def passes(self:_Trial, prefix, rows):
+    "Does the upper part say the same of these rows as the network of the batch?"
+    prefix.noticed = True
+    with prefix.upper():
+        for each in self.want:
+            prefix.set(rows.clone()) # a pass may write into them
+            if not self.same(*each): return False
+    prefix.noticed, prefix.boundary = False, None
+    return True
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #70c83e5b
+def _same_call(call, found):
+    "Does a call say the same in training?"
+    leaves, tree = tree_flatten(found[2])
+    if (call.name, call.number) != found[:2]: return False
+    if not call.known: return True
+    return tree == call.tree and all(leaf.says(value) for leaf, value in zip(call.leaves, leaves))
+
+def _also_in_training(net, rest, calls, x, *targets):
+    "The calls up to the first that says something else in training"
+    with _left_as_was(net), _same_start(x.device):
+        _into_mode(net, True, rest)
+        found = _watched(net, x, *targets)
+    same = 0
+    while same < min(len(calls), len(found)) and _same_call(calls[same], found[same]): same += 1
+    return calls[:same]
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #9c04b7d2
+def _fewest(works, kept, maybe):
+    "Those of `maybe` that are needed before `kept`, in order"
+    if works(kept): return []
+    if len(maybe) < 2: return maybe
+    first, second = maybe[:len(maybe)//2], maybe[len(maybe)//2:]
+    need = _fewest(works, first + kept, second)
+    return _fewest(works, need + kept, first) + need
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #cf82d6a5
+_most = 2**23 # numbers of an item, where more than one tensor is the boundary
+
+def _cut(net, calls, trial):
+    "The prefix of these calls, `None` where the upper part can't begin after them"
+    last = [(calls[-1], i) for i in calls[-1].rows]
+    before = [(call, i) for call in calls[:-1] for i in call.rows]
+    def works(ends):
+        return trial.passes(Prefix(net, calls, ends), _flat([call.leaves[i].value for call, i in ends]))
+    if works(last): return Prefix(net, calls, last)
+    if not before or not works(before + last): return None
+    prefix = Prefix(net, calls, _fewest(works, last, before) + last)
+    return prefix if prefix.n <= _most else None
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #dd51add4
-def _is_whole(prefix, net, x):
-    "Do both parts, one after the other, say what the network says?"
-    want = net(x)
-    prefix.boundary = prefix.lower()(x).view(len(x), *prefix.shape)
-    with prefix.upper(): both = net(torch.zeros(1, dtype=x.dtype, device=x.device).expand(x.shape))
-    return torch.allclose(both, want, rtol=1e-4, atol=1e-4*want.abs().max().item())
+def _longest(net, x, *targets):
+    "The longest prefix, `None` where there is none"
+    net.eval()
+    trial, calls = _Trial(net, x, *targets), _calls(net, x)
+    if targets: calls = _also_in_training(net, trial.rest, calls, x, *targets)
+    def holds(call): return next(net.get_submodule(call.name).parameters(), None) is not None
+    while any(map(holds, calls)):
+        prefix = _cut(net, calls, trial) if calls[-1].rows else None
+        if prefix and trial.passes(prefix, prefix.lower()(x)): return prefix
+        calls.pop()
 
 @torch.no_grad()
 def find_prefix(
     net:nn.Module, # some of whose parameters have `requires_grad=False`
-    x # a batch it takes
+    x, # a batch it takes
+    *targets # of the batch, where the network takes them beside it, as `net(x, targets)`
 ) -> Prefix: # `None` where nothing frozen runs first, or the network can't be cut
     "The frozen part that a network begins with"
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     try:
-        prefix = _cut_at_last(net, x)
-        return prefix if prefix and _is_whole(prefix, net, x) else None
-    except (RuntimeError, AttributeError, TypeError, IndexError): return None
-    finally:
-        for module, on in modes.items(): module.training = on
+        with _left_as_was(net): prefix = _longest(net, x, *targets)
+    except (RuntimeError, AttributeError, TypeError, IndexError, ValueError, KeyError): return None
+    if prefix: prefix.forget()
+    return prefix

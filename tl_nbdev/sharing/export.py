@@ -111,7 +111,7 @@ def difference(
     "The largest difference between answers"
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape or not np.isfinite(got).all(): return float('inf')
-    return float(np.abs(got - want).max()/answer.tolerance)
+    return answer.apart(got, want)/answer.tolerance
 
 # %% ../../nbs/api/sharing/00_export.ipynb #c9b85e75
 def check_alike(
@@ -194,7 +194,8 @@ def _origin(out):
 # %% ../../nbs/api/sharing/00_export.ipynb #79343612
 def _front(out, target):
     "What a model hub reads of a card"
-    tag = f'\npipeline_tag: {out.modality.name}-classification' if out.answer.words == 'classification' else ''
+    tags = {'classification': f'{out.modality.name}-classification', 'object-detection': 'object-detection'}
+    tag = f'\npipeline_tag: {tags[out.answer.words]}' if out.answer.words in tags else ''
     return f'---\nlicense: {json.dumps(out.p.licence)}\nlibrary_name: {target.name}{tag}\n---'
 
 # %% ../../nbs/api/sharing/00_export.ipynb #c4f305fc
@@ -212,7 +213,7 @@ def export_card(
 {target.about}. Exported from a model of tl_nbdev, which is not needed to use it.
 Licence of the weights: {as_markdown(out.p.licence)}.
 
-Classes, in the order of the probabilities: {classes}.
+Classes, in their order: {classes}.
 
 ```python
 {told.use.strip()}

@@ -58,6 +58,16 @@ textarea:focus-visible, button:focus-visible, a:focus-visible { outline: 2px sol
 .answer img { flex: none; width: 7rem; height: 7rem; object-fit: contain; border-radius: .4rem;
   background: var(--rail); }
 .answer > div { flex: 1; min-width: 0; }
+.answer.found { flex-direction: column; }
+.answer.found > div { width: 100%; }
+.photo { position: relative; max-width: 34rem; overflow: hidden; border-radius: .4rem; }
+.answer .photo img { display: block; width: 100%; height: auto; }
+.frame { position: absolute; border: 2px solid var(--of); outline: 1px solid #000b; border-radius: 2px; }
+.frame b { position: absolute; left: -2px; bottom: 100%; padding: 0 .3rem; font-size: .8rem; line-height: 1.35;
+  white-space: nowrap; color: #fff; background: var(--of); }
+.frame b.low { bottom: auto; top: 0; } .frame b.left { left: auto; right: -2px; }
+.rank b i { display: inline-block; width: .7rem; height: .7rem; margin-right: .4rem; border-radius: .2rem;
+  background: var(--of); }
 .said { font-size: 1.25rem; font-weight: 600; }
 .rank { display: grid; grid-template-columns: minmax(0, 9rem) 1fr 4rem; gap: .6rem; align-items: center; }
 .rank b { font-weight: 400; } .rank i { font-style: normal; text-align: right; font-variant-numeric: tabular-nums; }
@@ -86,10 +96,40 @@ function ranks(probabilities) {
   });
 }
 
+const colours = ['#c2183c', '#2f55c8', '#9a5b00', '#1f7a4d', '#7a1f9e', '#a3187a', '#007070', '#7a4a1f'], known = [];
+function colour(label) { // the same for all of a class
+  if (!known.includes(label)) known.push(label);
+  return colours[known.indexOf(label) % colours.length];
+}
+
+function frames(found, width, height) { // over a photo: the surest on top
+  return found.toReversed().map(({label, score, x0, y0, x1, y1}) => {
+    const frame = made('div', '', 'frame'), name = made('b', label + ' ' + score.toFixed(2), '');
+    const places = {left: x0/width, top: y0/height, width: (x1 - x0)/width, height: (y1 - y0)/height};
+    for (const [side, share] of Object.entries(places)) frame.style[side] = 100*share + '%';
+    frame.style.setProperty('--of', colour(label));
+    name.classList.toggle('low', y0 < .08*height);
+    name.classList.toggle('left', x0 > .6*width);
+    frame.append(name);
+    return frame;
+  });
+}
+
+function scores(found) {
+  return found.map(({label, score, x0, y0, x1, y1}) => {
+    const [row] = ranks({[label]: score}), name = row.firstChild;
+    row.style.setProperty('--of', colour(label));
+    row.title = `${x0}, ${y0} to ${x1}, ${y1} pixels`;
+    name.prepend(made('i', '', ''));
+    return row;
+  });
+}
+
 function lines(said) {
   if (said.error) return [Object.assign(made('p', said.error, 'wrong'), {role: 'alert'})];
   const label = Array.isArray(said.label) ? said.label.join(', ') || 'none above one half' : said.label ?? said.value;
-  const found = [made('p', String(label), 'said'), ...ranks(said.probabilities || {})];
+  const more = said.boxes ? scores(said.boxes) : ranks(said.probabilities || {});
+  const found = [made('p', String(label), 'said'), ...more];
   return said.note ? [...found, made('p', said.note, 'quiet')] : found;
 }
 
@@ -99,7 +139,7 @@ async function ask(what, name, picture) {
   if (picture) {
     const shown = Object.assign(document.createElement('img'), {alt: '', src: URL.createObjectURL(picture)});
     shown.onload = () => URL.revokeObjectURL(shown.src);
-    shown.onerror = () => shown.remove();
+    shown.onerror = () => (shown.closest('.photo') || shown).remove();
     box.append(shown);
   }
   box.append(words);
@@ -109,7 +149,14 @@ async function ask(what, name, picture) {
     const answer = await fetch('predict' + main.dataset.query, {method: 'POST', ...what});
     said = await answer.json();
   } catch { said = {error: 'no answer: is the server still there?'}; }
-  words.lastChild.replaceWith(...lines(said.answers ? said.answers[0] : said));
+  const row = said.answers ? said.answers[0] : said, photo = box.querySelector('img');
+  words.lastChild.replaceWith(...lines(row));
+  if (!row.boxes) return;
+  box.classList.add('found');
+  if (!photo) return; // of a kind that a browser doesn't show
+  const over = made('div', '', 'photo');
+  photo.replaceWith(over);
+  over.append(photo, ...frames(row.boxes, row.width, row.height));
 }
 
 async function send(files) {

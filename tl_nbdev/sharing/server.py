@@ -56,8 +56,16 @@ class Refused(TransferError):
         self.status_code, self.headers = status, headers
 
 # %% ../../nbs/api/sharing/13_server.ipynb #2dbe31d6
+@dataclass(frozen=True)
+class _Heard:
+    "What became of an item"
+    prediction: object = None # `(width,)`
+    why: str = ''             # why there is none
+    note: str = ''            # a remark
+    extent: tuple = None      # of the item, where the answer lies somewhere in it
+
 class _Asks:
-    "What a batcher calls: items → `(prediction, why not, note)`"
+    "What a batcher calls: items → `_Heard`"
     def __init__(self, predictor): self.predictor = predictor
 
     def note(self, item):
@@ -69,7 +77,8 @@ class _Asks:
         found = self.predictor.answers(items)
         read = [item for item, prediction, _ in found if prediction is not None]
         odd = self.predictor.modality.doubtful(self.predictor.frozen, read) if read else 0
-        return [(prediction, why, self.note(item) if odd and prediction is not None else '')
+        return [_Heard(None, why) if prediction is None else
+                _Heard(prediction, '', self.note(item) if odd else '', self.predictor.extent(item))
                 for item, prediction, why in found]
 
 # %% ../../nbs/api/sharing/13_server.ipynb #cd9b7b3b
@@ -253,7 +262,7 @@ log = logging.getLogger('tl_nbdev.serve')
 async def answers_to(self:Service,
     items, # that could be read so far
     request # whose they are
-) -> list: # of `(prediction, why not, note)`. Raises `Refused`
+) -> list: # of `_Heard`. Raises `Refused`
     "Put items into the queue, and wait"
     try: futures = self.batcher.ask(items)
     except Busy as e: raise Refused(503, str(e), **{'Retry-After': '1'}) from e
@@ -266,28 +275,27 @@ async def answers_to(self:Service,
 @patch
 def _failed(self:Service, error):
     "What is said of an item at which the model failed: the reason is for the log of the server"
-    if isinstance(error, TransferError): return None, str(error), ''
+    if isinstance(error, TransferError): return _Heard(None, str(error))
     where = log.isEnabledFor(logging.DEBUG) and error
     log.error('%s: %s', type(error).__name__, brief(str(error), 200), exc_info=where)
-    return None, f'the model failed at this {self.predictor.modality.noun}', ''
+    return _Heard(None, f'the model failed at this {self.predictor.modality.noun}')
 
 # %% ../../nbs/api/sharing/13_server.ipynb #38a68124
 @patch
 def _row(self:Service, name, found, top, proba):
     "What is said about an item"
-    prediction, why, note = found
-    row = dict(name=name) if name else {}
-    if prediction is None: return row | dict(error=why)
-    row |= self.predictor.answer.said(prediction)
-    if proba or top: row['probabilities'] = self.predictor.answer.ranked(prediction, top)
-    return row | (dict(note=note) if note else {})
+    answer, row = self.predictor.answer, dict(name=name) if name else {}
+    if found.prediction is None: return row | dict(error=found.why)
+    row |= answer.replied(found.prediction, found.extent)
+    if proba or top: row['probabilities'] = answer.ranked(found.prediction, top)
+    return row | (dict(note=found.note) if found.note else {})
 
 # %% ../../nbs/api/sharing/13_server.ipynb #53edf1fe
 @patch
 def _rows(self:Service, asked, found, top, proba):
     "A row for each item. Raises `Refused` where all are errors"
     found = iter(found)
-    told = [(None, str(item), '') if isinstance(item, TransferError) else next(found) for _, item in asked]
+    told = [_Heard(None, str(item)) if isinstance(item, TransferError) else next(found) for _, item in asked]
     rows = [self._row(name, each, top, proba) for (name, _), each in zip(asked, told)]
     if any('error' not in row for row in rows): return rows
     malformed = all(isinstance(item, TransferError) for _, item in asked)
@@ -382,6 +390,20 @@ async def _lifespan(app):
     try: yield
     finally: await asyncio.to_thread(service.batcher.close, service.limits.seconds)
 
+# %% ../../nbs/api/sharing/13_server.ipynb #684346fc
+def _reply_of(answer):
+    "What `predict` answers, as JSON Schema"
+    text, share = dict(type='string'), dict(type='number', minimum=0, maximum=1)
+    more = {} if answer.rankable() else dict(probabilities=dict(type='object', additionalProperties=share))
+    row = dict(name=text, **answer.reply_schema(), **more, note=text, error=text)
+    rows = dict(type='array', items=dict(type='object', properties=row), description='one an item, in their order')
+    return dict(type='object', properties=dict(model=text, answers=rows), required=['model', 'answers'])
+
+def _described(app, answer):
+    "Let the description of an application say what it answers"
+    found = app.openapi()['paths']['/predict']['post']['responses']['200']
+    found['content']['application/json']['schema'] = _reply_of(answer)
+
 # %% ../../nbs/api/sharing/13_server.ipynb #335e5ec6
 def serving(
     predictor:Predictor, # from `load_transfer`
@@ -396,4 +418,5 @@ def serving(
                   exception_handlers=handlers, redirect_slashes=False)
     app.state.service = service
     for each in (router, *more): app.include_router(each)
+    _described(app, predictor.answer)
     return app

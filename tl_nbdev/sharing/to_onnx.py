@@ -7,7 +7,7 @@ __all__ = ['opset', 'graph', 'to_onnx']
 
 # %% ../../nbs/api/sharing/07_to_onnx.ipynb #0d728a09
 import io, json, logging, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import torch
 from ..base.settings import *
@@ -44,15 +44,23 @@ def _annotated(model, made, out):
     return model
 
 # %% ../../nbs/api/sharing/07_to_onnx.ipynb #03e634ab
+def _as_program(made, named): return torch.onnx.export(traced(made), external_data=False, **named).model_proto
+
+def _by_example(made, named):
+    "The graph of what a network computes for one item, which it computes for others too"
+    import onnx
+    held = io.BytesIO()
+    with redirect_stdout(io.StringIO()): # it prints a graph that it can't write
+        torch.onnx.export(made.net, tuple(made.inputs.values()), held, dynamo=False, **named)
+    return onnx.load_from_string(held.getvalue())
+
 def graph(
     made, # a `Whole`
     out # an `Outgoing`
 ): # an `onnx.ModelProto`
     "The graph of a network"
-    with _quietly():
-        program = torch.onnx.export(traced(made), opset_version=opset, input_names=list(made.inputs),
-                                    output_names=['answers'], verbose=False, external_data=False)
-    model = program.model_proto
+    named = dict(opset_version=opset, input_names=list(made.inputs), output_names=['answers'], verbose=False)
+    with _quietly(): model = _by_example(made, named) if made.alone else _as_program(made, named)
     for value in model.graph.input:
         for axis, what in made.axes[value.name].items(): value.type.tensor_type.shape.dim[axis].dim_param = what
     return _annotated(model, made, out)
@@ -88,5 +96,5 @@ def to_onnx(
     off, n = tried(made, lambda arrays: session.run(None, arrays)[0], out, 'onnx')
     (folder/'model.onnx').write_bytes(data)
     write_beside(made, out, folder)
-    use = made.use + '\n' + _use.replace('ARGUMENTS', ', '.join(f'{name}={name}' for name in made.inputs))
+    use = made.use + '\n' + _use.replace('ARGUMENTS', ', '.join(f'{name}={name}' for name in made.inputs)) + made.then
     return Written(use, off, n, dict(preprocessing=made.says, opset=opset))

@@ -48,7 +48,7 @@ def tried(
         want = made.net(**made.inputs)
         return check_alike(run(x), want, out.answer, to), len(want)
     want = out.answers(items)
-    together = check_alike(run(made.prepared(items)), want, out.answer, to)
+    together = 0. if made.alone else check_alike(run(made.prepared(items)), want, out.answer, to)
     alone = [check_alike(run(made.prepared([item])), want[[i]], out.answer, to) for i, item in enumerate(items)]
     return max(together, *alone), len(items)
 
@@ -85,6 +85,9 @@ def to_program(
 ) -> Written: # raises `TransferError` for a network that torch can't follow
     "model.pt2, and how items are prepared beside it"
     made = out.p.whole(out)
+    if made.alone:
+        raise TransferError(f'program: torch.export can\'t follow how {out.p.name} chooses among its boxes: '
+                            'export it as "onnx"')
     held = io.BytesIO()
     torch.export.save(traced(made), held)
     (folder/'model.pt2').write_bytes(held.getvalue())

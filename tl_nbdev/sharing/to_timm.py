@@ -18,6 +18,7 @@ from ..networks.heads import *
 from ..vision.starts import *
 from ..vision.starts import _new
 from ..vision.zoo import _made_for
+from ..boxes.network import *
 from .export import *
 from .parts import *
 from fastai.basics import patch
@@ -126,13 +127,13 @@ def _use(out):
     mode = 'L' if out.p.channels == 1 else 'RGB'
     return _use_timm.replace('MODE', mode).replace('ANSWERS', out.answer.by_code)
 
-# %% ../../nbs/api/sharing/02_to_timm.ipynb #f8414695
-@add_target('timm', 'A folder as timm\'s hub has them', timm='timm')
-def to_timm(
-    out:Outgoing, # the model
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #31bdeb30
+@patch
+def as_timm(self:Pretrained,
+    out, # an `Outgoing` that started from it
     folder # an empty one
-) -> Written: # raises `TransferError` for a network of another library, or a head that is not linear
-    "config.json and model.safetensors, which `timm.create_model('local-dir:folder', pretrained=True)` reads"
+) -> Written: # raises `TransferError` for a network that timm can't make
+    "Write a model as timm has it"
     import timm
     net, said = timm_network(out), timm_says(out)
     names = out.answer.classes or ['value']
@@ -144,3 +145,18 @@ def to_timm(
     off = check_alike(out.answer.heard(made(x)), out.answer.as_tensor(out.net(x)), out.answer, 'timm')
     seen, notes = photos_differ(out, lambda photo: made(prepare(photo)[None]), 'timm')
     return Written(_use(out), max(off, seen), len(out.items), dict(preprocessing=said), notes)
+
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #6abd9bb2
+@patch
+def as_timm(self:DetectorPretrained, out, folder):
+    "Refused"
+    raise TransferError(f'timm: {self.name} finds boxes, and timm has classifiers: export it as "onnx"')
+
+# %% ../../nbs/api/sharing/02_to_timm.ipynb #f8414695
+@add_target('timm', 'A folder as timm\'s hub has them', timm='timm')
+def to_timm(
+    out:Outgoing, # the model
+    folder # an empty one
+) -> Written: # raises `TransferError` for a network of another library, or a head that is not linear
+    "config.json and model.safetensors, which `timm.create_model('local-dir:folder', pretrained=True)` reads"
+    return out.p.as_timm(out, folder)

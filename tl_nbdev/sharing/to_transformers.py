@@ -25,6 +25,9 @@ from ..text.sources import *
 from ..text.encoders import *
 from ..text.encoders import _class_config, _kinds, _new_own_head, _sequence_class, _their_names
 from ..text.tokens import *
+from ..vision.pixels import *
+from ..boxes.own_loss import detection_rows
+from ..boxes.network import *
 from .export import *
 from .parts import *
 from .to_timm import *
@@ -357,6 +360,60 @@ def as_transformers(self:ImagePretrained, out, folder):
     of = 'a module of your own' if self.library == 'module' else f'of {self.library}'
     raise TransferError(f'transformers: {self.name} is {of}, for which it has no class: '
                         'export it as "onnx" or "program"')
+
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #d0e835aa
+def _square(processor, size):
+    "A processor that makes photos square, and does nothing else to their shape"
+    made = copy.deepcopy(processor)
+    made.do_resize, made.do_pad, made.do_rescale, made.resample = True, False, True, 2 # bilinear
+    made.size = dict(height=size, width=size)
+    return made
+
+def _as_ours(processor, found, n):
+    "Rows of boxes `(n, 600)`, of what a network of transformers gave"
+    rows = processor.post_process_object_detection(found, threshold=0., target_sizes=[(1, 1)]*n)
+    rows = [(each['labels'], each['scores'], each['boxes']) for each in rows]
+    return detection_rows(rows, torch.ones(n, 2)).flatten(1).numpy().astype(np.float64)
+
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #de611fa3
+_use_detector = '''from transformers import pipeline
+
+find = pipeline('object-detection', 'FOLDER', threshold=LEAST)
+find('photo.jpg') # boxes in pixels of the photo
+'''
+
+def _same_pixels(out):
+    "Its items as a network is given them"
+    squares = [pixels(item, out.p.prep(out.fit)) for item in out.items]
+    x = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)/255
+    return out.net.body.call.images(out.net.body.batch(x))
+
+def _detected(folder, out):
+    "Answers of a folder: for the same pixels, and for the photos"
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    with quiet_transformers():
+        made, processor = AutoModelForObjectDetection.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    same = made(**_same_pixels(out))
+    theirs = made(**processor([opened(item) for item in out.items], return_tensors='pt'))
+    return [_as_ours(processor, found, len(out.items)) for found in (same, theirs)]
+
+# %% ../../nbs/api/sharing/03_to_transformers.ipynb #728af709
+@patch
+def as_transformers(self:DetectorPretrained, out, folder):
+    "Detectors: those of transformers"
+    net, way = out.net.body.net, out.net.body.call
+    if not hasattr(way, 'processor') or not hasattr(net, 'save_pretrained'):
+        raise TransferError(f'transformers: it has no class for {self.name}, a detector of {self.library}: '
+                            'export it as "onnx"')
+    processor = _square(way.processor, self.size)
+    with quiet_transformers(): net.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    want, (same, seen) = out.answers(out.items), _detected(folder, out)
+    off, by_photo = check_alike(same, want, out.answer, 'transformers'), difference(seen, want, out.answer)
+    notes = [] if by_photo <= 1e-3 else [f'transformers prepares photos a little otherwise: on {len(want)} of them '
+                                         f'boxes or scores differ by up to {by_photo:.1g}']
+    facts = dict(size=self.size, by_its_processor=by_photo)
+    return Written(_use_detector.replace('LEAST', f'{out.answer.least:g}'), off, len(want), facts, notes)
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #3c491609
 @add_target('transformers', 'A classifier as transformers has it', transformers='"tl_nbdev[text]"')

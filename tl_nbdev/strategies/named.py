@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical',
-           'BitFit', 'LoRA', 'Contrastive', 'Textbook', 'L2SP', 'WiSE']
+           'BitFit', 'LoRA', 'Contrastive', 'Textbook', 'L2SP', 'WiSE', 'Patience']
 
 # %% ../../nbs/api/strategies/01_named.ipynb #d550cf37
 import inspect
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 import numpy as np
+from ..base.settings import TransferError
 from ..base.samples import Table
 from ..networks.stages import *
 from .steps import *
@@ -47,6 +48,8 @@ class Strategy:
     def __post_init__(self):
         for name in ('phases', 'steps'): object.__setattr__(self, name, tuple(getattr(self, name)))
         check_epochs(self.epochs)
+        if sum(step.monitor is not None for step in self.steps) > 1:
+            raise TransferError(f'strategy {self.name}: two steps end its phases: leave one')
 
     def __add__(self, other):
         if not isinstance(other, Strategy): return NotImplemented
@@ -98,6 +101,28 @@ def _rate(lr, usual):
 
 _everything = Phase('all', **_rate(None, slice(1e-4, 1e-3))) # where a strategy has steps alone
 
+# %% ../../nbs/api/strategies/01_named.ipynb #699f30fc
+@patch(as_prop=True)
+def watcher(self:Strategy):
+    "The step that ends a phase early, `None` where none does"
+    return next((step for step in self.steps if step.monitor is not None), None)
+
+@patch
+def _scheduled(self:Strategy, phase):
+    "A phase with the schedule that a step asks for"
+    asked = next((step.schedule for step in self.steps if step.schedule), None)
+    return replace(phase, schedule=asked) if asked and phase.schedule == 'one_cycle' else phase
+
+# %% ../../nbs/api/strategies/01_named.ipynb #777875ec
+@patch
+def at_most(self:Strategy,
+    phases # as resolved
+) -> str: # empty where nothing ends a phase early
+    "The most epochs there can be, in a sentence"
+    if not self.watcher: return ''
+    total = sum(phase.epochs for phase in phases)
+    return f' At most {total} epoch{"s" if total > 1 else ""}: {self.watcher.said}.'
+
 # %% ../../nbs/api/strategies/01_named.ipynb #05c52af6
 @patch
 def resolved(self:Strategy,
@@ -110,6 +135,7 @@ def resolved(self:Strategy,
     parts = iter(_parted(epochs or self.epochs, [phase.share for phase in given if phase.epochs is None]))
     for phase in given:
         own = next(parts) if phase.epochs is None else phase.epochs
+        phase = self._scheduled(phase)
         phases += _gradual(phase, own, n) if phase.train == 'gradual' else [replace(phase, epochs=own)]
     for phase in phases: phase.rates(ss)
     return phases
@@ -174,7 +200,7 @@ def table(self:Strategy,
         shown = {span: _shown_rate(phase, rate[i]) for span, phase, rate in zip(spans, phases, rates)}
         rows.append(dict(depth=stage.depth, stage=stage.name, parameters=f'{stage.n:,}', **shown))
     return Table(rows, f'{self!r} trains {_trained(self, phases, ss)}, and rates are the highest of one-cycle. '
-                       'What is frozen is in eval mode (BatchNorm statistics, dropout).')
+                       'What is frozen is in eval mode (BatchNorm statistics, dropout).' + self.at_most(phases))
 
 # %% ../../nbs/api/strategies/01_named.ipynb #8230dee9
 def _to_json(value):
@@ -349,3 +375,16 @@ def WiSE(
     """Interpolate between the start and the end of training (WiSE-FT: Wortsman et al. 2022, eq. 1). It joins
     any strategy, and alone it trains everything"""
     return Strategy('wise' if alpha is None else f'wise:{alpha:g}', (), steps=(Interpolate(alpha),))
+
+# %% ../../nbs/api/strategies/01_named.ipynb #b99ab628
+@_spelled
+def Patience(
+    epochs:int=3, # so many without an improvement end a phase
+    monitor='valid_loss', # or the name of a metric, as fastai's table shows it
+    least=0., # what is no more than that is no improvement
+    lower=None, # is less better? Default what the name tells
+    flat=False # where a phase would have one-cycle, the rate rises and is kept
+) -> Strategy:
+    """End a phase that no longer improves on valid, with the weights of its best epoch (early stopping: Prechelt
+    1998). It joins any strategy, and alone it trains everything"""
+    return Strategy(f'patience:{epochs}', (), steps=(EarlyStopping(epochs, monitor, least, lower, flat),))

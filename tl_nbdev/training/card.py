@@ -12,12 +12,12 @@ from ..data.answers import *
 from ..data.modality import *
 
 # %% ../../nbs/api/training/08_card.ipynb #9e865825
-def _front_matter(info, kind, task):
+def _front_matter(info, tag):
     "What a model hub reads of a card"
     return f'''---
 license: {json.dumps(info["weights_licence"])}
 library_name: tl_nbdev
-tags: [transfer-learning, {kind}-{task}]
+tags: [transfer-learning, {tag}]
 ---'''
 
 # %% ../../nbs/api/training/08_card.ipynb #0d614e15
@@ -80,7 +80,7 @@ def model_card(
 ) -> str: # Markdown
     "The card of a saved model"
     answer, modality = answer_from(info['answer']), modality_called(info['modality']['kind'])
-    return f'''{_front_matter(info, modality.name, answer.words)}
+    return f'''{_front_matter(info, answer.tag(modality.name))}
 # {as_markdown(info["pretrained"]["name"])}, adapted to {as_markdown(info["data"]["name"])}
 
 {_figure(info["result"], info["data"]["reads"])}

@@ -206,7 +206,7 @@ _room = 4e9 # bytes of one part's rows in the cache
 def _from_cache(learn, views, prefix, frozen):
     "Train and valid as batches of rows, each where it can be"
     train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn.task), touching(learn.cbs)
-    def fits(part, views): return learn.task.n(part)*views*4*np.prod(prefix.shape) <= _room
+    def fits(part, views): return learn.task.n(part)*views*4*prefix.n <= _room
     if fits('valid', 1) and not any(cb.run_valid for cb in sees):
         valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)
     joins = any(getattr(cb, 'joins_batches', False) for cb in learn.cbs) # images of elsewhere are put beside these
@@ -216,13 +216,21 @@ def _from_cache(learn, views, prefix, frozen):
         train = RowLoader(rows, labels['train'], train.bs, shuffle=True, views=views, all_views=False)
     return train, valid
 
+# %% ../../nbs/api/training/04_freezing.ipynb #7a8323e3
+def _tried(learn, device):
+    "Inputs by which the boundary of a network is found, and targets of one that has a loss of its own"
+    p = learn.pretrained
+    if not p.by_itself: return p.example(4).to(device),
+    labels = learn.task.part('train').label
+    return p.example(2).to(device), learn.task.answer.tensor(labels[:2]).to(device)
+
 # %% ../../nbs/api/training/04_freezing.ipynb #2abe6ea9
 @contextmanager
 def at_boundary(learn, views, cached=True):
     "Inside, batches begin where training does, if that isn't at the beginning"
     net, old, p, prefix = learn.model, learn.dls, getattr(learn, 'pretrained', None), None
     views = views_kept(learn, views)
-    if _may_cut(learn): prefix = find_prefix(net, p.example(4).to(next(net.parameters()).device))
+    if _may_cut(learn): prefix = find_prefix(net, *_tried(learn, next(net.parameters()).device))
     if prefix is None:
         yield None
         return

@@ -32,20 +32,38 @@ _predict = Learner.predict
 @patch
 def predict(self:Learner,
     item, # the path of an image, an image in memory, a text, or a pair of texts
-    proba=False, top=None, # see `Predictor.predict`
+    proba=False, top=None, score=None, tiles=None, overlap=None, # see `Predictor.predict`
     **kwargs # for fastai's own, which is used where the learner has no task
-) -> tuple: # label, its number, `(classes,)` probabilities, or a number, twice. With `proba` or `top` as there
+) -> tuple: # label, its number, `(classes,)` probabilities, or a number, twice. With `proba`, `top` or `tiles` as there
     "The answer to one item, as the saved model gives it. Raises `TransferError` for many, and for what can't be read"
     if not hasattr(self, 'task'): return _predict(self, item, **kwargs)
     now = self.predictor()
     if not now.modality.is_one(item):
         raise TransferError(f'learn.predict answers about one item, and this is a {type(item).__name__}: '
                             'learn.predictor().predict(items) answers about many')
-    if proba or top: return now.predict(item, proba, top)
+    if proba or top or tiles is not None: return now.predict(item, proba, top, score, tiles, overlap)
+    now = now.asked(score, tiles, overlap)
     (held, probs, why), = now.answers([item])
     if probs is None: raise TransferError(f'{brief(now.modality.called(item, held), 60)}: {why}')
     if line := now.modality.remark(now.frozen, now.modality.doubtful(now.frozen, [held])): print(line)
-    return self.task.answer.as_fastai(probs)
+    return now.answer.as_fastai(probs)
+
+# %% ../../nbs/api/training/11_inference.ipynb #938927d2
+@patch
+def choose_score(self:Learner,
+    precision=.9, # share of what is listed that should be right, above 0 and up to 1
+    result=None, # on valid, default of this learner now
+    **kwargs # what else the answer takes, see `Answer.score_for`
+) -> dict: # with `score`, and what it is worth on valid
+    "Choose the score that something found needs to be listed. Raises `TransferError` where none reaches the precision"
+    if not hasattr(self, 'task'):
+        raise TransferError('choose_score needs a learner from transfer_learner: this one knows of no classes')
+    answer = self.task.answer
+    if result is None and not answer.moves: return answer.score_for(None, precision)
+    result = self.evaluate('valid') if result is None else result
+    found = answer.score_for(result, precision, **kwargs)
+    self.task.answer = answer.above(found['score'])
+    return found
 
 # %% ../../nbs/api/training/11_inference.ipynb #3e6b31c6
 @patch

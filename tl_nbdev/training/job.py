@@ -81,7 +81,7 @@ class Job:
     ):
         self.learn, self.how, self.epochs, self.wd = learn, how, epochs, wd
         self.accumulate, self.keep, self.every = accumulate, keep, every
-        self.start, self.phases, self.found, self.seconds, self.at = {}, [], None, 0., 0
+        self.start, self.phases, self.found, self.seconds, self.at, self.best = {}, [], None, 0., 0, None
         self.began = time.perf_counter()
 
     @property
@@ -109,6 +109,7 @@ def change(self:Job):
 @patch
 def prepare(self:Job):
     "Check all that can be checked, change the network where a step does, and make the optimizer"
+    check_monitor(self.learn, self.how)
     learn, ss = self.learn, stages(self.learn.model)
     for phase in self.how.resolved(ss, self.epochs):
         if not self.how.waits(phase, ss): phase.params(ss)
@@ -161,8 +162,11 @@ def begun(self:Job, i):
 @patch
 def callbacks(self:Job, i, ph, alone, inside):
     "What watches over a phase, and what a strategy adds to it"
-    learn = self.learn
-    cbs = [Onward(self.at), Finite(learn.task.part('train').item.to_list() if hasattr(learn, 'task') else None)]
+    learn, watcher = self.learn, self.how.watcher
+    self.best = BestEpoch(watcher.watching(ph)) if watcher else None
+    items = learn.task.part('train').item.to_list() if hasattr(learn, 'task') else None
+    cbs = [Onward(self.at), Finite(items, self.best)]
+    if self.best: cbs.append(self.best)
     if self.accumulate > 1: cbs.append(Accumulate(self.accumulate))
     if ph.clip: cbs.append(GradientClip(ph.clip))
     if alone: return cbs
@@ -172,10 +176,10 @@ def callbacks(self:Job, i, ph, alone, inside):
     return [*cbs, keep, GoOn(keep)]
 
 # %% ../../nbs/api/training/12_job.ipynb #1e14453d
-def _along_lines(rate, steps, warmup):
-    "A schedule up from 0 during a share of the steps, then down to 0"
+def _along_lines(rate, steps, warmup, stays=False):
+    "A schedule up from 0 during a share of the steps, and then down to 0, or as it is"
     top, warm = np.array(rate), min(math.ceil(steps*warmup)/steps, 1 - 1e-9)
-    lines = combine_scheds([warm, 1 - warm], [SchedLin(0*top, top), SchedLin(top, 0*top)])
+    lines = combine_scheds([warm, 1 - warm], [SchedLin(0*top, top), SchedLin(top, top if stays else 0*top)])
     return ParamScheduler({'lr': lines})
 
 # %% ../../nbs/api/training/12_job.ipynb #fd29f3dc
@@ -185,7 +189,7 @@ def _fit(self:Job, ph, rates, cbs):
     learn, rate = self.learn, rates if len(rates) > 1 else rates[0]
     wd = self.how.weight_decay if self.wd is None else self.wd
     if ph.schedule == 'one_cycle': return learn.fit_one_cycle(ph.epochs, rate, wd=wd, cbs=cbs)
-    lines = _along_lines(rate, ph.epochs*len(learn.dls.train), ph.warmup)
+    lines = _along_lines(rate, ph.epochs*len(learn.dls.train), ph.warmup, ph.schedule == 'constant')
     learn.fit(ph.epochs, rate, wd=wd, cbs=[*cbs, lines])
 
 # %% ../../nbs/api/training/12_job.ipynb #ee4a9214
@@ -237,6 +241,7 @@ def _record(self:Job, ph, rates, trained):
     "What a phase was, so far as it was carried out"
     done, resting = _epochs_done(self.learn, self.at), [0.]*(len(self.ss) - len(rates))
     planned = {} if done == ph.epochs else dict(planned=ph.epochs)
+    if self.best: planned['best'] = None if self.best.at is None else self.best.at + 1
     self.phases.append(dict(epochs=done, **planned, rates=resting + list(map(float, rates)), trained=trained))
 
 # %% ../../nbs/api/training/12_job.ipynb #4812f6fa

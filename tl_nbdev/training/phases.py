@@ -137,9 +137,8 @@ def _seconds_of_rows(learn, net, views, x, y, read):
 # %% ../../nbs/api/training/06_phases.ipynb #81d5d760
 def _seconds_above(learn, net, begin, x, y, read):
     "Seconds of a batch below the boundary, of a step above it, and the peak memory"
-    prefix = begin.prefix
     with torch.no_grad(), learn.mode.autocast(x[0].device): took, rows = _second(lambda: begin.lower(x[0]))
-    prefix.boundary = rows.view(len(rows), *prefix.shape).contiguous(memory_format=learn.mode.format)
+    begin.prefix.set(rows, learn.mode.format)
     nothing = torch.zeros(1, device=rows.device).expand(x[0].shape)
     return max(took, read), *_step_of(learn, net, (nothing,), y)
 
@@ -195,7 +194,8 @@ def said_of_steps(
     sizes = _in_words(_batch_of(learn, ss, phase) for phase in phases)
     batch = f'{accumulate} batches of {sizes} a step' if accumulate > 1 else f'Batches of {sizes}'
     plural = '' if set(steps) == {1} else 's'
-    return f'{batch}: {_in_words(steps)} step{plural} an epoch, {total:,} in all.'
+    most = 'at most ' if how.watcher else ''
+    return f'{batch}: {_in_words(steps)} step{plural} an epoch, {most}{total:,} in all.'
 
 # %% ../../nbs/api/training/06_phases.ipynb #b866e4b6
 few_steps = 1000 # of a training, below which BatchNorm keeps the statistics of its source
@@ -245,7 +245,8 @@ def _as_plan(how, rows, words):
               'parameters': f'{row["parameters"]:,}', 'seconds': f'{row["seconds"]:.0f}', 'mib': _mib(row['mib'])}
              for i, row in enumerate(rows)]
     memory = f' and {mib:.0f} MiB' if mib else ''
-    plan = Table(shown, f'{how!r}: about {seconds:.0f} s{memory}, estimated from measured steps. '
+    about = 'at most about' if how.watcher else 'about'
+    plan = Table(shown, f'{how!r}: {about} {seconds:.0f} s{memory}, estimated from measured steps. '
                         f'Nothing was trained. {words}')
     plan.seconds, plan.mib = seconds, mib
     return plan
@@ -253,6 +254,7 @@ def _as_plan(how, rows, words):
 # %% ../../nbs/api/training/06_phases.ipynb #8cfa0f20
 def _prepared(learn, how, epochs):
     "A copy of the network as the steps want it. Raises `TransferError` where the strategy doesn't fit"
+    check_monitor(learn, how)
     net, ss = copy.deepcopy(learn.model), stages(learn.model)
     for phase in how.resolved(ss, epochs):
         if not how.waits(phase, ss): phase.params(ss)
@@ -295,4 +297,4 @@ def estimate(
             if which not in costs: costs[which] = _seconds_of(learn, net, phase, how.views, x, y, read)
             rows.append(_row_of(learn, how, ss, phase, costs[which], accumulate))
         words = said_of_steps(learn, how, phases, ss, accumulate)
-    return _as_plan(how, rows, words)
+    return _as_plan(how, rows, words + how.at_most(phases))

@@ -6,7 +6,7 @@
 __all__ = ['Predictor', 'probed', 'sampled', 'hub_place', 'hub_error', 'fetched', 'load_transfer', 'rebuilt', 'check_saved']
 
 # %% ../../nbs/api/training/07_saved.ipynb #9a6ba548
-import re
+import copy, re
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -47,14 +47,18 @@ class Predictor:
 
 # %% ../../nbs/api/training/07_saved.ipynb #63d26c26
 @patch
+def _seen(self:Predictor, passes):
+    "Index → prediction"
+    found = {}
+    for ids, features in passes: found.update(zip(ids, self.answer.decoded(head_outputs(self.head, features))))
+    return dict(sorted(found.items()))
+
+@patch
 def probs(self:Predictor,
     items # paths of images or images in memory, texts or pairs of texts, or whatever else the model reads
 ) -> dict: # index → `(classes,)` probabilities, or `(1,)`, a number. What can't be read is absent
     "Class probabilities, or numbers"
-    found = {}
-    for ids, features in progress(self.frozen.passes(items), 'predicting', -(-len(items)//32)):
-        found.update(zip(ids, self.answer.decoded(head_outputs(self.head, features))))
-    return dict(sorted(found.items()))
+    return self._seen(progress(self.frozen.passes(items), 'predicting', -(-len(items)//32)))
 
 # %% ../../nbs/api/training/07_saved.ipynb #c21280ab
 @patch
@@ -69,15 +73,42 @@ def answers(self:Predictor,
     reason = lambda i, item, why: '' if i in found else why or self.frozen.why_not(item)
     return [(item, found.get(i), reason(i, item, why)) for i, (item, why) in enumerate(ready)]
 
+# %% ../../nbs/api/training/07_saved.ipynb #c16d7cec
+@patch
+def _tiled(self:Predictor, item, tiles, overlap):
+    "`(item, prediction or None, why not)` of one item that is cut into tiles"
+    held, why = self.modality.ready(item)
+    if why: return held, None, why
+    def look(some): return self._seen(self.frozen.passes(some))
+    try: return held, self.modality.tiled(self.answer, look, held, tiles, overlap), ''
+    except TransferError as e: return held, None, str(e)
+
+@patch
+def answers_in_tiles(self:Predictor,
+    items, # a list
+    tiles, # pixels of a side
+    overlap=None # share of a tile that it has in common with the next one, default 0.2
+) -> list: # of `(item, prediction or None, why not)`. Raises `TransferError` where items aren't cut into tiles
+    "As `answers`, tile by tile"
+    overlap = .2 if overlap is None else overlap
+    self.modality.check_tiles(tiles, overlap)
+    return [self._tiled(item, tiles, overlap) for item in progress(items, 'predicting', len(items))]
+
+# %% ../../nbs/api/training/07_saved.ipynb #5db65e4a
+@patch
+def extent(self:Predictor, item) -> tuple:
+    "How large an item is, `None` where that means nothing to the answer"
+    return self.modality.extent(item) if self.answer.moves else None
+
 # %% ../../nbs/api/training/07_saved.ipynb #16604c6b
 @patch
-def _rows(self:Predictor, name, item, prediction, why, proba, top):
+def _rows(self:Predictor, name, extent, prediction, why, proba, top):
     "The rows of a table that answer for one item"
     column, answer = self.modality.column, self.answer
     if proba and column in self.classes: column = 'item'
     if prediction is None: return [{column: name, 'error': why}]
     if proba: return [{column: name, **answer.ranked(prediction, top)}]
-    if not top: return [{column: name, **said} for said in answer.listed(prediction, self.modality.extent(item))]
+    if not top: return [{column: name, **said} for said in answer.listed(prediction, extent)]
     best = answer.ranked(prediction, top)
     return [{column: name, 'label': label, 'probability': probability} for label, probability in best.items()]
 
@@ -96,35 +127,75 @@ def _check_asked(answer, proba, top):
     if why and (proba or top): raise TransferError(why)
     if top is not None and top < 1: raise TransferError(f'top={top}: use 1 or more')
 
+@patch
+def asked(self:Predictor,
+    score=None, # that something needs to be listed
+    tiles=None, overlap=None # see `Modality.check_tiles`
+) -> Predictor: # the same where nothing differs. Raises `TransferError` for what makes no sense for the model
+    "The predictor that answers as it is asked to"
+    if overlap is not None and tiles is None: raise TransferError('overlap is of tiles: say how large these are, too')
+    if tiles is not None: self.modality.check_tiles(tiles, .2 if overlap is None else overlap)
+    if score is None: return self
+    made = copy.copy(self)
+    made.answer = self.answer.above(score)
+    return made
+
 # %% ../../nbs/api/training/07_saved.ipynb #ecc3ae59
+@patch
+def _about(self:Predictor, answers, doubts):
+    "Extents of the items of answers that stand somewhere in them. What is to be remarked is added to doubts"
+    if not self.answer.moves: return [None]*len(answers)
+    extents = [None if prediction is None else self.modality.extent(item) for item, prediction, _ in answers]
+    for extent, (_, prediction, _) in zip(extents, answers):
+        if extent: doubts += self.answer.doubts(prediction, extent, self.frozen.p.size)
+    return extents
+
 @patch
 def predict(self:Predictor,
     items, # one thing, or many: a list, a generator, a column, a table
     proba=False, # the probabilities of all classes? Of one thing a dict, class → probability
     top=None, # the probabilities of so many classes, the likeliest
+    score=None, # that something found needs to be listed, default as the model was saved
+    tiles=None, # pixels of a side: each photo is looked at in such tiles, for small things in large photos
+    overlap=None, # share of a tile that it has in common with the next one, default 0.2
     # of a table: `file` for images, `text` and `second` for texts, default the usual name, or the only one
     # that looks like it
     **columns
 ) -> Table: # rows of `file` (or `text`) with `label` and `probability`, or `value`, or `error` for what can't be read
-    "The label of each item, and for one that can't be read the reason"
+    "The label of each item, and for one that can't be read the reason. Of what is found in photos, a row a box"
     _check_asked(self.answer, proba, top)
+    self = self.asked(score, tiles, overlap)
     items = self.modality.given(items, **columns)
     one = self.modality.is_one(items)
     parts = [items] if hasattr(items, '__len__') else chunked(items, 256)
-    rows, whose, doubtful, done = [], [], 0, 0 # of a generator, the items are never all in memory
+    rows, whose, doubtful, doubts, done = [], [], 0, [], 0 # of a generator, the items are never all in memory
     for part in [[items]] if one else parts:
         part = list(part)
-        answers = self.answers(part)
-        read = [item for item, prediction, _ in answers if prediction is not None]
-        doubtful += self.modality.doubtful(self.frozen, read)
-        for i, (item, prediction, why) in enumerate(answers):
+        answers = self.answers(part) if tiles is None else self.answers_in_tiles(part, tiles, overlap)
+        doubtful += self.modality.doubtful(self.frozen, [item for item, said, _ in answers if said is not None])
+        extents = self._about(answers, doubts if tiles is None else [])
+        for i, (extent, (item, prediction, why)) in enumerate(zip(extents, answers)):
             name = self.modality.called(part[i], item, None if one else done + i)
             if one and proba: return self._one(name, prediction, why, top, doubtful)
-            rows += self._rows(name, item, prediction, why, proba, top)
+            rows += self._rows(name, extent, prediction, why, proba, top)
             whose += [done + i]*(len(rows) - len(whose))
         done += len(part)
-    found = Table(rows, self.modality.remark(self.frozen, doubtful, done))
+    lines = [self.modality.remark(self.frozen, doubtful, done)]
+    if doubts: lines.append(self.answer.remark(doubts, self.frozen.p.size))
+    found = Table(rows, '\n'.join(filter(None, lines)))
     found.whose = whose # number of the item that each row is about
+    return found
+
+# %% ../../nbs/api/training/07_saved.ipynb #ba61c268
+@patch
+def said(self:Predictor,
+    items # a list
+) -> list: # of `(prediction or None, row)`, the row as of `predict`, but one an item
+    "What is said of each item, in a row, and the numbers behind it"
+    found = []
+    for i, (asked, (item, prediction, why)) in enumerate(zip(items, self.answers(items))):
+        told = dict(error=why) if prediction is None else self.answer.said(prediction)
+        found.append((prediction, {self.modality.column: self.modality.called(asked, item, i), **told}))
     return found
 
 # %% ../../nbs/api/training/07_saved.ipynb #89998e02

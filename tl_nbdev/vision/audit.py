@@ -42,7 +42,8 @@ def _near_findings(task):
     "Photos that were saved again: in two parts, under two labels, or just there twice"
     df = task.df
     if 'hash' not in df: return []
-    labels, parts = df.label.map(str).to_list(), df.part.to_list()
+    parts, said = df.part.to_list(), task.answer.spoken
+    labels = list(map(said, df.label)) if task.labelled else []
     pairs = near_copies(df.item.to_list(), df.hash.to_list())
     if _all_alike(pairs, len(df)):
         count = len({i for pair in pairs for i in pair})
@@ -53,7 +54,7 @@ def _near_findings(task):
     rest = [pair for pair in pairs if pair not in {*torn, *apart}]
     kinds = [('nearly the same photo in two parts of the split', torn,
               'the value on test is too good: remove one of each, or let the split be made here'),
-             ('nearly the same photo under two labels', apart, 'look at them: which label is right?'),
+             (f'nearly the same photo {task.answer.unlike}', apart, 'look at them: which label is right?'),
              ('nearly the same photo more than once', rest, 'remove one of each, if that is accidental')]
     return [dict(found=found, count=len(those), examples=_named_pairs(df, those), next=next)
             for found, those, next in kinds if those]

@@ -267,17 +267,18 @@ def remark(self:Images, frozen, doubtful, of=1):
 def _as_seen(file, reading):
     "A picture as the network saw it, blank where that isn't known any more"
     try: return open_image(file, 256, reading)
-    except TransferError: return np.full((64, 64), 255, np.uint8)
+    except TransferError: return Image.new('L', (64, 64), 255)
 
 @patch
-def show(self:Images, items, titles, caption='', across=4):
+def show(self:Images, items, titles, caption='', across=4, over=None):
     "Pictures with a title each, so many in a row"
     columns, side = min(across, max(1, len(items))), min(2.1, 9/across)
     rows = max(1, -(-len(items)//columns))
     fig = Picture(side*columns, (side + .4)*rows + .4)
     for i, (item, title) in enumerate(zip(items, titles)):
         axes = fig.add_subplot(rows, columns, i + 1)
-        axes.imshow(_as_seen(item, self.reading), cmap='gray')
+        picture = _as_seen(item, self.reading)
+        axes.imshow(over(item, picture) if over else picture, cmap='gray')
         axes.set_title(title, fontsize=8)
         axes.axis('off')
     if caption: fig.supxlabel(textwrap.fill(caption, 30*columns), fontsize=6.5)

@@ -1,0 +1,174 @@
+"Boxes: from pretrained weights, from random ones, and the last blocks alone, on composites and on aerial photographs; and an epoch beside torchvision's own loop"
+import math
+from itertools import product
+from statistics import mean
+from typing import Annotated
+
+from fastcore.script import call_parse
+from .common import Laps, Records, goal, interval
+
+arms = ('full', 'last:2', 'scratch')
+quick = dict(data=['trees'], seeds=1, epochs=1, models=['yolov3-tiny'], size=64, limit=24, peers=['trees'])
+# Of random weights: the best of .001, .003 and .01 on valid of the composites, one seed.
+rate = 1e-3
+
+def _strategy(arm):
+    "Random weights learn at one rate everywhere"
+    from tl_nbdev.strategies.strategy import Phase, Strategy
+    return Strategy('scratch', (Phase('all', rate),)) if arm == 'scratch' else arm
+
+def _task(data, limit=None):
+    from tl_nbdev.boxes.detection import DetectionTask
+    return DetectionTask.from_sample(data, limit=limit)
+
+def _learner(task, model, arm, seed, size, bs, augment):
+    from tl_nbdev.training.learner import transfer_learner
+    return transfer_learner(task, model, source='random' if arm == 'scratch' else None, seed=seed, size=size, bs=bs, augment=augment)
+
+def _judged(learn, part='test'):
+    "COCO's numbers on a part, each with its interval"
+    from tl_nbdev.boxes.answer import box_result
+    numbers = box_result(learn.evaluate(part)).numbers()
+    return {name: dict(value=numbers[name][0], interval=numbers[name][1]) for name in ('mAP', 'AP50', 'AR 100')}
+
+def one(data, model, arm, seed, size, bs, epochs, augment, limit=None):
+    "One training: mAP of valid after each epoch, and the numbers on test"
+    task = _task(data, limit)
+    learn, laps = _learner(task, model, arm, seed, size, bs, augment), Laps()
+    with learn.no_bar(), learn.no_logging(): learn.transfer(_strategy(arm), epochs)
+    laps('train')
+    curve = [float(row[2]) for row in learn.recorder.values]
+    return dict(curve=curve, steps=len(learn.dls.train), test=_judged(learn), seconds=laps['train'], items=task.n('train'))
+
+
+# beside torchvision's loop
+
+class _Photos:
+    "Photos and boxes as torchvision's references read them: tensors, mirrored by chance, at their own size"
+    def __init__(self, task, part, flip):
+        self.rows, self.flip, self.at = task.part(part), flip, {name: i + 1 for i, name in enumerate(task.vocab)}
+    def __len__(self): return len(self.rows)
+    def __getitem__(self, i):
+        import torch
+        from PIL import Image
+        from torchvision.transforms.functional import pil_to_tensor
+        row = self.rows.iloc[i]
+        x = pil_to_tensor(Image.open(row['item']).convert('RGB')).float()/255
+        boxes = torch.tensor([thing[1:5] for thing in row['label']['things']], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([self.at[thing[0]] for thing in row['label']['things']], dtype=torch.long)
+        if self.flip and torch.rand(()) < .5:
+            x, wide = x.flip(-1), x.shape[-1]
+            boxes = torch.stack([wide - boxes[:, 2], boxes[:, 1], wide - boxes[:, 0], boxes[:, 3]], 1)
+        return x, dict(boxes=boxes, labels=labels)
+
+def _reference_loop(net, loader, epochs, bs):
+    "torchvision's references/detection/train.py: SGD at .02 for 16 photos, warmed up in the first epoch, a tenth after 2/3 and 8/9"
+    import torch
+    trains = [param for param in net.parameters() if param.requires_grad]
+    opt = torch.optim.SGD(trains, lr=.02*bs/16, momentum=.9, weight_decay=1e-4)
+    later = torch.optim.lr_scheduler.MultiStepLR(opt, [max(1, epochs*2//3), max(2, epochs*8//9)], .1)
+    laps, seconds = Laps(), []
+    for epoch in range(epochs):
+        net.train()
+        warm = torch.optim.lr_scheduler.LinearLR(opt, 1/1000, total_iters=len(loader) - 1) if not epoch and len(loader) > 1 else None
+        for photos, targets in loader:
+            loss = sum(net(list(photos), list(targets)).values())
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            if warm: warm.step()
+        later.step()
+        laps('epoch')
+        seconds.append(laps['epoch'])
+    return seconds
+
+def theirs(data, model, seed, size, bs, epochs, limit=None):
+    "The same network, its backbone frozen, by torchvision's own training loop"
+    import torch
+    from tl_nbdev.boxes.network import Detector
+    from tl_nbdev.networks.stages import stages
+    torch.manual_seed(seed)
+    task = _task(data, limit)
+    learn = _learner(task, model, 'full', seed, size, bs, 'flip')
+    net = learn.model.body.net
+    ss = stages(net)
+    for stage in ss[:-1]:
+        for param in stage.params.values(): param.requires_grad_(False)
+    photos = _Photos(task, 'train', True)
+    loader = torch.utils.data.DataLoader(photos, bs, shuffle=True, collate_fn=lambda batch: tuple(zip(*batch)))
+    seconds = _reference_loop(net, loader, epochs, bs)
+    return dict(seconds=mean(seconds), epochs=seconds, test=_judged(learn))
+
+def ours(data, model, seed, size, bs, epochs, augment, limit=None):
+    "The same network with its backbone frozen: seconds of an epoch, the pass that fills the cache among them"
+    task = _task(data, limit)
+    learn, laps = _learner(task, model, 'full', seed, size, bs, augment), Laps()
+    with learn.no_bar(), learn.no_logging(): learn.transfer('feature', epochs)
+    laps('train')
+    return dict(seconds=laps['train']/epochs, test=_judged(learn))
+
+
+# the table
+
+def _reached(curve, goal): return next((i + 1 for i, value in enumerate(curve) if value >= goal), math.inf)
+
+def _show(values, show='{:.3f}'):
+    ends = interval(values) or (values[0],)*2
+    return f'{show.format(mean(values))} [{show.format(max(0, ends[0]))}, {show.format(ends[1])}]'
+
+def _row(data, model, found):
+    "What each way reached on test, by seed"
+    return {'data': data, 'model': model, **{f'{arm}: AP50': _show([run['found']['test']['AP50']['value'] for run in runs]) for arm, runs in found.items()}}
+
+def _sooner(found):
+    "Of each seed, the share of its epochs that pretrained weights need for what random ones reach in the end"
+    shares = []
+    for ours, theirs in zip(found['full'], found['scratch']):
+        curve = theirs['found']['curve']
+        shares.append(min(_reached(ours['found']['curve'], max(curve)), 10*len(curve))/_reached(curve, max(curve)))
+    return shares
+
+@call_parse
+def bench(
+    data:Annotated[str, dict(nargs='+')]=('things', 'trees'), # samples
+    models:Annotated[str, dict(nargs='+')]=('yolov3-tiny', 'faster_rcnn:tf_efficientnet_lite0'),
+    seeds:int=3, # heads and trainings
+    epochs:int=20, # of each
+    size:int=320, # pixels
+    bs:int=8, # photos in a batch
+    augment:str='crop', # how photos are varied
+    limit:int=None, # photos at most
+    peers:Annotated[str, dict(nargs='+')]=('things',), # samples on which torchvision's loop runs as well
+    again:bool=False, # measure anew what is there already
+    earlier:bool=False, # keep what was measured with earlier code? Each measurement says with which
+    out:str=None # folder of the records; default benchmarks/results
+):
+    "mAP by the number of steps, from pretrained and from random weights; and an epoch beside torchvision's loop"
+    records, taken, table, reached = Records('boxes', again, out, earlier), [], [], []
+    how = dict(size=size, bs=bs, epochs=epochs, limit=limit)
+    for name, model in product(data, models):
+        found = {arm: [records.measure('one', repeat=seed + 1, anywhere=True, data=name, model=model, arm=arm, seed=seed, augment=augment, **how)
+                       for seed in range(seeds)] for arm in arms}
+        taken += [run for runs in found.values() for run in runs]
+        table.append(_row(name, model, found))
+        for arm in arms:
+            values = [run['found']['test']['AP50']['value'] for run in found[arm]]
+            reached.append(goal(f'{name}, {model}, {arm}: AP50 on test, {seeds} seeds', mean(values), show='{:.3f}', ends=interval(values),
+                                least=(.8 if name == 'things' else .3) if arm == 'full' else None))
+        shares = _sooner(found)
+        reached.append(goal(f'{name}, {model}: epochs for what random weights reach, as a share of theirs', mean(shares), most=1/3, show='{:.2f}', ends=interval(shares)))
+    for name in peers:
+        model = 'faster_rcnn:tf_efficientnet_lite0'
+        few = dict(how, epochs=min(epochs, 4))
+        pair = [(records.measure('theirs', repeat=i + 1, ours=False, data=name, model=model, seed=i, **few),
+                 records.measure('ours', repeat=i + 1, data=name, model=model, seed=i, augment='flip', **few)) for i in range(seeds)]
+        taken += [run for both in pair for run in both]
+        ratios = [a['found']['seconds']/b['found']['seconds'] for a, b in pair]
+        apart = [b['found']['test']['mAP']['value'] - a['found']['test']['mAP']['value'] for a, b in pair]
+        reached.append(goal(f'{name}: an epoch with the backbone frozen, torchvision\'s loop / ours', mean(ratios), least=1.5, show='{:.2f}', ends=interval(ratios)))
+        reached.append(goal(f'{name}: mAP, ours − torchvision\'s loop', mean(apart), show='{:+.3f}', ends=interval(apart), than=0))
+    records.write(ratio={}, reached=reached, table=table, measurements=taken,
+                  arguments=dict(data=data, models=models, seeds=seeds, epochs=epochs, size=size, bs=bs, augment=augment, limit=limit, peers=peers),
+                  remarks=[f'{size} pixels, batches of {bs}, {epochs} epochs; photos varied by "{augment}". "things" are composites. Random weights learn at one rate of '
+                           f'{rate:g} everywhere. torchvision\'s loop is that of its references (SGD, mirrored photos), on the same network. 95 % intervals over seeds '
+                           "(Student's t)."])
