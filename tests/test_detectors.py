@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.mixup import CutMix, MixUp
+from fastai.interpret import Interpretation
 from scenes import drawn, modules, named, start_of
 from tl_nbdev.adaptation.gap import domain_gap
 from tl_nbdev.base.settings import TransferError
@@ -12,6 +13,7 @@ from tl_nbdev.boxes.answer import rows_of
 from tl_nbdev.boxes.detection import DetectionTask
 from tl_nbdev.boxes.modality import detector_pretrained
 from tl_nbdev.boxes.network import DetectorPretrained
+from tl_nbdev.networks.modes import Mode
 from tl_nbdev.networks.stages import stages
 from tl_nbdev.selection.choose import advise
 from tl_nbdev.selection.compare import compare
@@ -255,6 +257,29 @@ def test_a_start_of_another_size_is_made_for_it():
     start = detector_pretrained(detector_pretrained('ssdlite320_mobilenet_v3_large', 'random'), size=96)
     assert start.size == 96 and start.built_by.size == 96
     with pytest.raises(TransferError, match='size=16'): detector_pretrained(start, size=16)
+
+
+@pytest.mark.parametrize('augment', ['none', 'flip', 'crop', 'strong', 'mosaic'])
+def test_photos_are_varied_with_their_boxes(task, augment):
+    learn = learner(task, 'yolov3-tiny', augment=augment)
+    _, targets = learn.dls.one_batch()
+    there = targets[targets[..., 0] >= 0]
+    assert len(there) and (there[:, 1:] >= 0).all() and (there[:, 1:] <= 1).all() and (there[:, 3:] > there[:, 1:3]).all()
+    transfer(learn, 'last:1', 1)
+    assert np.isfinite(learn.recorder.losses).all()
+
+@pytest.mark.parametrize('said', [dict(mode=Mode(precision='bf16')), dict(train_bn=True), dict(num_workers=1), dict(metrics=[])])
+def test_it_learns_in_other_ways_too(task, said):
+    learn = learner(task, 'yolov3-tiny', **said)
+    transfer(learn, FineTune(1, views=2, epochs=1), accumulate=2)
+    assert np.isfinite(learn.evaluate().value) and all(torch.isfinite(param).all() for param in learn.model.parameters())
+
+def test_gradients_are_computed_again_where_a_network_can(task):
+    transfer(learner(task, 'DETR', checkpointing=True), 'full', 1)
+    with pytest.raises(TransferError, match='no gradient checkpointing'): learner(task, 'yolov3-tiny', checkpointing=True)
+
+def test_single_items_have_no_loss(task):
+    with pytest.raises(TransferError, match='learn.evaluate'): Interpretation.from_learner(learner(task, 'yolov3-tiny')).top_losses(2)
 
 
 # what doesn't fit is refused

@@ -126,13 +126,20 @@ def box_of_mask(segmentation):
     return box_of_polygons([segmentation] if flat else segmentation)
 
 # %% ../../nbs/api/boxes/02_coco.ipynb #0c094250
+def _name_of(category):
+    "Its name, empty where it has none"
+    name = category.get('name')
+    return '' if name is None or not str(name).strip() else str(name)
+
 def _classes_of(categories, annotations, said):
     "Id → name of a class"
     if not categories:
         ids = dict.fromkeys(id_of(row.get('category_id')) for row in annotations)
         said.notes.append(f'{said.where}: no "categories" in it: classes are called by their numbers')
         return {key: key for key in ids if key}
-    names = {id_of(row.get('id')): str(row.get('name') or id_of(row.get('id'))) for row in categories}
+    names = {id_of(row.get('id')): _name_of(row) or id_of(row.get('id')) for row in categories}
+    nameless = [id_of(row.get('id')) for row in categories if not _name_of(row)]
+    if nameless: said.notes.append(f'{said.where}: the category with the id {nameless[0]} has no name: called by its id')
     twice = [name for name, n in Counter(names.values()).items() if n > 1]
     same_id = [key for key, n in Counter(id_of(row.get('id')) for row in categories).items() if n > 1]
     said.facts |= dict(classes_twice=twice, ids=[int(key) for key in names if key.lstrip('-').isdecimal()])

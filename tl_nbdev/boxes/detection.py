@@ -179,13 +179,19 @@ def dls(self:DetectionTask, p, bs=64, augment=None, fit='squeeze', num_workers=N
     return made
 
 # %% ../../nbs/api/boxes/23_detection.ipynb #72bf1fcb
+def _parts_without(task):
+    "Parts in which there is nothing to find, so that nothing can be said about what was found"
+    nothing = [part for part in ('valid', 'test') if task.n(part) and task.answer.why_not(None, task.part(part).label)[0]]
+    return [dict(found=f'{part} holds no box', count=task.n(part), examples='',
+                 next=f'{task.metric} can\'t be told there: add photos with boxes, or split anew with another seed') for part in nothing]
+
 @patch
 def findings(self:Scenes, task, model=None):
     "What an audit finds in photos and in their boxes"
     found = findings_of_photos(task) if model is None else Images.findings(self, task, model)
     table = task.told if getattr(task, 'told', None) is not None else task.boxes
     size = 320 if model is None else model.size
-    return found + findings_of_boxes(table, size, copies=False)
+    return found + _parts_without(task) + findings_of_boxes(table, size, copies=False)
 
 # %% ../../nbs/api/boxes/23_detection.ipynb #0bb6a533
 @patch(cls_method=True)

@@ -45,6 +45,9 @@ class Detector(nn.Module):
         super().__init__()
         self.net, self.call = net, detector(net, processor).call
 
+    @property
+    def gradient_checkpointing_enable(self): return getattr(self.net, 'gradient_checkpointing_enable', None)
+
     def batch(self, x):
         "Square photos as `detector` takes them"
         sizes = torch.tensor([x.shape[-2:]]*len(x), device=x.device)

@@ -196,32 +196,6 @@ def _no_detector(what):
     said = _of_whole_photos(what.name) if isinstance(what, Pretrained) else ''
     return said or f'a {type(what).__name__} is no name, folder or nn.Module of a detector'
 
-def detector_start(
-    what, # a name (see `detector_names`), `owner/name` on a hub, a folder, an `nn.Module`, or a `DetectorStart`
-    source=None, # `random` for no weights, or a file with the weights of the network that `what` names
-    size=None, # pixels of a side of the images, default as it is usually used
-    revision=None # of a repository of a hub: a branch, a tag or a commit, default the newest
-) -> DetectorStart: # raises `TransferError` for a name nobody knows, or what can't be opened
-    "What detector to start from, by name, folder or module"
-    place = _place(what) if isinstance(what, (str, Path)) and what not in ('', *torchvision_detectors) else None
-    named = isinstance(what, str) and place is None
-    if revision is not None and not named: raise TransferError(f'revision={shown(revision)}: only a repository has them')
-    if isinstance(what, DetectorStart): found = what
-    elif isinstance(what, nn.Module): found = _module_start(what)
-    elif named: found = _named(what, 'random' if source == 'random' else None, revision)
-    elif place is not None: found = _placed(place)
-    else: raise TransferError(_no_detector(what))
-    if size is not None:
-        check_size(found.name, size)
-        found = replace(found, size=size)
-    if source is None or source == found.source: return found
-    return _random(found) if source == 'random' else _from_file(found, source)
-
-def _random(found):
-    "The same without weights"
-    if found.source == 'module': raise TransferError(f'{found.name} is a module of your own: pass one with random weights')
-    return replace(found, source='random', licence=_no_weights, classes=None)
-
 # %% ../../nbs/api/boxes/16_starts.ipynb #edc13132
 def _place_of(what):
     "The folder or file that is meant, `None` where it is a name, be it one that has a folder in it"
@@ -243,7 +217,7 @@ def detector_start(
     elif isinstance(what, nn.Module): found = _module_start(what)
     elif named: found = _named(what, 'random' if source == 'random' else None, revision)
     elif place is not None: found = _placed(place)
-    else: raise TransferError(f'a {type(what).__name__} is no name, folder or nn.Module of a detector')
+    else: raise TransferError(_no_detector(what))
     if size is not None:
         check_size(found.name, size)
         found = replace(found, size=size)

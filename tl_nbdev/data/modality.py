@@ -387,7 +387,7 @@ def owner_of(
     name # of a network
 ): # a subclass of `Modality`, `None` where it may learn from several
     "The only kind of input that a network can learn from"
-    return next((kind for kind in map(modality_called, _homes) if kind.owns(name)), None)
+    return next((kind for kind in map(modality_called, {**_homes, **modalities}) if kind.owns(name)), None)
 
 # %% ../../nbs/api/data/17_modality.ipynb #44c7df35
 def known_modalities() -> dict: # name → class

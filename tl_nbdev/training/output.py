@@ -21,9 +21,11 @@ class TheirLoss:
     def __init__(self,
         otherwise=None # a loss function, for networks that compute none
     ): self.otherwise, self.own = otherwise, None
-    def __call__(self, preds, *targets):
-        if self.own is not None: return self.own
-        return self.otherwise(preds, *targets)
+    def __call__(self, preds, *targets, **how): # `how`: such as `reduction='none'`
+        if self.own is not None and not how: return self.own
+        if self.otherwise is not None: return self.otherwise(preds, *targets, **how)
+        raise TransferError('the network itself gives the loss, of a whole batch that it is told the answers of: single '
+                            'items have none, and learn.evaluate() says what went wrong')
 
 # %% ../../nbs/api/training/00_output.ipynb #2678e6ab
 class OwnLoss(Callback):
