@@ -82,7 +82,7 @@ def framed(
     "A photo with frames over it, its words large enough to be read at that size"
     im = resized(im, side)
     draw, font, wide = ImageDraw.Draw(im), ImageFont.load_default(max(10, side/20)), max(2, round(side/130))
-    scaled = [[share*length for share, length in zip(frame.box, im.size*2)] for frame in frames]
+    scaled = [[share*length for share, length in zip(frame.box, (*im.size, *im.size))] for frame in frames]
     for frame, box in zip(frames, scaled):
         dash = 3*wide if frame.dashed else 0
         if not dash: _outline(draw, [box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], 'black', wide + 2, 0)

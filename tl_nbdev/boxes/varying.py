@@ -213,6 +213,7 @@ class Frame:
     fit: str = 'squeeze' # see `Prep`
     crop: float = 1.     # see `Prep`
     def __post_init__(self):
+        object.__setattr__(self, 'im_size', tuple(map(int, self.im_size))) # fastai's tuples divide in their own way
         Prep(self.size, fit=self.fit) # which knows what fits
         if min(self.im_size) >= 1 and self.size >= 1: return
         raise TransferError(f'a picture of {self.im_size} in a square of {self.size} pixels: nothing of it is there')
