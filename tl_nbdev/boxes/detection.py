@@ -6,6 +6,7 @@
 __all__ = ['DetectionTask']
 
 # %% ../../nbs/api/boxes/24_detection.ipynb #418113b4
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -191,7 +192,8 @@ def findings(self:Scenes, task, model=None):
     found = findings_of_photos(task) if model is None else Images.findings(self, task, model)
     table = task.told if getattr(task, 'told', None) is not None else task.boxes
     size = 320 if model is None else model.size
-    return found + _parts_without(task) + findings_of_boxes(table, size, copies=False)
+    said = replace(table, left=[]) # which a task tells among what it left out
+    return found + _parts_without(task) + findings_of_boxes(said, size, copies=False)
 
 # %% ../../nbs/api/boxes/24_detection.ipynb #0bb6a533
 @patch(cls_method=True)
