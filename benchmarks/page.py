@@ -13,7 +13,6 @@ questions = dict(
     domains='Digits of another maker: does adapting help, and more than that of other libraries?',
     features='A head on frozen features: how much faster than fastai?',
     fewimages='Few images: do the defaults help?',
-    boxes='Things found in photos: from pretrained weights, from random ones, beside torchvision?',
     fewshot='Few labels, texts: as good as setfit?',
     finetune='Fine-tuning: how much faster than fastai and timm?',
     kills='Killed at any moment: does it end as if nothing had happened?',

@@ -35,9 +35,13 @@ def look_at(page, url):
         except Late: pass
     raise AssertionError(f'no audit on {url}')
 
+# not ours: a font of the network; Voilà's farewell to the kernel of a page that was loaded again (voila-dashboards/voila#1458);
+# and a word to a widget that was replaced while it was on its way
+_not_ours = 'font-awesome', '/voila/api/shutdown/', 'Comm not found for comm id'
+
 def faults(page):
-    "What a page complained of, without what is not ours: a font of the network, and Voilà's farewell to the kernel of a page that was loaded again"
-    return [o for o in page.faults if 'font-awesome' not in o and '/voila/api/shutdown/' not in o]
+    "What a page complained of, without what is not ours"
+    return [o for o in page.faults if not any(each in o for each in _not_ours)]
 
 def drawn(page, where, wide): # an image's bytes are decoded after it is in the page: wait for them
     page.wait_for_function('([where, wide]) => (document.querySelector(where)?.naturalWidth || 0) > wide', arg=[where, wide])
