@@ -262,7 +262,7 @@ log = logging.getLogger('tl_nbdev.serve')
 async def answers_to(self:Service,
     items, # that could be read so far
     request # whose they are
-) -> list: # of `_Heard`. Raises `Refused`
+) -> list: # of what was heard. Raises `Refused`
     "Put items into the queue, and wait"
     try: futures = self.batcher.ask(items)
     except Busy as e: raise Refused(503, str(e), **{'Retry-After': '1'}) from e
