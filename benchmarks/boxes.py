@@ -10,7 +10,7 @@ from .common import Laps, Records, goal, interval
 
 arms = ('full', 'last:2', 'scratch')
 # What each sample is learned with, for how many epochs, and in which ways
-plans = dict(known=('faster_rcnn:tf_efficientnet_lite0', 12, ('last:2',)), things=('yolov3-tiny', 12, arms), trees=('yolov3-tiny', 20, arms))
+plans = dict(known=('yolov3-tiny', 15, ('full',)), things=('yolov3-tiny', 12, arms), trees=('yolov3-tiny', 20, arms))
 parts = ('train', 'valid', 'test')
 # Networks of whole photos, which name crops
 whole = ('tf_efficientnet_lite0',)

@@ -112,9 +112,25 @@ def learners(photos, tmp_path_factory):
         return made[name]
     return get
 
-def asked(learn, photos):
+def see_through(photos):
+    "Photos with transparent parts, of four kinds: under them, no two colours are alike"
+    to, made = photos.with_name('see-through'), []
+    to.mkdir(exist_ok=True)
+    for mode in ('RGBA', 'LA', 'PA', 'P'):
+        im = Image.open(photos/'round/2.png').convert('RGB')
+        alpha = Image.linear_gradient('L').resize(im.size)
+        whole = im.convert('L') if mode == 'LA' else im
+        whole.putalpha(alpha)
+        made.append(to/f'{mode}.png')
+        if mode == 'PA': whole.quantize(64).save(made[-1]) # a palette of colours, each more or less transparent
+        elif mode == 'P': im.quantize(64).save(made[-1], transparency=0)
+        else: whole.save(made[-1])
+    return list(map(str, made))
+
+def asked(learn, photos, way='card'):
     "Items as a stranger has them"
-    if learn.task.modality.name == 'image': return [str(photos/name) for name in ('round/2.png', 'square/3.jpg', 'line/5.jpg')]
+    more = see_through(photos) if way == 'card' else [] # transformers opens files by itself
+    if learn.task.modality.name == 'image': return [*more, *(str(photos/name) for name in ('round/2.png', 'square/3.jpg', 'line/5.jpg'))]
     return [[text, 'As for the other'] for text in _odd] if learn.task.modality.pairs else _odd
 
 def ours(learn, items):
@@ -131,7 +147,7 @@ class Stranger:
 
     def add(self, name, learn, to, way, photos, kind=None):
         "Export, and remember what is to be asked"
-        folder, items = learn.export(self.to/name.replace(' ', '-'), to), asked(learn, photos)
+        folder, items = learn.export(self.to/name.replace(' ', '-'), to), asked(learn, photos, way)
         self.wanted[name] = ours(learn, items)/learn.task.answer.tolerance, learn.task.answer.tolerance
         self.jobs.append(dict(name=name, folder=str(folder), items=items, way=way))
         return folder

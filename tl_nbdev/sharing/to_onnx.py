@@ -97,4 +97,4 @@ def to_onnx(
     (folder/'model.onnx').write_bytes(data)
     write_beside(made, out, folder)
     use = made.use + '\n' + _use.replace('ARGUMENTS', ', '.join(f'{name}={name}' for name in made.inputs)) + made.then
-    return Written(use, off, n, dict(preprocessing=made.says, opset=opset))
+    return Written(use, off, n, dict(preprocessing=made.says, opset=opset), made.notes)

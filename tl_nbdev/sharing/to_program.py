@@ -99,4 +99,4 @@ def to_program(
     program = torch.export.load(io.BytesIO(held.getvalue())).module()
     off, n = tried(made, lambda arrays: program(**_as_torch(arrays)), out, 'program')
     write_beside(made, out, folder)
-    return Written(_use_of(made), off, n, dict(preprocessing=made.says, torch=torch.__version__))
+    return Written(_use_of(made), off, n, dict(preprocessing=made.says, torch=torch.__version__), made.notes)

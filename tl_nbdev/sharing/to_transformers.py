@@ -116,7 +116,7 @@ _use_image = '''from transformers import AutoImageProcessor, pipeline
 # backend='pil' resizes as the model was trained; without it, pixels may differ by 1 of 255
 prepare = AutoImageProcessor.from_pretrained('FOLDER', backend='pil')
 classify = pipeline('image-classification', 'FOLDER', image_processor=prepare)
-classify('photo.jpg')
+classify('photo.jpg') # one with transparent parts is put on white first, as in training
 '''
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #d26339a0
@@ -139,7 +139,8 @@ def _image_transformers(out, folder):
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #7e95db6a
 _use_wrapped = '''from transformers import pipeline # needs timm, too
 
-pipeline('image-classification', 'FOLDER')('photo.jpg')
+classify = pipeline('image-classification', 'FOLDER')
+classify('photo.jpg') # one with transparent parts is put on white first, as in training
 '''
 
 def _timm_wrapped(out, folder):
@@ -379,7 +380,7 @@ def _as_ours(processor, found, n):
 _use_detector = '''from transformers import pipeline
 
 find = pipeline('object-detection', 'FOLDER', threshold=LEAST)
-find('photo.jpg') # boxes in pixels of the photo
+find('photo.jpg') # boxes in its pixels; one with transparent parts is put on white first, as in training
 '''
 
 def _same_pixels(out):

@@ -28,6 +28,7 @@ from ..boxes.yolo import YoloWay
 from ..boxes.network import *
 from .export import *
 from .parts import *
+from .to_timm import *
 from .to_transformers import *
 from fastai.basics import patch
 
@@ -44,6 +45,7 @@ class Whole:
     use: str = ''      # lines of Python that prepare `inputs`
     then: str = ''     # lines of Python for what comes of it
     alone: bool = False # is it asked about one item at a time, and followed by asking it once?
+    notes: list = field(default_factory=list) # sentences on what differs outside
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #73d3660b
 class Answering(nn.Module):
@@ -85,7 +87,8 @@ def _says(out):
     p = out.p
     return dict(input='pixels, uint8 (batch, channels, size, size), 0 to 255', size=p.size, channels=p.channels,
                 fit=out.fit, do=_steps[out.fit], interpolation=p.interpolation,
-                share=p.crop if out.fit == 'crop' else 1., orientation='upright, as EXIF says', order='red, green, blue' if p.channels == 3 else 'grey',
+                share=p.crop if out.fit == 'crop' else 1., orientation='upright, as EXIF says', transparency='on white',
+                order='red, green, blue' if p.channels == 3 else 'grey',
                 in_the_graph=dict(scale='1/255', mean=list(p.mean), std=list(p.std)))
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #4404b0ed
@@ -93,7 +96,10 @@ _use_pixels = '''import numpy as np
 from PIL import Image, ImageOps
 
 def prepared(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert('MODE')
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.has_transparency_data: # on white, as in training
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
+    image = image.convert('MODE')
     image = SQUARE
     return np.asarray(image).reshape(SIZE, SIZE, CHANNELS).transpose(2, 0, 1)
 
@@ -128,7 +134,8 @@ def whole(self:ImagePretrained, out):
     shape = 2, self.channels, self.size, self.size
     example = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     def prepared(items): return dict(pixels=_as_pixels(out, items))
-    return Whole(made, dict(pixels=example), dict(pixels={0: 'batch'}), prepared, _says(out), use=_use_of(out))
+    return Whole(made, dict(pixels=example), dict(pixels={0: 'batch'}), prepared, _says(out), use=_use_of(out),
+                 notes=eight_bits(out, 'the graph'))
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #878946cb
 @patch
@@ -192,7 +199,7 @@ def whole(self:DetectorPretrained, out):
     says = {**_says(out), 'input': 'pixels of one photo, uint8 (1, 3, size, size), 0 to 255',
             'answers': '100 rows of class or -1, score, and x0 y0 x1 y1 as shares of the photo'}
     return Whole(FromPhoto(out.net.body).eval(), dict(pixels=example), dict(pixels={}), prepared, says, use=_use_of(out),
-                 then=_then.replace('LEAST', f'{out.answer.least:g}'), alone=True)
+                 then=_then.replace('LEAST', f'{out.answer.least:g}'), alone=True, notes=eight_bits(out, 'the graph'))
 
 # %% ../../nbs/api/sharing/05_whole.ipynb #b2b4ba14
 def pooled(
