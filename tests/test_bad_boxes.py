@@ -288,3 +288,31 @@ def test_boxes_in_a_task_of_photos(tmp_path):
     data = photos(tmp_path/'photos', 4)
     refused(tl('train', data, '--model', 'yolov3-tiny'), 'DetectionTask')
     one_line(lambda: transfer_learner(ImageTask.from_folder(data), detector_pretrained('yolov3-tiny', 'random')), 'answers by itself')
+
+
+# files of other programs, and no files
+
+_heads = {'LabelMe': ('one.json', '{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "one.jpg"}'),
+          'VIA': ('via.json', '{"one.jpg1": {"filename": "one.jpg", "size": 1, "regions": [], "file_attributes": {}}}'),
+          'Label Studio': ('tasks.json', '[{"id": 1, "annotations": [{"id": 1, "completed_by": 1, "result": []}], "data": {"image": "one.jpg"}}]'),
+          'CVAT': ('all.xml', '<?xml version="1.0"?><annotations><version>1.1</version><image id="0" name="one.jpg" width="4" height="4"/></annotations>')}
+
+@pytest.mark.parametrize('by', _heads)
+@pytest.mark.parametrize('told', ['from_coco', 'from_voc', 'from_csv'])
+@pytest.mark.parametrize('whole_folder', [True, False])
+def test_the_format_of_another_program_is_named(tmp_path, by, told, whole_folder):
+    name, text = _heads[by]
+    (tmp_path/name).write_text(text, encoding='utf-8')
+    photos(tmp_path, 1)
+    one_line(lambda: getattr(DetectionTask, told)(tmp_path if whole_folder else tmp_path/name), f"{by}'s own format", 'COCO JSON')
+
+@pytest.mark.parametrize('told', ['from_coco', 'from_voc', 'from_yolo', 'from_csv'])
+def test_a_folder_without_annotations_and_nothing_at_all(tmp_path, told):
+    one_line(lambda: getattr(DetectionTask, told)(tmp_path), str(tmp_path))
+    photos(tmp_path, 2)
+    one_line(lambda: getattr(DetectionTask, told)(tmp_path), str(tmp_path))
+    for nothing in (None, [], {}, ''): one_line(lambda: getattr(DetectionTask, told)(nothing))
+
+def test_two_tables_in_a_folder(tmp_path):
+    for name in ('one.csv', 'other.csv'): (tmp_path/name).write_text('image,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n')
+    one_line(lambda: DetectionTask.from_csv(tmp_path), 'none or several')

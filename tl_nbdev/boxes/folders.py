@@ -137,6 +137,7 @@ def said_by_voc(
     root = Path(root).expanduser()
     within = root/'Annotations' if (root/'Annotations').is_dir() else root
     files = [file for file in sorted(within.rglob('*.xml')) if '/.' not in f'/{file.relative_to(root).as_posix()}']
+    if root.is_file(): raise TransferError(f'{root}: is a file: name the folder of XML files, one for each photo')
     if not files: raise TransferError(f'{root}: no XML in it: name the folder that has Annotations')
     places = [place for place in (root/'JPEGImages', root) if place.is_dir()]
     said = Said(root, places=places, usual=('xyxy', 'pixels'), says='Pascal VOC has', from_one=True)

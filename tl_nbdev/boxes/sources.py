@@ -248,7 +248,7 @@ def _coco_in(folder):
 def _is_voc(folder):
     places = [folder, folder/'Annotations', *sorted(each for each in folder.iterdir() if each.is_dir())]
     for file in (next(place.glob('*.xml'), None) for place in places):
-        if file and b'<annotation' in file.read_bytes()[:4096]: return True
+        if file and re.search(rb'<annotation[\s>]', file.read_bytes()[:4096]): return True
     return False
 
 def _is_yolo(folder):
@@ -280,11 +280,43 @@ def form_of(
         return ['coco'] if _looks_like_coco(path) or _looks_like_coco(path, results=True) else ['table']
     return ['table'] if is_table(path) else []
 
+# %% ../../nbs/api/boxes/04_sources.ipynb #c8e1d3f5
+_programs = {'LabelMe': (b'"shapes"', b'"imagePath"'), 'CVAT': (b'<annotations', b'<image '),
+             'VIA': (b'"regions"', b'"file_attributes"'),
+             'Label Studio': (b'"annotations"', b'"completed_by"', b'"result"')}
+
+def _program(path):
+    "Whose own format it is, of a file or of files in a folder, empty where it is nobody's"
+    files = [path]
+    if path.is_dir(): files = [file for kind in ('*.json', '*.xml') for file in sorted(path.glob(kind))[:3]]
+    for file in files:
+        with open(file, 'rb') as f: head = f.read(1 << 14)
+        by = next((name for name, words in _programs.items() if all(word in head for word in words)), '')
+        if by: return by
+    return ''
+
+# %% ../../nbs/api/boxes/04_sources.ipynb #d9f2e406
+_lacks = dict(coco='no COCO JSON in it, nor in its annotations: name the file',
+              table='not one table in it, but none or several: name the file')
+
+def _check_source(source, found, told):
+    "Raises `TransferError` for what no format is found in, and says what to do"
+    if source is None or isinstance(source, (list, tuple, dict, str)) and not source:
+        raise TransferError('no boxes are named: name a file, a folder, several files, a table or a dataset')
+    if not isinstance(source, (str, os.PathLike)): return
+    path = Path(source).expanduser()
+    by = _program(path) if set(found) <= {'table'} else ''
+    if by: raise TransferError(f"{path}: this is {by}'s own format, which is not read: let {by} export COCO JSON, "
+                               'Pascal VOC or YOLO')
+    if path.is_dir() and told in _lacks and not found: raise TransferError(f'{path}: {_lacks[told]}')
+
 # %% ../../nbs/api/boxes/04_sources.ipynb #b4a8699b
 def _form(source, told):
     "The format, told or recognised. Raises `TransferError` where what is told is something else"
     if told not in (None, *box_formats): raise TransferError(f'form="{told}": use one of {", ".join(box_formats)}')
-    found, called = form_of(source), str(source) if isinstance(source, (str, os.PathLike)) else brief(source, 40)
+    found = form_of(source) if source is not None else []
+    _check_source(source, found, told)
+    called = str(source) if isinstance(source, (str, os.PathLike)) else brief(source, 40)
     if told and found and told not in found:
         looks = f'but looks like {box_formats[found[0]]}: form="{found[0]}"'
         raise TransferError(f'{called}: told to be {box_formats[told]}, {looks}')
