@@ -487,6 +487,7 @@ def _about(value):
     if isinstance(value, dict) and len(value) < 100: return type(value), tuple(value), _about([*value.values()])
     return getattr(value, '__code__', type(value))
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #fd724c8e
 def _own(module):
     "What is known of a module, without its parts and its mode"
     inside = ('training', '_parameters', '_buffers', '_modules')
@@ -495,6 +496,7 @@ def _own(module):
 
 def _form(tensor): return tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #1f946eb0
 def _structure(net, *inputs):
     "All that a boundary depends on, but for numbers"
     modules = tuple((name, type(module), _own(module)) for name, module in net.named_modules())
@@ -514,6 +516,7 @@ def heard(self:_Call, out):
                    for leaf, value in zip(self.leaves, leaves)]
     return made
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #20a57fc1
 class _Ear:
     "Calls as another network makes them"
     def __init__(self, calls):

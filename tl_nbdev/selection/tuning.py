@@ -93,7 +93,7 @@ def _account(self:_Race, entry, took):
     else: self.rates[entry.p.name, entry.how.name] = entry.seconds/entry.epochs
     entry.whole = entry.seconds/entry.epochs*entry.of
 
-# %% ../../nbs/api/selection/07_tuning.ipynb #5cb9e75c
+# %% ../../nbs/api/selection/07_tuning.ipynb #971ce628
 @patch
 def _stop(self:_Race, entry):
     "What ends a fit. Nothing ends a head on rows of features, nor a single epoch, without which nothing is known"
@@ -101,6 +101,7 @@ def _stop(self:_Race, entry):
     judging = min(.5*self.budget, self._judging(entry.p))
     return _Stop(math.inf if needed else self.began + 1.1*self.budget - judging)
 
+# %% ../../nbs/api/selection/07_tuning.ipynb #ca4f195b
 @patch
 def _cut_off(self:_Race, entry):
     "The budget ended a fit. A head that was cut off is the only one there is, a body doesn't count"
@@ -108,6 +109,7 @@ def _cut_off(self:_Race, entry):
     else: entry.of, entry.out = entry.epochs + 1, 'the budget was over before it was done'
     if self.folder: self.learner(entry.p).checkpoint.clear()
 
+# %% ../../nbs/api/selection/07_tuning.ipynb #5cb9e75c
 @patch
 def train(self:_Race, entry, epochs):
     "Some epochs, from where the entry is"
@@ -164,8 +166,9 @@ def _shorten(self:_Race, entry):
     if allowed >= entry.of: return
     entry.short, entry.of = entry.how.epochs, max(1, allowed)
     if seconds <= self.left: return
-    self.warned = (f'One epoch of {entry.p.name} is the least that can be measured. It takes {"more than" if one.least else "about"} '
-                   f'{seconds:.0f} s, and {max(0, self.left):.0f} of {self.budget:.0f} s are left: give it more time.')
+    some = 'more than' if one.least else 'about'
+    self.warned = (f'One epoch of {entry.p.name} is the least that can be measured. It takes {some} {seconds:.0f} s, '
+                   f'and {max(0, self.left):.0f} of {self.budget:.0f} s are left: give it more time.')
     self.tell(self.warned)
 
 @patch
