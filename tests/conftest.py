@@ -151,3 +151,24 @@ def hub(tmp_path, monkeypatch):
         for name, value in env.items(): monkeypatch.setenv(name, value)
         for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE'): monkeypatch.delenv(name, raising=False)
         yield made
+
+def clocked(monkeypatch, seconds):
+    "Let the time be our own: it passes only while a network sees items, so many seconds each"
+    import time
+    import tl_nbdev.training.phases as phases
+    from fastai.basics import Learner, find_bs
+    from tl_nbdev.networks.heads import Network
+    from tl_nbdev.networks.passes import FrozenItems
+    now = [1000.]
+    def slow(cls, name, items):
+        real = getattr(cls, name)
+        def slowly(*args, **kwargs):
+            now[0] += seconds*len(items(*args, **kwargs))
+            return real(*args, **kwargs)
+        monkeypatch.setattr(cls, name, slowly)
+    slow(Learner, '_do_one_batch', lambda learn: range(find_bs(learn.xb) if isinstance(learn.model, Network) else 0)) # rows cost nothing
+    for kind in (FrozenItems, *FrozenItems.__subclasses__()):
+        if 'run' in vars(kind): slow(kind, 'run', lambda frozen, x: x)
+    slow(phases, '_step', lambda learn, net, x, y: x[0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
+    return now

@@ -18,7 +18,7 @@ from tl_nbdev.selection.scores import gbc, h_score, knn, ledoit_wolf, leep, logm
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.text.texts import TextTask
 
-from conftest import photos, refused, tl
+from conftest import clocked, photos, refused, tl
 
 few = dict(size=64)
 
@@ -186,6 +186,26 @@ def test_time_that_runs_out(noisy, monkeypatch):
     monkeypatch.setattr(choose._Race, 'train', late)
     got = advise(noisy, 100, 'squeezenet1_1', ['feature', 'full'], epochs=4, **few)
     assert [e.how.name for e in got.entries] == ['feature'] and any('budget was over' in e.out for e in got.left)
+
+def _overrun(got, clock, began, budget, least):
+    "Was a budget kept to, but for three tenths of it and the least that can be trained?"
+    took = clock[0] - began
+    assert got.seconds <= took <= 1.3*budget + least, (got.seconds, took, budget, least)
+
+@pytest.mark.parametrize('budget, size', [(30, 72), (100, 80), (1000, 88)]) # of each size nothing is in the cache yet
+def test_a_budget_is_kept_to_with_photos(noisy, monkeypatch, budget, size):
+    each, clock = .1, clocked(monkeypatch, .1)
+    began = clock[0]
+    got = advise(noisy, budget, ['squeezenet1_1', 'tf_efficientnet_lite0'], epochs=2, size=size)
+    _overrun(got, clock, began, budget, each*len(noisy.df))
+
+@pytest.mark.parametrize('budget', [30, 300])
+def test_a_budget_is_kept_to_with_texts(monkeypatch, budget):
+    rows = pd.DataFrame(dict(text=[f'{word} number {i}' for i in range(60) for word in ('red', 'blue')], label=np.random.default_rng(0).choice(['r', 'b'], 120)))
+    each, clock = .1, clocked(monkeypatch, .1)
+    began, task = clock[0], TextTask.from_df(rows)
+    got = advise(task, budget, 'bert-tiny', epochs=2)
+    _overrun(got, clock, began, budget, each*len(task.df))
 
 def test_what_could_not_be_trained_is_predicted(noisy, monkeypatch):
     monkeypatch.setattr(choose._Race, 'epoch_seconds', lambda self, e: 1e4)

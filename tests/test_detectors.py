@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.interpret import Interpretation
+from conftest import clocked
 from scenes import drawn, modules, named, start_of
 from tl_nbdev.adaptation.gap import domain_gap
 from tl_nbdev.base.settings import TransferError
@@ -237,6 +238,18 @@ def test_a_budget_is_kept_to(task, tmp_path):
     start = detector_pretrained('yolov3-tiny', 'random')
     advice = advise(task, budget='8 s', candidates=[start], strategies=('feature', 'last:1'), size=64, bs=4, epochs=1, out=tmp_path/'advice')
     assert advice.best['model'] == 'yolov3-tiny' and advice.table() and (tmp_path/'advice/advice.json').is_file()
+
+@pytest.mark.parametrize('budget', [2, 20, 100])
+def test_no_detector_takes_longer_than_the_budget_but_for_one_epoch(task, monkeypatch, budget):
+    "Where the time is our own, a tenth of a second for each item that a network sees"
+    clock, said, start = clocked(monkeypatch, .1), [], detector_pretrained('yolov3-tiny', 'random')
+    began, epoch = clock[0], .1*len(task.df)
+    advice = advise(task, budget, [start], ('feature', 'last:1'), size=64, bs=4, tell=said.append)
+    assert advice.seconds <= clock[0] - began <= 1.3*budget + 2*epoch
+    head, words = next(entry for entry in advice._race.entries if entry.feature), ' '.join(advice.words())
+    assert head.done and (f'of {head.short} epochs at most' in words) == bool(head.short)
+    assert any('the least that can be measured' in line for line in said) == ('the least that can be measured' in words) == (budget == 2)
+    if budget < 100: assert 0 < head.of < head.how.epochs and f"learn.transfer('feature', {head.of})" in advice.code
 
 def test_what_cant_be_had_leaves_the_race(task):
     "Weights of one are only in an archive that would run code: the others go on"

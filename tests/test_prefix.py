@@ -1,7 +1,9 @@
 "The frozen part of detectors of two libraries: what trains learns the same from rows, in every mode in which a Learner asks."
 import warnings
+from types import SimpleNamespace
 
 import pytest, timm, torch
+import tl_nbdev.networks.prefix as prefix_page
 from torch import nn
 from torch.nn.functional import interpolate
 from test_own_loss import nets as _nets
@@ -208,3 +210,105 @@ def test_one_tensor_is_kept_as_it_was():
     prefix.set(rows, torch.channels_last)
     assert prefix.boundary.shape == (4, *prefix.shape) and prefix.boundary.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(prefix.boundary.flatten(1), rows)
+
+# a boundary that is remembered
+
+@pytest.fixture
+def searched(monkeypatch):
+    "How often a boundary was looked for, in a process that remembers nothing yet"
+    times, longest = [], prefix_page._longest
+    monkeypatch.setattr(prefix_page, '_known', {})
+    monkeypatch.setattr(prefix_page, '_longest', lambda *args: times.append(1) or longest(*args))
+    return times
+
+def _same_upper(net, prefix, x):
+    with torch.no_grad():
+        want = net.eval()(x)
+        prefix.set(prefix.lower()(x))
+        with prefix.upper(): return torch.equal(net(torch.zeros(1).expand(x.shape)), want)
+
+def test_the_same_structure_is_asked_once(searched):
+    x, body = torch.rand(4, 3, 32, 32), ['one', 'two', 'three']
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = Yolo()
+        prefix = _cut(net, body, x)
+        assert [call.name for call, _ in prefix.ends] == ['two', 'three'] and _same_upper(net, prefix, torch.rand(3, 3, 32, 32))
+    assert len(searched) == 1
+
+def test_where_nothing_can_be_cut_it_is_remembered_too_unless_weights_are_no_numbers(searched):
+    class Early(Yolo):
+        def forward(self, x): return super().forward(x*self.scale)
+    def early(fill):
+        net = Early()
+        net.scale = nn.Parameter(torch.full((1,), fill))
+        return _cut(net, ['one', 'two', 'three'], torch.rand(4, 3, 32, 32))
+    assert [early(fill) for fill in (torch.nan, 1., 1.)] == [None]*3 and len(searched) == 2
+
+def _replaced(net): net.two = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.Tanh()).requires_grad_(False)
+def _mask(net): net.three.requires_grad_(True)
+def _forward(net): net.two.forward = lambda x: nn.functional.conv2d(x, net.two.weight, None, 2, 1)*2
+
+@pytest.mark.parametrize('change', [_replaced, _mask, _forward])
+def test_what_a_user_changes_is_another_structure(searched, change):
+    x, net = torch.rand(4, 3, 32, 32), Yolo()
+    _cut(net, ['one', 'two', 'three'], x)
+    change(net)
+    assert _same_upper(net, find_prefix(net, x), x) and len(searched) == 2
+
+def test_another_module_of_the_same_form_is_verified(searched):
+    x, net = torch.rand(4, 3, 32, 32), Yolo()
+    _cut(net, ['one', 'two', 'three'], x)
+    net.two = nn.Conv2d(8, 16, 3, 2, 1).requires_grad_(False)
+    assert _same_upper(net, find_prefix(net, x), x) and len(searched) == 1
+
+def test_another_size_and_another_device_are_other_structures(searched):
+    net = Yolo()
+    for size in (32, 64, 32):
+        prefix = _cut(net, ['one', 'two', 'three'], torch.rand(4, 3, size, size))
+        assert prefix.n == 20*(size//4)**2
+    assert len(searched) == 2
+    x = torch.rand(4, 3, 32, 32)
+    assert len({prefix_page._structure(net.to(where), x.to(where)) for where in ('cpu', 'meta')}) == 2
+
+def test_another_mode_is_left_as_it_was(searched):
+    x, net = torch.rand(4, 4), OfTraining()
+    for training in (False, True, False):
+        net.train(training)
+        assert [call.name for call, _ in _cut(net, ['one', 'two'], x, torch.rand(4)).ends] == ['one', 'two']
+        assert net.training is training and net.one.training is training
+    assert len(searched) == 1
+
+def test_what_no_structure_shows_is_noticed(searched):
+    "A route that an object of the user switches: the remembered boundary doesn't do, and another is found"
+    class Switched(Yolo):
+        def forward(self, x):
+            if self.way.skips: return super().forward(x)
+            return self.low(self.three(torch.relu(self.two(torch.relu(self.one(x)))))).flatten(1)
+    def ends(skips):
+        net = Switched()
+        net.way = SimpleNamespace(skips=skips)
+        prefix = _cut(net, ['one', 'two', 'three'], x)
+        assert _same_upper(net, prefix, x)
+        return [call.name for call, _ in prefix.ends]
+    x = torch.rand(4, 3, 32, 32)
+    assert ends(False) == ['three'] and ends(True) == ['two', 'three'] and len(searched) == 2
+
+def test_what_is_the_same_for_all_items_is_that_of_this_network(searched):
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.table, self.head = nn.Linear(4, 4), Table(), nn.Linear(4, 1)
+        def forward(self, x):
+            place = self.table(x)
+            return self.head(self.body(x) + place)
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = nn.Parameter(torch.rand(1, 4))
+        def forward(self, x): return self.rows*2
+    for seed in range(2):
+        torch.manual_seed(seed)
+        net, x = Placed(), torch.rand(4, 4)
+        assert _same_upper(net, _cut(net, ['body', 'table'], x), x)
+    assert len(searched) == 1

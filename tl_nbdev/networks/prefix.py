@@ -7,11 +7,13 @@ __all__ = ['Lower', 'Prefix', 'find_prefix']
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #b2ebb823
 import copy
+from collections import OrderedDict
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from .stages import *
 from fastcore.basics import patch
@@ -340,10 +342,10 @@ def _seen_by(witness, net):
 # %% ../../nbs/api/networks/09_prefix.ipynb #5a7e14c9
 class _Trial:
     "What a network says of a batch, in all ways in which it will be asked"
-    def __init__(self, net, x, *targets):
+    def __init__(self, net, x, *targets, only_last=False):
         self.net, self.x, self.rest = net, x, resting(net) if targets else []
         ways = [(False, ()), (False, targets), (True, targets)] if targets else [(False, ())]
-        self.want = [(way, *self.says(x, *way)) for way in ways]
+        self.want = [(way, *self.says(x, *way)) for way in (ways[-1:] if only_last else ways)]
 
     def says(self, x, training, targets, want=None):
         "Tensors, and the sums of what led to them"
@@ -366,11 +368,11 @@ def same(self:_Trial, way, want, sums):
     return len(got) == len(want) > 0 and all(map(_close, got, want))
 
 @patch
-def passes(self:_Trial, prefix, rows):
-    "Does the upper part say the same of these rows as the network of the batch?"
+def passes(self:_Trial, prefix, rows, only_last=False):
+    "Does the upper part say the same of these rows as the network of the batch? `only_last`: in the way asked for last"
     prefix.noticed = True
     with prefix.upper():
-        for each in self.want:
+        for each in self.want[-1:] if only_last else self.want:
             prefix.set(rows.clone()) # a pass may write into them
             if not self.same(*each): return False
     prefix.noticed, prefix.boundary = False, None
@@ -393,6 +395,42 @@ def _also_in_training(net, rest, calls, x, *targets):
     while same < min(len(calls), len(found)) and _same_call(calls[same], found[same]): same += 1
     return calls[:same]
 
+# %% ../../nbs/api/networks/09_prefix.ipynb #a1c07e52
+_shape_only = ('_like', 'new_')
+
+class _Reads(TorchDispatchMode):
+    "Inside, what is made of some tensors is followed, to know by their numbers which of them led to a decision"
+    def __init__(self, parts):
+        super().__init__()
+        self.needed, self.held = set(), list(parts) # what is held keeps its place in memory
+        self.of = {self.place(part): {i} for i, part in enumerate(parts)}
+
+    def place(self, tensor): return tensor.untyped_storage()._cdata
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, read = func(*args, **(kwargs or {})), set()
+        if any(word in func.__name__ for word in _shape_only): return out
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, torch.Tensor): read |= self.of.get(self.place(each), set())
+        if not read: return out
+        for each in tree_leaves(out):
+            if not isinstance(each, torch.Tensor): self.needed |= read # a number or a truth that Python goes by
+            else:
+                self.held.append(each)
+                self.of[self.place(each)] = self.of.get(self.place(each), set()) | read
+        return out
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #c49e2a71
+@patch
+def reads(self:_Trial, prefix, rows):
+    "Which tensors of the boundary lead to what is said, by number, `None` where that is not the same"
+    prefix.noticed = True
+    prefix.set(rows.clone())
+    prefix.boundary = [part.clone() for part in tree_leaves(prefix.boundary)]
+    with prefix.upper(), _Reads(prefix.boundary) as reads: same = self.same(*self.want[-1])
+    prefix.noticed, prefix.boundary = False, None
+    return reads.needed if same else None
+
 # %% ../../nbs/api/networks/09_prefix.ipynb #9c04b7d2
 def _fewest(works, kept, maybe):
     "Those of `maybe` that are needed before `kept`, in order"
@@ -405,28 +443,132 @@ def _fewest(works, kept, maybe):
 # %% ../../nbs/api/networks/09_prefix.ipynb #cf82d6a5
 _most = 2**23 # numbers of an item, where more than one tensor is the boundary
 
-def _cut(net, calls, trial):
-    "The prefix of these calls, `None` where the upper part can't begin after them"
+def _boundaries(net, calls, trial):
+    "What may be the boundary after these calls, the cheapest guess first: tensors of their outputs"
+    def rows_of(ends): return _flat([call.leaves[i].value for call, i in ends])
+    def works(ends, **ways): return trial.passes(Prefix(net, calls, ends), rows_of(ends), **ways)
     last = [(calls[-1], i) for i in calls[-1].rows]
     before = [(call, i) for call in calls[:-1] for i in call.rows]
-    def works(ends):
-        return trial.passes(Prefix(net, calls, ends), _flat([call.leaves[i].value for call, i in ends]))
-    if works(last): return Prefix(net, calls, last)
-    if not before or not works(before + last): return None
-    prefix = Prefix(net, calls, _fewest(works, last, before) + last)
-    return prefix if prefix.n <= _most else None
+    if works(last, only_last=True): yield last
+    if not before: return
+    every = before + last
+    needed = trial.reads(Prefix(net, calls, every), rows_of(every))
+    if needed is None: return
+    read = [end for i, end in enumerate(before) if i in needed] + last
+    if read != last: yield read
+    if works(every): yield _fewest(works, last, before) + last
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #dd51add4
+def _cut(net, calls, trial):
+    "The prefix of these calls, `None` where the upper part can't begin after them"
+    for ends in _boundaries(net, calls, trial):
+        prefix = Prefix(net, calls, ends)
+        fits = len(ends) == len(calls[-1].rows) or prefix.n <= _most
+        if fits and trial.passes(prefix, prefix.lower()(trial.x)): return prefix
+
 def _longest(net, x, *targets):
     "The longest prefix, `None` where there is none"
-    net.eval()
-    trial, calls = _Trial(net, x, *targets), _calls(net, x)
-    if targets: calls = _also_in_training(net, trial.rest, calls, x, *targets)
     def holds(call): return next(net.get_submodule(call.name).parameters(), None) is not None
+    net.eval()
+    calls = _calls(net, x)
+    if targets: calls = _also_in_training(net, resting(net), calls, x, *targets)
+    if not any(map(holds, calls)): return None
+    trial = _Trial(net, x, *targets)
     while any(map(holds, calls)):
-        prefix = _cut(net, calls, trial) if calls[-1].rows else None
-        if prefix and trial.passes(prefix, prefix.lower()(x)): return prefix
+        if calls[-1].rows and (prefix := _cut(net, calls, trial)): return prefix
         calls.pop()
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #f7c15da4
+def _about(value):
+    "What is known of an attribute: plain values as they are, functions by their code, of anything else the type"
+    if isinstance(value, _plain): return type(value), value
+    if isinstance(value, (list, tuple)) and len(value) < 100: return (type(value), *map(_about, value))
+    if is_dataclass(value) and not isinstance(value, type): return type(value), _about(dict(vars(value)))
+    if isinstance(value, dict) and len(value) < 100: return type(value), tuple(value), _about([*value.values()])
+    return getattr(value, '__code__', type(value))
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #fd724c8e
+def _own(module):
+    "What is known of a module, without its parts and its mode"
+    inside = ('training', '_parameters', '_buffers', '_modules')
+    return tuple((key, _about([*value.values()] if 'hooks' in key and isinstance(value, dict) else value))
+                 for key, value in vars(module).items() if key not in inside)
+
+def _form(tensor): return tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #1f946eb0
+def _structure(net, *inputs):
+    "All that a boundary depends on, but for numbers"
+    modules = tuple((name, type(module), _own(module)) for name, module in net.named_modules())
+    weights = tuple((name, _form(weight)) for name, weight in [*net.named_parameters(), *net.named_buffers()])
+    given = tuple(_form(leaf) if isinstance(leaf, torch.Tensor) else _about(leaf) for leaf in tree_leaves(inputs))
+    return modules, weights, given
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #2af4800a
+@patch
+def heard(self:_Call, out):
+    "This call, with what another network says in it, `None` where that has another form"
+    leaves, tree = tree_flatten(out)
+    if not self.known: return self
+    if tree != self.tree: return None
+    made = copy.copy(self)
+    made.leaves = [replace(leaf, value=_copied(value)) if leaf.kind == 'same' else leaf
+                   for leaf, value in zip(self.leaves, leaves)]
+    return made
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #20a57fc1
+class _Ear:
+    "Calls as another network makes them"
+    def __init__(self, calls):
+        self.calls, self.times, self.heard = {(call.name, call.number): call for call in calls}, {}, {}
+
+    def after(self, name, module, args, out):
+        self.times[name] = number = self.times.get(name, -1) + 1
+        call = self.calls.get((name, number))
+        if call: self.heard[name, number] = call.heard(out)
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #4c16a22c
+def _again(net, known, x, *targets):
+    "The prefix that was found in a network of the same structure, `None` where it isn't that of this one"
+    calls, ends = known
+    ear = _Ear(calls)
+    hooks = [net.get_submodule(name).register_forward_hook(partial(ear.after, name))
+             for name in dict.fromkeys(call.name for call in calls)]
+    try: trial = _Trial(net, x, *targets, only_last=True)
+    finally:
+        for hook in hooks: hook.remove()
+    heard = [ear.heard.get((call.name, call.number)) for call in calls]
+    if None in heard: return None
+    prefix = Prefix(net, heard, [(heard[i], leaf) for i, leaf in ends])
+    return prefix if trial.passes(prefix, prefix.lower()(x)) else None
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #5d27b33d
+def _whole(net):
+    "Are all weights numbers?"
+    return all(bool(weight.isfinite().all()) for weight in net.state_dict().values())
+
+def _names_of(prefix):
+    "What is remembered of a prefix: its calls without numbers, and its ends by number"
+    bare = {call: copy.copy(call) for calls in prefix.calls.values() for call in calls}
+    for call in bare.values(): call.leaves = [replace(leaf, value=None) for leaf in call.leaves]
+    order = [*bare]
+    return [*bare.values()], [(order.index(call), leaf) for call, leaf in prefix.ends]
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #6e38c44e
+_known = {} # by structure: what is remembered of a prefix, `None` where there is none
+
+def _found(net, x, *targets):
+    "The longest prefix, as it is remembered, or found"
+    about = _structure(net, x, *targets)
+    known = _known.get(about, 'unknown')
+    if known is None: return None
+    if known != 'unknown':
+        with suppress(Exception):
+            if prefix := _again(net, known, x, *targets): return prefix
+    prefix = _longest(net, x, *targets)
+    if prefix or _whole(net): _known[about] = _names_of(prefix) if prefix else None
+    if len(_known) > 64: _known.pop(next(iter(_known)), None)
+    return prefix
 
 @torch.no_grad()
 def find_prefix(
@@ -436,7 +578,7 @@ def find_prefix(
 ) -> Prefix: # `None` where nothing frozen runs first, or the network can't be cut
     "The frozen part that a network begins with"
     try:
-        with _left_as_was(net): prefix = _longest(net, x, *targets)
+        with _left_as_was(net): prefix = _found(net, x, *targets)
     except (RuntimeError, AttributeError, TypeError, IndexError, ValueError, KeyError): return None
     if prefix: prefix.forget()
     return prefix

@@ -157,7 +157,8 @@ def resting(
     net:nn.Module # a network, some of whose parameters have `requires_grad=False`
 ) -> list: # modules, to be put into eval mode
     "The modules of `net` to put into eval mode, because all that they serve is frozen"
-    rest, never = [], {id(param) for name, param in net.named_parameters() if name in born(net).fixed}
+    fixed, rest = born(net).fixed, [] # asked once: it walks through all weights
+    never = {id(param) for name, param in net.named_parameters() if name in fixed}
     before = True # is the last module with parameters frozen?
     def visit(module, outer):
         nonlocal before

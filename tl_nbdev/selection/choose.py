@@ -170,6 +170,11 @@ def _agreement(self:Advice):
 
 # %% ../../nbs/api/selection/08_choose.ipynb #eb142aab
 @patch
+def _short(self:Advice, p):
+    "The head of a network, if the budget allowed it fewer epochs than it asks for"
+    return next((entry for entry in self._race.entries if entry.p is p and entry.feature and entry.short), None)
+
+@patch
 def _cautions(self:Advice):
     "What to know before the advice is trusted"
     best, lines = self.entries[0], []
@@ -179,6 +184,10 @@ def _cautions(self:Advice):
     if not self.trained:
         lines.append('It was interrupted before anything was trained: this is what a linear classifier makes '
                      f'of {best.judged.result.n} items.')
+    if self._race.warned: lines.append(self._race.warned)
+    if head := self._short(best.p):
+        lines.append(f'The head of {best.p.name} got {head.of} of {head.short} epochs at most, '
+                     'since more did not fit into the budget.')
     if self.instead:
         lines.append('None of the strategies that were asked for came to its end within the budget.')
     if self.trainable is not best:
@@ -251,12 +260,13 @@ def code(self:Advice):
     "Lines that do the same, but for chance"
     best, race = self.entries[0], self._race
     more = ''.join(f', {name}={value!r}' for name, value in race.kwargs.items())
-    body = ()
+    head = self._short(best.p)
+    body, epochs = (), f', {head.of}' if head else ''
     if not best.feature: body = [best.of] if best.waits else best.legs
-    legs = ''.join(f'\nlearn.transfer({best.how.name!r}, {epochs})' for epochs in body)
+    legs = ''.join(f'\nlearn.transfer({best.how.name!r}, {n})' for n in body)
     return ('from tl_nbdev.training.learner import transfer_learner\n'
             f'learn = transfer_learner(task, {best.p.name!r}, seed={race.seed}{more})\n'
-            f'learn.transfer(\'feature\'){legs}')
+            f'learn.transfer(\'feature\'{epochs}){legs}')
 
 # %% ../../nbs/api/selection/08_choose.ipynb #51cbe71e
 @patch(as_prop=True)

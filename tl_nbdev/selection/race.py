@@ -37,6 +37,7 @@ class Entry:
     out: str = ''        # why it left
     waits: bool = False  # it would be trained if the budget were larger
     least: bool = False  # is `whole` a lower bound?
+    short: int = 0       # epochs that its strategy asks for, where the budget allowed fewer
 
     @property
     def epochs(self): return sum(self.legs)
@@ -80,7 +81,7 @@ class _Race:
         self.plain = not task.answer.exclusive or task.metric != 'accuracy' # nothing is corrected then
         self.rows = task.part('train'), task.part('valid')
         self.groups = tuple(rows.group.to_numpy() if 'group' in rows else None for rows in self.rows)
-        self.entries, self.distance = [], None
+        self.entries, self.distance, self.drawn, self.warned = [], None, {}, ''
         # each by the name of a network
         self.learners = {}
         self.item = {}    # seconds of an item in a frozen pass
@@ -121,14 +122,15 @@ def learner(self:_Race, p):
 # %% ../../nbs/api/selection/06_race.ipynb #bd47d1d5
 @patch
 def pass_seconds(self:_Race, p):
-    "Seconds of an item in a frozen pass, from two small batches that no cache answers"
+    "Seconds of an item in a frozen pass, from small batches that no cache answers, and larger ones if they are cheap"
     frozen, took = self.learner(p).frozen_now, []
     items = self.rows[0].item
     some = items.iloc[np.random.default_rng(self.seed).permutation(len(items))[:32]].to_list()
-    for _ in range(2):
+    for n in (2, 2, 8, 32, 32):
+        if len(took) > 1 and min(took)*n > .01*self.budget: break
         start = time.perf_counter()
-        for _ in frozen.passes(some): pass
-        took.append((time.perf_counter() - start)/len(some))
+        for _ in frozen.passes(some[:n]): pass
+        took.append((time.perf_counter() - start)/len(some[:n]))
     return min(took)
 
 # %% ../../nbs/api/selection/06_race.ipynb #97c87aed

@@ -35,6 +35,9 @@ def bodies(self:_Race, p):
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #d33433f1
 @patch
+def _judging(self:_Race, p): return self.item[p.name]*len(self.rows[1]) # seconds of valid
+
+@patch
 def epoch_seconds(self:_Race, entry):
     "Seconds of an epoch: measured where one was trained, else from a few steps"
     key = entry.p.name, entry.how.name
@@ -44,7 +47,7 @@ def epoch_seconds(self:_Race, entry):
     entry.least = forward*entry.of > self.left
     if entry.least: return forward
     with learn.no_logging(): plan = learn.transfer(entry.how, entry.of, dry_run=True)
-    self.steps[key] = plan.seconds/entry.of
+    self.steps[key] = (plan.seconds + self._judging(entry.p))/entry.of
     return self.steps[key]
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #dd4fdf21
@@ -90,16 +93,32 @@ def _account(self:_Race, entry, took):
     else: self.rates[entry.p.name, entry.how.name] = entry.seconds/entry.epochs
     entry.whole = entry.seconds/entry.epochs*entry.of
 
+# %% ../../nbs/api/selection/07_tuning.ipynb #971ce628
+@patch
+def _stop(self:_Race, entry):
+    "What ends a fit. Nothing ends a head on rows of features, nor a single epoch, without which nothing is known"
+    needed = entry.feature and (not entry.p.by_itself or entry.of == 1)
+    judging = min(.5*self.budget, self._judging(entry.p))
+    return _Stop(math.inf if needed else self.began + 1.1*self.budget - judging)
+
+# %% ../../nbs/api/selection/07_tuning.ipynb #ca4f195b
+@patch
+def _cut_off(self:_Race, entry):
+    "The budget ended a fit. A head that was cut off is the only one there is, a body doesn't count"
+    if entry.feature: entry.short = entry.how.epochs
+    else: entry.of, entry.out = entry.epochs + 1, 'the budget was over before it was done'
+    if self.folder: self.learner(entry.p).checkpoint.clear()
+
 # %% ../../nbs/api/selection/07_tuning.ipynb #5cb9e75c
 @patch
 def train(self:_Race, entry, epochs):
     "Some epochs, from where the entry is"
-    start, learn, stop = time.perf_counter(), self.learner(entry.p), _Stop(self.began + 1.1*self.budget)
+    start, learn, stop = time.perf_counter(), self.learner(entry.p), self._stop(entry)
     self._load(entry)
     keep = self._checkpoint(entry, epochs)
     seeded(self.seed + entry.epochs)
     try:
-        with watched(learn), learn.added_cbs([] if entry.feature else stop):
+        with watched(learn), learn.added_cbs(stop):
             learn.transfer(entry.how, epochs, resume=keep is not None, folder=keep)
     except KeyboardInterrupt:
         self.leave(entry, f'interrupted after {entry.epochs} of {entry.of} epochs')
@@ -108,9 +127,7 @@ def train(self:_Race, entry, epochs):
     entry.legs = *entry.legs, epochs
     entry.state = {name: weight.detach().clone() for name, weight in learn.model.state_dict().items()}
     took = max(time.perf_counter() - start, learn.transfers[-1]['seconds'])
-    if stop.stopped:
-        entry.of, entry.out = entry.epochs + 1, 'the budget was over before it was done'
-        if keep: learn.checkpoint.clear()
+    if stop.stopped: self._cut_off(entry)
     self._account(entry, took)
     if entry not in self.entries: self.entries.append(entry)
     self.tell(f'{entry.p.name} {entry.how.name}, {entry.epochs} of {entry.of} epochs: '
@@ -135,27 +152,65 @@ def _train_head(self:_Race, entry):
         right = self.linear(features, classes, self.rows).predicted == classes
         self.base[p.name] = right.astype(float)
     self.train(entry, entry.of)
-    if self.distance is None: self.distance = source_distance(self.learner(p))
+    few = min(64, int(.05*max(0, self.left)/max(self.item[p.name], 1e-9)))
+    if self.distance is None and few >= 8: self.distance = source_distance(self.learner(p), few)
+
+# %% ../../nbs/api/selection/07_tuning.ipynb #75fad406
+@patch
+def _shorten(self:_Race, entry):
+    "Fewer epochs for a head that would take longer than there is time"
+    if not entry.p.by_itself: return
+    one = self._one_epoch(entry)
+    seconds = self.epoch_seconds(one)
+    allowed = int(.6*self.left/max(seconds, 1e-9))
+    if allowed >= entry.of: return
+    entry.short, entry.of = entry.how.epochs, max(1, allowed)
+    if seconds <= self.left: return
+    some = 'more than' if one.least else 'about'
+    self.warned = (f'One epoch of {entry.p.name} is the least that can be measured. It takes {some} {seconds:.0f} s, '
+                   f'and {max(0, self.left):.0f} of {self.budget:.0f} s are left: give it more time.')
+    self.tell(self.warned)
+
+@patch
+def _one_epoch(self:_Race, entry):
+    "The entry with one epoch, to be timed"
+    one = self.new_entry(entry.p, entry.how)
+    one.of = 1
+    return one
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #025c6a14
+@patch
+def _need(self:_Race, entry):
+    "What a head takes before it is known, and seconds"
+    if entry.p.by_itself: return 'its head', self.epoch_seconds(entry)*entry.of
+    return 'the rest of the features', (self.n - self.looked.get(entry.p.name, 0))*self.item[entry.p.name]
+
 @patch
 def heads(self:_Race):
     "All features of the networks that are left, and their heads, with time kept back for the cheapest body"
     first, kept = self.cheapest(self.ps), 0.
     for p in sorted(self.ps, key=lambda p: p is not first):
         entry = self.new_entry(p, strategy('feature'))
-        need = (self.n - self.looked.get(p.name, 0))*self.item[p.name]
-        if any(other.done for other in self.entries) and need > min(.8*self.left, self.left - kept):
-            self.leave(entry, f'the rest of the features would take about {need:.0f} s')
-            continue
+        if any(other.done for other in self.entries):
+            what, need = self._need(entry)
+            if need > min(.8*self.left, self.left - kept):
+                self.leave(entry, f'{what} would take about {need:.0f} s')
+                continue
+        else: self._shorten(entry)
         self._train_head(entry)
         if p is first: kept = self._kept_back(p)
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #46d29025
 @patch
+def _drawn(self:_Race, judged):
+    "What a run might have reached on other items, drawn once: the same items for all runs"
+    if id(judged) not in self.drawn: self.drawn[id(judged)] = judged, spread([judged], self.groups[::-1])[:, 0]
+    return self.drawn[id(judged)][1]
+
+@patch
 def _seen(self:_Race, ran):
     "What entries reached, `(n,)`, and its covariance"
-    draws = spread([entry.judged for entry in ran], self.groups[::-1])
+    draws = np.stack([self._drawn(entry.judged) for entry in ran], 1)
     cut_off = np.array([.02*(not entry.done) for entry in ran])
     laplace = (ran[0].judged.result.n + 2.)**-2
     noise = np.atleast_2d(np.cov(np.nan_to_num(draws, nan=-1.).T)) + np.diag(cut_off**2 + laplace)

@@ -55,6 +55,15 @@ def _draws(n, groups, rng, times):
     def draw(): return np.concatenate([members[group] for group in rng.integers(len(names), size=len(names))])
     return [draw() for _ in range(times)]
 
+# %% ../../nbs/api/selection/04_uncertainty.ipynb #42c7a1d3
+@patch
+def values_of(self:Judged, of_valid, of_train): # indices of valid, of train, of each draw
+    "What the run reached in each draw"
+    if self.base is None and self.result.judge is None: self.value_of() # then it is known how it is judged
+    many = getattr(self.result.judge, 'many', None) if self.base is None else None
+    if many: return np.concatenate([many(of_valid[i:i + 250]) for i in range(0, len(of_valid), 250)])
+    return np.array([self.value_of(i, j) for i, j in zip(of_valid, of_train)])
+
 # %% ../../nbs/api/selection/04_uncertainty.ipynb #a6b9d1a2
 def spread(
     judged, # a list of `Judged`, on the same items
@@ -67,7 +76,7 @@ def spread(
     of_valid = _draws(first.result.n, groups[0], rng, times)
     of_train = [slice(None)]*times
     if first.others is not None: of_train = _draws(len(first.others), groups[1], rng, times)
-    return np.array([[run.value_of(i, j) for run in judged] for i, j in zip(of_valid, of_train)])
+    return np.stack([run.values_of(of_valid, of_train) for run in judged], 1)
 
 # %% ../../nbs/api/selection/04_uncertainty.ipynb #8bc96f6f
 def expected_gain(
