@@ -80,6 +80,15 @@ def lacking(cls:Answer,
     "The classes of a label that are not known"
     return [] if label in known else [label]
 
+# %% ../../nbs/api/data/12_answer.ipynb #741c7bc6
+@patch(cls_method=True)
+def judgeable(cls:Answer,
+    label, # of one item
+    known # names of classes
+): # a label, `None` where nothing of it can be judged
+    "What remains of a label where only some classes are known"
+    return None if cls.lacking(label, known) else label
+
 # %% ../../nbs/api/data/12_answer.ipynb #a855f359
 @patch(cls_method=True)
 def strata(cls:Answer,

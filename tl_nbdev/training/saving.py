@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from ..base.settings import *
@@ -178,16 +179,23 @@ def _check_kinds(ours, theirs):
     raise TransferError(f'the model gives {gives}, the data have {have}')
 
 # %% ../../nbs/api/training/09_saving.ipynb #8c88e5bb
+def _known_part(answer, df):
+    "Rows of which something can be judged, and class → how often it is there that is not known"
+    known = set(answer.classes)
+    lacking = df.label.map(lambda label: answer.lacking(label, known))
+    lacks = {name: int(count) for name, count in lacking.explode().dropna().value_counts().items()}
+    if not lacks: return df, lacks
+    labels = [answer.judgeable(label, known) for label in df.label]
+    df = df.assign(label=pd.Series(labels, df.index, dtype=object))[[label is not None for label in labels]]
+    return df if len(answer.names(df.label)) else df[:0], lacks
+
 def evaluate_saved(
     predictor:Predictor, # from `load_transfer`
     task # labelled data, all parts of which are read
-) -> tuple: # the `Result`, and class → number of items of classes that the model lacks
+) -> tuple: # the `Result`, and class → number of items (or boxes) of classes that the model lacks
     "How a saved model does on other labelled data. Classes that it lacks are counted and left out"
     _check_kinds(predictor.answer, task.answer)
-    df, known = task.df, set(predictor.classes)
-    lacking = df.label.map(lambda label: predictor.answer.lacking(label, known))
-    lacks = {name: int(n) for name, n in lacking.explode().dropna().value_counts().items()}
-    df = df[lacking.map(len) == 0]
+    df, lacks = _known_part(predictor.answer, task.df)
     if not len(df):
         raise TransferError(f'{task.name}: none of its classes ({", ".join(task.vocab[:5])}) is known to the model '
                             f'({", ".join(predictor.classes[:5])})')
