@@ -1901,6 +1901,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'tl_nbdev.boxes.sources._forms_in': ( 'api/boxes/sources.html#_forms_in',
                                                                               'tl_nbdev/boxes/sources.py'),
                                         'tl_nbdev.boxes.sources._four_in': ('api/boxes/sources.html#_four_in', 'tl_nbdev/boxes/sources.py'),
+                                        'tl_nbdev.boxes.sources._groups_of': ( 'api/boxes/sources.html#_groups_of',
+                                                                               'tl_nbdev/boxes/sources.py'),
                                         'tl_nbdev.boxes.sources._is_voc': ('api/boxes/sources.html#_is_voc', 'tl_nbdev/boxes/sources.py'),
                                         'tl_nbdev.boxes.sources._is_yolo': ('api/boxes/sources.html#_is_yolo', 'tl_nbdev/boxes/sources.py'),
                                         'tl_nbdev.boxes.sources._looks_like_coco': ( 'api/boxes/sources.html#_looks_like_coco',

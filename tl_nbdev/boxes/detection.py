@@ -211,8 +211,10 @@ def named(cls:Scenes, data, told, like=None):
     refuse(told, ('label', 'delim', 'gather', 'file', 'parts', 'regression', 'classes', 'window', 'bands'), 'is not for boxes')
     common = dict(only(told, ('limit', 'seed', 'metric')), learn=learn)
     if isinstance(like, Scenes) and like.reading: common['reading'] = like.reading
-    boxes = told.get('boxes')
+    boxes, columns = told.get('boxes'), only(told, ('group', 'part'))
     if boxes is None and sample_info(data) and not Path(data).expanduser().exists():
+        refuse(columns, columns, 'is for boxes in a table')
         return DetectionTask.from_sample(data, **common)
-    root = told.get('root') if boxes is None else data
-    return DetectionTask.from_boxes(read_boxes(data if boxes is None else boxes, root), **common)
+    source, root = (data, told.get('root')) if boxes is None else (boxes, data)
+    if form_of(source) != ['table']: refuse(columns, columns, 'is for boxes in a table')
+    return DetectionTask.from_boxes(read_boxes(source, root, columns=columns or None), **common)
