@@ -270,13 +270,13 @@ def _offer(self:StrategyDashboard, options):
 @patch
 def _show_runs(self:StrategyDashboard):
     "Tables and picture of the runs that are done, and the advice"
-    finished = self._finished()
+    finished, supply = self._finished(), self.choice.task.answer.supply
     if finished:
         self.alt.say(versus='Metric and its interval for each run, as in the table above')
         self.versus.value = png(max(finished.values(), key=len).plot())
-        options = [run_options(runs, number) for number, runs in finished.items()]
+        options = [run_options(runs, number, supply) for number, runs in finished.items()]
         self._offer(sum(options, []))
-        tables = [f'<h4>{labels_in_words(number)}</h4>{html_table(runs.table())}'
+        tables = [f'<h4>{labels_in_words(number, supply)}</h4>{html_table(runs.table())}'
                   for number, runs in finished.items()]
         self.runs.value = ''.join(tables)
     for job in self._jobs.values():

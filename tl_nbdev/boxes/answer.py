@@ -220,7 +220,8 @@ def sizes_in_words(self:Boxes, labels):
     "How many boxes of each class there are"
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
 
-Boxes.counted, Boxes.unlike, Boxes.where_unequal = 'boxes', 'with other things', 'look at AP by class: the rare ones need photos'
+Boxes.counted, Boxes.unlike, Boxes.supply = 'boxes', 'with other things', 'photos per class'
+Boxes.where_unequal = 'look at AP by class: the rare ones need photos'
 
 @patch
 def said_of_few(self:Boxes, n):

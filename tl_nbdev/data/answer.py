@@ -396,6 +396,7 @@ Answer.moves = False # do labels change with the view of an item?
 
 # %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
 Answer.counted = 'items'           # what `sizes` counts
+Answer.supply = 'labels per class' # what `kept` counts, in words that follow a number
 Answer.unlike = 'under two labels' # copies of which one must be wrong are there so
 Answer.where_unequal = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"' # classes are
 
