@@ -1461,6 +1461,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tl_nbdev/boxes/detection.py'),
                                           'tl_nbdev.boxes.detection._parts_without': ( 'api/boxes/detection.html#_parts_without',
                                                                                        'tl_nbdev/boxes/detection.py'),
+                                          'tl_nbdev.boxes.detection._read': ( 'api/boxes/detection.html#_read',
+                                                                              'tl_nbdev/boxes/detection.py'),
                                           'tl_nbdev.boxes.detection._with_parts': ( 'api/boxes/detection.html#_with_parts',
                                                                                     'tl_nbdev/boxes/detection.py')},
             'tl_nbdev.boxes.folders': { 'tl_nbdev.boxes.folders._Bounded': ('api/boxes/folders.html#_bounded', 'tl_nbdev/boxes/folders.py'),
