@@ -1,18 +1,21 @@
 "Files of boxes: what is written is read again, in every format; what is wrong with files is said in one line; nothing is lost, replaced or run."
 import json, os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
-from conftest import photo
+from conftest import photo, refused, tl
 from hypothesis import HealthCheck, given, settings as laws, strategies as st
 from PIL import Image
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.boxes.audit import findings_of_boxes
+from tl_nbdev.boxes.detection import DetectionTask
+from tl_nbdev.boxes.modality import Scenes
 from tl_nbdev.boxes.coco import box_of_mask, read_coco, write_coco
 from tl_nbdev.boxes.folders import read_voc, read_yolo, write_yolo, xml_of
 from tl_nbdev.boxes.gathering import head_of
 from tl_nbdev.boxes.sources import box_formats, form_of, read_box_dataset, read_box_table, read_boxes
-from tl_nbdev.boxes.table import as_corners, box_table, corners, noticed, orders, overlaps, units
+from tl_nbdev.boxes.table import as_corners, box_table, corners, noticed, orders, overlaps, same_box, twin_boxes, units
 
 
 def save(file, size=(96, 64), kind='round', seed=0, **how):
@@ -111,9 +114,9 @@ def test_whatever_format_it_was_what_is_written_is_read_again(pictures, tmp_path
 @given(some_boxes)
 def test_usable_boxes_are_inside_and_stay_as_they_are_where_nothing_is_wrong(pictures, rows):
     table = made(pictures, rows)
-    kept = table.usable()
-    assert_same(table, kept)
-    assert not kept.notes and not [row for row in findings_of_boxes(table, 640, copies=False) if 'outside' in row['found'] or 'beyond' in row['found']]
+    kept, twice = table.usable(), set(twin_boxes(table, same_box).other)
+    assert_same(replace(table, boxes=table.boxes.drop(index=sorted(twice)).reset_index(drop=True)), kept)
+    assert len(kept.notes) == bool(twice) and kept.usable().notes == kept.notes and not [row for row in findings_of_boxes(table, 640, copies=False) if 'outside' in row['found'] or 'beyond' in row['found']]
     moved = table.boxes.assign(x0=table.boxes.x1 + 500, x1=table.boxes.x0 - 500)
     cut = box_table(table.images, moved, table.classes).usable()
     size = cut.images[['width', 'height']].to_numpy()[cut.boxes.image]
@@ -458,3 +461,38 @@ def test_a_crowd_and_what_is_difficult_are_kept_by_coco_and_a_crowd_is_left_out_
     again = read_coco(write_coco(table, tmp_path/'a.json'), Path(os.path.commonpath([file.parent for file in pictures])))
     assert again.boxes.crowd.tolist() == [True, False, False] and again.boxes.difficult.tolist() == [False, True, False]
     assert len(read_yolo(write_yolo(table, tmp_path/'y')).boxes) == 2
+
+def table_of(pictures, **columns):
+    "Six photos, two boxes each, as a table"
+    rows = [dict(file=str(file), xmin=10, ymin=10, xmax=40 + 10*k, ymax=50, label='cat') for file in pictures for k in range(2)]
+    return pd.DataFrame(rows).assign(**columns)
+
+of_photo = dict(words=[*'aabbccaabbcc'], numbers=[1, 1, 2, 2, 3, 3]*2, halves=[1., None, 2, 2, 3, 3]*2, gaps=['a', 'a', None, None, None, None]*2)
+@pytest.mark.parametrize('name', ['group', 'Group', 'group_id', 'GROUP ID'])
+@pytest.mark.parametrize('values', of_photo.values(), ids=of_photo)
+def test_a_column_of_groups_is_found_by_its_name(pictures, name, values):
+    df = table_of(pictures, **{name: values})
+    found, told = (read_box_table(df, columns=columns) for columns in (None, dict(group=name)))
+    assert found.images.group.tolist() == told.images.group.tolist() and found.images.group.nunique() == len({v for v in values if v == v and v is not None})
+    assert [note for note in found.notes if name in note] == [f'table: photos of one "{name}" stay in one part, where a split is made'] and not [note for note in told.notes if name in note]
+    assert 'group' not in read_box_table(df, columns=dict(group=None)).images
+
+@pytest.mark.parametrize('values, why', [([*'abcdefghijkl'], 'is in several of them'), (['a']*12, 'they are all in one'), ([None]*12, ''), ([*'abababababab'], 'is in several of them')], ids=['boxes', 'one', 'empty', 'two'])
+def test_a_column_of_groups_that_are_none_of_photos_is_said_and_left(pictures, values, why):
+    df = table_of(pictures, group=values)
+    found = read_box_table(df)
+    assert 'group' not in found.images and len(found.boxes) == 12
+    assert [why in note for note in found.notes if '"group"' in note] == [True]*bool(why)
+    if 'several' in why:
+        with pytest.raises(TransferError, match='is in several of them'): read_box_table(df, columns=dict(group='group'))
+
+def test_groups_of_a_table_stay_together_in_a_task(tmp_path):
+    files = [save(tmp_path/f'{i}.png', seed=i) for i in range(12)]
+    task = DetectionTask.from_csv(table_of(files, group=[name for name in 'abcdef' for _ in range(4)]))
+    assert (task.df.groupby('group').part.nunique() == 1).all() and task.df.group.nunique() == 6 and any('"group"' in note for note in task.notes)
+    table_of(files, place=[name for name in 'abcdef' for _ in range(4)]).to_csv(tmp_path/'boxes.csv', index=False)
+    told = tl('audit', tmp_path, '--boxes', tmp_path/'boxes.csv', '--group', 'place', '--json', tmp_path/'a.json')
+    assert told.status == 0
+    asked = Scenes.named(tmp_path, dict(boxes=tmp_path/'boxes.csv', group='place'))
+    assert (asked.df.groupby('group').part.nunique() == 1).all() and asked.df.group.nunique() == 6
+    refused(tl('audit', tmp_path, '--boxes', tmp_path/'boxes.csv', '--group', 'nowhere'), 'no column "nowhere"')

@@ -152,6 +152,7 @@ def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
         see(page, 'table', 'yolov3-tiny')
         tab(page, 'How much')
         see(page, 'cost', 'from measured steps')
+        assert 'photos per class' in text(page, 'labels') and 'photos per class' in text(page, 'rule')
         set_number(page, 'epochs', 1)
         page.wait_for_function('() => document.querySelector(".tl-code").textContent.includes("epochs=1")')
         code = page.locator('.tl-code').inner_text()
@@ -163,6 +164,10 @@ def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
         page.locator('.t-drop input').set_input_files(str(room/'photos'/'03.png'))
         see(page, 'answers', '03.png')
         drawn(page, '.tl-seen img', 300) # as wide as a photo with its boxes
+        for name in ('04.png', '05.png'): # what was asked before stays whole
+            page.locator('.t-drop input').set_input_files(str(room/'photos'/name))
+            see(page, 'answers', name)
+        page.wait_for_function('() => [...document.querySelectorAll(".tl-seen img")].filter(o => Math.max(o.naturalWidth, o.naturalHeight) === 320).length === 3')
         assert faults(page) == []
     record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
     got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)

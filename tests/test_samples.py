@@ -118,3 +118,26 @@ def test_two_at_once_after_one_that_was_killed(tmp_path):
     assert sum('fetching' in err for _, _, err in ended) == 1 # the other one waited
     folder, = (o for o in (tmp_path/'cache/samples').iterdir() if o.is_dir())
     assert {out.strip() for _, out, _ in ended} == {str(folder)} and len(list(folder.rglob('*.png'))) == 5000
+
+def test_another_recipe_makes_a_sample_anew_and_leaves_the_old_folder_alone(tiny, tmp_path):
+    old = samples.sample('tiny', quiet=True)
+    before = {file: file.read_bytes() for file in [*old.iterdir(), old.parent/f'.{old.name}.files.json']}
+    def louder(z, to): (to/'data.txt').write_bytes(z.read('tiny_sample/data.txt').upper())
+    tiny(unpack=louder) # who changes a recipe and doesn't say so gets what is there
+    assert samples.sample('tiny') == old and (old/'data.txt').read_text() == 'hello'
+    tiny(unpack=louder, made=2)
+    assert samples.samples()[-1]['here'] == 'no'
+    got = tl('samples', '--fetch', 'tiny')
+    new = Path(got.out.strip())
+    assert got.err.startswith('fetching tiny') and (new/'data.txt').read_text() == 'HELLO' and new.name == f'{old.name}-2'
+    assert samples.samples()[-1]['here'] == 'yes' and tl('samples', '--fetch', 'tiny').err == ''
+    assert all(file.read_bytes() == was for file, was in before.items())
+    tiny() # an older version of the package beside it
+    assert samples.sample('tiny') == old
+    tiny(unpack=lambda z, to: 1/0, made=3) # one that fails leaves both
+    assert tl('samples', '--fetch', 'tiny').status == 1 and old.is_dir() and new.is_dir() and samples.samples()[-1]['here'] == 'no'
+
+def test_samples_that_are_there_keep_the_folders_that_they_had(tiny, tmp_path):
+    sha = samples._samples['tiny'].sha256
+    assert samples.sample('tiny', quiet=True).name == f'tiny-{sha[:12]}'
+    assert len({offered.folder for offered in samples._samples.values()}) == len(samples._samples)

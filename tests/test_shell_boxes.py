@@ -15,6 +15,7 @@ from tl_nbdev.data.metrics import Result
 from tl_nbdev.training.learner import transfer_learner
 from tl_nbdev.training.pictures import picture_names
 from tl_nbdev.training.saved import load_transfer
+from tl_nbdev.training.saving import evaluate_saved
 from tl_nbdev.vision.modality import Images
 
 def scenes(to, n=12):
@@ -39,6 +40,32 @@ def made(tmp_path_factory):
     learn = transfer_learner(DetectionTask.from_coco(file), size=64, seed=0, bs=4)
     folder = learn.save_transfer(to/'model', check=False)
     return SimpleNamespace(learn=learn, folder=folder, saved=load_transfer(folder), photos=to/'photos', file=file)
+
+
+# classes that a model doesn't know
+
+@pytest.mark.parametrize('strangers', [dict(disc=[0]), dict(disc=[0], ring=[0, 0, 3]), dict(disc=range(12))], ids=['one', 'two classes', 'in all'])
+def test_boxes_of_a_class_that_a_model_lacks_are_left_out_and_their_photos_judged(made, tmp_path, strangers):
+    table = read_boxes(made.file)
+    more = [dict(image=i, label=name, x0=1 + 30*(k % 3), y0=1, x1=20 + 30*(k % 3), y1=20) for name, photos in strangers.items() for k, i in enumerate(photos)]
+    file = write_coco(box_table(table.images, [*table.boxes.to_dict('records'), *more]), tmp_path/'more.json')
+    got = tl('eval', made.folder, made.photos, '--boxes', file, '--json', tmp_path/'e.json')
+    plain, _ = evaluate_saved(made.saved, DetectionTask.from_coco(made.file, learn=False))
+    want = {name: len(photos) for name, photos in strangers.items()}
+    assert got.status == 0 and got.json['lacking'] == want and got.json['n'] == plain.n == 12
+    assert got.json['value'] == pytest.approx(plain.value, abs=1e-4) # as COCO's catIds: they are not looked for
+    for name, n in want.items(): assert f'{n} boxes of class "{name}", which the model does not know, are left out' in got.out
+
+def test_a_photo_that_holds_nothing_known_is_judged_as_one_in_which_there_is_nothing(made, tmp_path):
+    table = read_boxes(made.file)
+    table.boxes.loc[table.boxes.image == 0, 'label'] = 'disc'
+    result, lacks = evaluate_saved(made.saved, DetectionTask.from_boxes(box_table(table.images, table.boxes), learn=False))
+    assert lacks == dict(disc=1) and result.n == 12 and (result.targets[0, :, 0] < 0).all()
+
+def test_none_of_the_classes_is_known(made, tmp_path):
+    table = read_boxes(made.file)
+    file = write_coco(box_table(table.images, table.boxes.assign(label='disc')), tmp_path/'other.json')
+    refused(tl('eval', made.folder, made.photos, '--boxes', file), 'none of its classes (disc)', '(bar, square)')
 
 
 # scores

@@ -186,7 +186,7 @@ def tl_eval(
     print_notes(task.notes)
     result, lacking = evaluate_saved(model, task)
     for label, count in lacking.items():
-        print(f'  {count} items of class "{label}", which the model does not know, are left out')
+        print(f'  {count} {result.answer.counted} of class "{label}", which the model does not know, are left out')
     for file, why in task.skipped: print(f'  left out: {file}: {why}')
     print(result)
     if (more := result.answer.printed(result)) is not None: print(more)

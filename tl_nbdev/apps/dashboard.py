@@ -7,6 +7,7 @@ __all__ = ['StrategyDashboard']
 
 # %% ../../nbs/api/apps/13_dashboard.ipynb #71889105
 import html, json, threading, time
+from itertools import accumulate
 from fastcore.basics import patch
 from ..base.settings import *
 from ..base.samples import *
@@ -270,13 +271,13 @@ def _offer(self:StrategyDashboard, options):
 @patch
 def _show_runs(self:StrategyDashboard):
     "Tables and picture of the runs that are done, and the advice"
-    finished = self._finished()
+    finished, supply = self._finished(), self.choice.task.answer.supply
     if finished:
         self.alt.say(versus='Metric and its interval for each run, as in the table above')
         self.versus.value = png(max(finished.values(), key=len).plot())
-        options = [run_options(runs, number) for number, runs in finished.items()]
+        options = [run_options(runs, number, supply) for number, runs in finished.items()]
         self._offer(sum(options, []))
-        tables = [f'<h4>{labels_in_words(number)}</h4>{html_table(runs.table())}'
+        tables = [f'<h4>{labels_in_words(number, supply)}</h4>{html_table(runs.table())}'
                   for number, runs in finished.items()]
         self.runs.value = ''.join(tables)
     for job in self._jobs.values():
@@ -356,6 +357,14 @@ def _predictor(self:StrategyDashboard):
     if run not in self._predictors: self._predictors = {run: load_transfer(run)}
     return self._predictors[run]
 
+# %% ../../nbs/api/apps/13_dashboard.ipynb #90a214cf
+_seen = '<span class="tl-seen">' # with which an answer begins
+
+def _whole_answers(shown, most=1_000_000):
+    "The last answers, of at most so many characters, and the very last in any case"
+    answers = [_seen + each for each in shown.split(_seen)[1:]]
+    return ''.join(answers[:max(1, sum(total <= most for total in accumulate(map(len, answers))))])
+
 # %% ../../nbs/api/apps/13_dashboard.ipynb #586a5825
 @patch
 def _dropped(self:StrategyDashboard, name, data):
@@ -366,5 +375,4 @@ def _dropped(self:StrategyDashboard, name, data):
         return
     self.say('')
     answer = f'<b>{html.escape(answer_in_words(row))}</b><br>{html.escape(brief(name, 60))}'
-    before = self.answers.value[:400000]
-    self.answers.value = f'<span class="tl-seen">{shown}{answer}</span>{before}'
+    self.answers.value = _whole_answers(f'{_seen}{shown}{answer}</span>{self.answers.value}')

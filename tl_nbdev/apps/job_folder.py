@@ -68,7 +68,7 @@ def _what(self:Job):
     "What is to be done, in words"
     about = self.about
     if about['kind'] != 'run': return f'advice within {about["budget"]} s'
-    labels = f', {about["labels"]} labels a class' if about.get('labels') else ''
+    labels = f', {about["labels"]} {about.get("supply", "labels per class")}' if about.get('labels') else ''
     return f'{about["model"]}, {self.strategy!r}{labels}'
 
 # %% ../../nbs/api/apps/02_job_folder.ipynb #584b9e47

@@ -251,7 +251,7 @@ def start(self:Experiment,
     self.task.pretrained(model) # is there such a model?
     name = _run_name(model, how, labels, seed, self.kwargs)
     return self._job(name, kind='run', model=str(model), strategy=how.as_dict(), labels=labels, seed=seed,
-                     out=self._out(labels).absolute())
+                     supply=self.task.answer.supply, out=self._out(labels).absolute())
 
 # %% ../../nbs/api/apps/03_jobs.ipynb #168e60cb
 @patch

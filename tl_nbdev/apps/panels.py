@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import AttrDict
 from ..base.samples import *
+from ..data.answer import Answer
 from .job_folder import *
 from .jobs import *
 from .choice import *
@@ -91,7 +92,7 @@ def _sliders(choice):
         last=w.IntSlider(value=2, min=1, max=max(choice.most, 1), description='last stages',
                          layout=full, **_wide),
         wise=w.Checkbox(value=False, description='then interpolate with the start (WiSE)', indent=False),
-        labels=w.SelectionSlider(options=labels, value=0, description='labels per class', layout=full, **_wide),
+        labels=w.SelectionSlider(options=labels, value=0, description=choice.task.answer.supply, layout=full, **_wide),
         minutes=w.FloatLogSlider(value=2, base=2, min=-2, max=6, step=.5, description='minutes',
                                  readout_format='.1f', layout=full, **_wide),
         epochs=w.BoundedIntText(value=5, min=1, max=1000, description='epochs', layout=narrow, **_wide),
@@ -173,7 +174,7 @@ def described(
     task = choice.task
     names = task.vocab[:12] if len(task.vocab) else []
     return dict(
-        last='last stages that train', labels='labels per class', minutes='minutes to spend',
+        last='last stages that train', labels=task.answer.supply, minutes='minutes to spend',
         curves='Nothing was trained yet', versus='No run is done yet',
         sizes=sizes_in_words(task), some='Photos of train: ' + ', '.join(names))
 
@@ -206,7 +207,7 @@ def job_title(
     "What a job does"
     about = job.about
     if about['kind'] != 'run': return f'advice within {about["budget"]:g} s'
-    labels = f', {about["labels"]} labels per class' if about.get('labels') else ''
+    labels = f', {about["labels"]} {about.get("supply", "labels per class")}' if about.get('labels') else ''
     seed = f', seed {about["seed"]}' if about['seed'] else ''
     return f'{Path(about["model"]).name}, {job.strategy!r}{labels}{seed}'
 
@@ -223,17 +224,19 @@ def state_in_words(
 
 # %% ../../nbs/api/apps/12_panels.ipynb #ef8bed68
 def labels_in_words(
-    number # per class, `None` for all
+    number, # per class, `None` for all
+    supply=Answer.supply # what is counted
 ) -> str:
     "How many labels a run learned from"
-    return f'{number} labels per class' if number else 'all labels'
+    return f'{number} {supply}' if number else f'all {supply.split()[0]}'
 
 # %% ../../nbs/api/apps/12_panels.ipynb #2411a529
 def run_options(
     runs, # of a `Comparison`
-    number # of labels, as for `labels_in_words`
+    number, # of labels, as for `labels_in_words`
+    supply=Answer.supply # what is counted
 ) -> list: # of what a run is called, and its folder
     "Runs as a list offers them, without those whose weights were not kept"
     best_first = sorted(runs, key=lambda run: -np.nan_to_num(run.valid.value))
-    return [(f'{run.model}, {run.strategy!r}, {labels_in_words(number)}, seed {run.seed}: '
+    return [(f'{run.model}, {run.strategy!r}, {labels_in_words(number, supply)}, seed {run.seed}: '
              f'valid {100*run.valid.value:.1f} %', str(run.folder)) for run in best_first if run.folder]

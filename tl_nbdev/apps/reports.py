@@ -139,7 +139,7 @@ def _tell_advice(advice, task, out, json):
 def saved_details(
     model, # a saved model
     result, # a `Result` on other data
-    lacking, # class that it does not know → items
+    lacking, # class that it does not know → how many items, or boxes
     seconds
 ) -> dict:
     "What a saved model is, and what it does not know"

@@ -263,7 +263,7 @@ def html_table(
     body = ''.join(_row(row, 'td') for row in rows)
     inside = f'<table><thead>{_row(head, "th")}</thead><tbody>{body}</tbody></table>'
     shown = f'<div class="tl-scroll" tabindex="0">{inside}</div>'
-    return shown + (paragraph(table.about) if table.about else '')
+    return shown + ''.join(map(paragraph, table.about.splitlines()))
 
 # %% ../../nbs/api/apps/09_widgets.ipynb #072f3618
 def png(
@@ -278,7 +278,8 @@ def data_url(
     most=200 # pixels of its longer side
 ) -> str:
     "A small copy of a photo, as an address that holds the photo itself"
-    small, file = image.convert('RGB').copy(), BytesIO()
+    small, files = image.convert('RGB').copy(), dict(png=BytesIO(), jpeg=BytesIO())
     small.thumbnail((most, most))
-    small.save(file, 'png')
-    return f'data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'
+    for kind, file in files.items(): small.save(file, kind, quality=92, subsampling=0)
+    kind = min(files, key=lambda kind: len(files[kind].getvalue())) # a drawing is smaller as the one, a photo as the other
+    return f'data:image/{kind};base64,{base64.b64encode(files[kind].getvalue()).decode()}'

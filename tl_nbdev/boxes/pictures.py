@@ -53,11 +53,12 @@ def _is_light(colour):
     return .3*red + .59*green + .11*blue > 140
 
 def _ground(draw, size, box, words, font):
-    "Where words stand: corners in pixels"
+    "Where words stand: above a box, else below it, so that the thing is seen, and only else in it. Corners in pixels"
     _, _, right, bottom = draw.textbbox((0, 0), words, font=font)
     wide, high = right + 6, bottom + 4
     x = min(max(box[0], 0), max(size[0] - wide, 0))
-    y = box[1] - high if box[1] >= high else min(max(box[1], 0), max(size[1] - high, 0))
+    inside = min(max(box[1], 0), max(size[1] - high, 0))
+    y = box[1] - high if box[1] >= high else box[3] + 2 if box[3] + 2 + high <= size[1] else inside
     return x, y, x + wide, y + high
 
 def _meet(one, other): return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

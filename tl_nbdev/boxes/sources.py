@@ -32,22 +32,24 @@ _box_columns = {order: [names.split() for names in sets.split('|')] for order, s
 _usual_columns = dict(
     image='imagepath image filename file img imageid path imagename imgpath filepath imgname photo picture imagefile',
     label='label class classname category labelname categoryname name cls species object tag classid categoryid',
-    box='bbox box boundingbox', part='split part set subset', width='imagewidth imgwidth imgw width',
+    box='bbox box boundingbox', part='split part set subset', group='group groupid groupname', width='imagewidth imgwidth imgw width',
     height='imageheight imgheight imgh height')
 _usual_columns = {what: names.split() for what, names in _usual_columns.items()}
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #1e2c5b16
 def columns_of_boxes(
     df, # a table
-    told=None, # what a person says: `image`, `label`, `box` (a column, or four), `part`, `width`, `height` → column
+    # what a person says: `image`, `label`, `box` (a column, or four), `part`, `group`, `width`, `height` → column,
+    # or its number, `None` where there is none
+    told=None,
     where='table' # its name
 ) -> tuple: # a dict as `told`, and the order that the names say, or `None`, raises `TransferError` where one lacks
     "Which columns hold what"
     plain = {re.sub(r'[\W_]', '', str(column)).lower(): column for column in reversed(list(df))}
-    found, order = dict(told or {}), None
+    found, order = {what: column_called(df, name) for what, name in (told or {}).items()}, None
     several = [names if isinstance(names, (list, tuple)) else [names] for names in found.values()]
     for column in [each for names in several for each in names]:
-        if column in df: continue
+        if column is None or column in df: continue
         raise TransferError(f'{where}: no column "{column}": its columns are {", ".join(map(str, df))}')
     sets = [(each, names) for each, some in _box_columns.items() for names in some if plain.keys() >= set(names)]
     if sets and 'box' not in found: order, found['box'] = sets[0][0], [plain[name] for name in sets[0][1]]
@@ -56,6 +58,7 @@ def columns_of_boxes(
         if what in found: continue
         column = next((plain[name] for name in names if name in plain and plain[name] not in used), None)
         if column is not None: found[what] = column
+    found = {what: column for what, column in found.items() if column is not None}
     lacking = [what for what in ('image', 'box') if what not in found]
     if not lacking: return found, order
     such = dict(image='image="file"', box='box=["left", "top", "right", "bottom"]')[lacking[0]]
@@ -75,26 +78,41 @@ def _cells(df, box):
     rows = df[list(box)].to_numpy(dtype=object).tolist()
     return [[] if all(map(is_missing, row)) else row for row in rows]
 
+# %% ../../nbs/api/boxes/04_sources.ipynb #11565c72
+def _groups_of(values, names, said, told):
+    "Photo → its group, none where a column speaks of something else. Raises `TransferError` where it was told not to"
+    groups, column = {}, values.name
+    for name, value in zip(names, values):
+        if name.strip() and not is_missing(value): groups.setdefault(name, set()).add(_class_name(value))
+    odd = next((name for name, some in groups.items() if len(some) > 1), None)
+    several = len(set().union(*groups.values())) > 1 or len(groups) < names.nunique()
+    if not groups: return groups
+    why = f'"{odd}" is in several of them' if odd is not None else '' if several else 'they are all in one'
+    if told and odd is not None: raise TransferError(f'{said.where}: column "{column}" can\'t hold groups of photos: {why}')
+    if why and not told: said.notes.append(f'{said.where}: column "{column}" is not taken for groups of photos: {why}')
+    elif not told: said.notes.append(f'{said.where}: photos of one "{column}" stay in one part, where a split is made')
+    return {name: min(some) for name, some in groups.items()} if told or not why else {}
+
 # %% ../../nbs/api/boxes/04_sources.ipynb #b584d30f
-def _rows_of_images(df, columns, said):
+def _rows_of_images(df, columns, said, told=()):
     "Row of the image of each row of the table"
     names = df[columns['image']].map(lambda value: '' if is_missing(value) else str(value))
     parts, notes = ('',)*len(df), []
     if 'part' in columns: parts, notes = given_parts(df[columns['part']], columns['part'], str(said.where))
     said.notes += notes
     place, sizes = {}, [df[columns[side]] if side in columns else [None]*len(df) for side in ('width', 'height')]
-    groups = df[columns['group']] if 'group' in columns else [None]*len(df)
-    for name, part, width, height, group in zip(names, parts, *sizes, groups):
+    groups = _groups_of(df[columns['group']], names, said, 'group' in told) if 'group' in columns else {}
+    for name, part, width, height in zip(names, parts, *sizes):
         if (name, part) in place or not name.strip(): continue
         place[name, part] = len(said.images)
         size = dict(width=whole_number(width), height=whole_number(height))
-        said.images.append(dict(name=name, part=part, source_id=name, group=group, **size))
+        said.images.append(dict(name=name, part=part, source_id=name, group=groups.get(name), **size))
     return [place.get(key) for key in zip(names, parts)]
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #ddc85334
-def _add_rows(df, columns, said):
+def _add_rows(df, columns, said, told=()):
     "The boxes of a table"
-    at = _rows_of_images(df, columns, said)
+    at = _rows_of_images(df, columns, said, told)
     labels = df[columns['label']] if 'label' in columns else ['object']*len(df)
     if 'label' not in columns: said.notes.append(f'{said.where}: no column of classes: all boxes are of one, "object"')
     first = df.attrs.get('first', 1)
@@ -125,13 +143,14 @@ def said_by_table(
     df, path = _table_of(source)
     if list(map(str, df)) == list('012345') and not columns: # a table of RetinaNet has no names
         columns = dict(image=df.columns[0], box=list(df.columns[1:5]), label=df.columns[5])
-    columns, order = columns_of_boxes(df, columns, path)
+    told = columns or {}
+    columns, order = columns_of_boxes(df, told, path)
     place = Path(root).expanduser() if root else path.parent
     if not place.is_dir():
         raise TransferError(f'{place}: no such folder: root= (--root in a shell) names that of the photos')
     said = Said(path, places=[place], usual=(order, None), says='its columns say')
     said.notes += [note for note in df.attrs.get('notes', []) if 'looks like' not in note]
-    _add_rows(df, columns, said)
+    _add_rows(df, columns, said, told)
     bare = said.facts.get('without')
     if bare: said.notes.append(f'{path}: {bare:,} rows without a box: their images are kept as images without things')
     said.classes = sorted({box['label'] for box in said.boxes})

@@ -80,6 +80,15 @@ def lacking(cls:Answer,
     "The classes of a label that are not known"
     return [] if label in known else [label]
 
+# %% ../../nbs/api/data/12_answer.ipynb #741c7bc6
+@patch(cls_method=True)
+def judgeable(cls:Answer,
+    label, # of one item
+    known # names of classes
+): # a label, `None` where nothing of it can be judged
+    "What remains of a label where only some classes are known"
+    return None if cls.lacking(label, known) else label
+
 # %% ../../nbs/api/data/12_answer.ipynb #a855f359
 @patch(cls_method=True)
 def strata(cls:Answer,
@@ -387,6 +396,7 @@ Answer.moves = False # do labels change with the view of an item?
 
 # %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
 Answer.counted = 'items'           # what `sizes` counts
+Answer.supply = 'labels per class' # what `kept` counts, in words that follow a number
 Answer.unlike = 'under two labels' # copies of which one must be wrong are there so
 Answer.where_unequal = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"' # classes are
 

@@ -170,7 +170,7 @@ def _spearman_of(y, p): return _number(_spearman, y, p)
 @add_answer
 class Regression(Answer):
     "A number per item"
-    name, words, gives, named = 'regression', 'regression', 'a number', False
+    name, words, gives, named, supply = 'regression', 'regression', 'a number', False, 'labels'
     metric_shown = 'R²'
     scores = dict(r2=_r2_of, pearson=_pearson_of, spearman=_spearman_of)
     def __init__(self,

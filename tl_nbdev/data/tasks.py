@@ -130,18 +130,25 @@ def sizes(self:Task) -> dict: # class → items
     return self.answer.sizes(self.df.label)
 
 # %% ../../nbs/api/data/18_tasks.ipynb #5137ff87
+def _twin_of(name, alike):
+    "How train spells a class that it lacks, in words"
+    twin = alike.get(looks_like(str(name)))
+    return f' (train has "{twin}")' if twin is not None else ''
+
 @patch
 def _without_unlearnable(self:Task, df, kind):
-    "The rows whose classes train knows"
-    known = set(kind.names(df.label[df.part == 'train']))
+    "The rows whose classes train knows, and of items that hold several things, what train knows of them"
+    known, lost = set(kind.names(df.label[df.part == 'train'])), Counter()
     alike = {looks_like(str(name)): name for name in known}
     lacks = df.label.map(lambda label: kind.lacking(label, known))
-    for item, part, names in zip(df.item, df.part, lacks):
-        if not names: continue
-        twin = alike.get(looks_like(str(names[0])))
-        also = f' (train has "{twin}")' if twin is not None else ''
-        self.skipped.append((item, f'its class "{names[0]}" is only in {part}, not in train{also}'))
-    return df[lacks.map(len) == 0].reset_index(drop=True)
+    labels = [kind.judgeable(label, known) if names else label for label, names in zip(df.label, lacks)]
+    for item, part, names, label in zip(df.item, df.part, lacks, labels):
+        if label is not None: lost.update((name, part) for name in names)
+        else: self.skipped.append((item, f'its class "{names[0]}" is only in {part}, not in train{_twin_of(names[0], alike)}'))
+    self.notes += [f'{kind.counted} of class "{name}" are only in {part}, not in train{_twin_of(name, alike)}: {count:,} left out'
+                   for (name, part), count in lost.items()]
+    df = df.assign(label=pd.Series(labels, df.index, dtype=object)) if lost else df
+    return df[[label is not None for label in labels]].reset_index(drop=True)
 
 # %% ../../nbs/api/data/18_tasks.ipynb #9f4dbdaa
 @patch

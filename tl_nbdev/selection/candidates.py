@@ -89,8 +89,7 @@ def rule_of_thumb(
 ) -> tuple: # the name of a strategy, and why
     "What textbooks would do with so many labels, in this domain"
     labels = task.n('train')/len(task.vocab) if task.vocab else task.n('train')
-    size = f'{labels:.0f} labels per class' if task.vocab else f'{labels:.0f} labels'
-    return _thumb(labels, distance), f'{size}, {_domain(distance)}'
+    return _thumb(labels, distance), f'{labels:.0f} {task.answer.supply}, {_domain(distance)}'
 
 # %% ../../nbs/api/selection/05_candidates.ipynb #b001c029
 @torch.no_grad()
