@@ -8,6 +8,7 @@ from .common import results
 questions = dict(
     accuracy='How accurate can it be made on photos of solar cells?',
     alignment='What does a step of domain adaptation cost?',
+    boxes='How much does a small detector find after minutes, and what are pretrained weights worth to it?',
     copies='Does the audit find copies that were changed?',
     dashboard='How soon does the dashboard answer?',
     domains='Digits of another maker: does adapting help, and more than that of other libraries?',
