@@ -155,5 +155,5 @@ def libreyolo_weights(
     stem = _stem(name)
     repo = looked_up(Repository(f'LibreYOLO/{stem}', revision))
     if f'{stem}.pt' in repo.files: return converted(fetch_files(repo, [f'{stem}.pt'])/f'{stem}.pt')
-    raise TransferError(f'"{repo}": no {stem}.pt in it ({", ".join(sorted(repo.files)[:4])}): name a file with the weights '
-                        f'of {name} as source=…, or take source="random"')
+    raise TransferError(f'"{repo}": no {stem}.pt in it ({", ".join(sorted(repo.files)[:4])}): name a file with the '
+                        f'weights of {name} as source=…, or take source="random"')

@@ -29,9 +29,10 @@ def check_agreed(
 ):
     "Raises `TransferError` where nobody has agreed to the licence of ultralytics"
     if settings().agree == ultralytics_licence: return
-    raise TransferError(f'"{name}": ultralytics is under {ultralytics_licence}, which asks of you to give away, under the same '
-                        'licence, what you build on it and pass on, or let others use over a network. It was not imported. '
-                        f'If you agree, set TL_AGREE={ultralytics_licence}, or tl_agree = {ultralytics_licence} in a settings.ini')
+    how = f'TL_AGREE={ultralytics_licence}, or tl_agree = {ultralytics_licence} in a settings.ini'
+    raise TransferError(f'"{name}": ultralytics is under {ultralytics_licence}, which asks of you to give away, under the '
+                        'same licence, what you build on it and pass on, or let others use over a network. It was not '
+                        f'imported. If you agree, set {how}')
 
 # %% ../../nbs/api/boxes/14b_ultralytics_nets.ipynb #54387697
 _sizes = dict(yolov8='nsmlx', yolov9='tsmce', yolov10='nsmblx', yolo11='nsmlx', yolo12='nsmlx', yolo26='nsmlx')
@@ -40,8 +41,9 @@ ultralytics_names = tuple(f'ultralytics:{kind}{size}' for kind, sizes in _sizes.
 # %% ../../nbs/api/boxes/14b_ultralytics_nets.ipynb #6f467da7
 @contextmanager
 def undisturbed():
-    "Inside, a library may change the environment, `torch.save` and how numbers are printed; afterwards they are as before"
-    environment, save, numbers, printed = dict(os.environ), torch.save, np.get_printoptions(), torch._tensor_str.PRINT_OPTS
+    "Inside, a library may change the environment, `torch.save`, and how numbers are printed. Afterwards all is as before"
+    environment, save, numbers = dict(os.environ), torch.save, np.get_printoptions()
+    printed = torch._tensor_str.PRINT_OPTS
     kept = copy.copy(printed)
     os.environ.update(YOLO_OFFLINE='true', YOLO_AUTOINSTALL='false', YOLO_VERBOSE='false',
                       YOLO_CONFIG_DIR=str(settings().cache.absolute()/'ultralytics'))
@@ -75,7 +77,9 @@ class UltralyticsWay(LibreyoloWay):
     def guesses(self, net, out):
         "Scores and boxes of all cells, or of the best that a network has chosen itself"
         found = out[0].float()
-        if not self.once: return found[:, 4:].transpose(1, 2), box_convert(found[:, :4].transpose(1, 2), 'cxcywh', 'xyxy')
+        if not self.once:
+            found = found.transpose(1, 2)
+            return found[..., 4:], box_convert(found[..., :4], 'cxcywh', 'xyxy')
         scores = found.new_zeros(*found.shape[:2], net.model[-1].nc)
         return scores.scatter(2, found[..., 5:].long(), found[..., 4:5]), found[..., :4]
 
