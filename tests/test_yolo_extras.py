@@ -248,12 +248,11 @@ def test_what_is_frozen_stays_bit_for_bit(task, name, how):
 
 @pytest.mark.parametrize('name', some)
 def test_two_epochs_lower_the_loss(task, name):
-    learn = learner(task, name, augment='none', bs=2)
+    learn = learner(task, name, augment='none', bs=2, size=128) # where things are too small for a first guess, nothing is learned of boxes
     before = learn.validate(ds_idx=0)[0]
     transfer(learn, FullFineTune(epochs=2, lr=2e-3))
     after = learn.validate(ds_idx=0)[0]
-    print(f'{name}: {before:.2f} -> {after:.2f}')
-    assert after < before
+    assert after < before and before > 1
 
 def boxes(predictor, items): return np.stack([probs for _, probs, _ in predictor.answers(items)])
 

@@ -36,7 +36,7 @@ from .ultralytics_nets import *
 class DetectorStart:
     "A detector to start from: what it is, and where its weights come from"
     name: str              # as one asks for it
-    library: str           # `yolo`, `torchvision`, `timm`, `transformers`, `libreyolo`, `ultralytics`, or `module` for your own
+    library: str           # `yolo`, `torchvision`, `timm`, `transformers`, an extra, or `module` for a network of your own
     source: str            # `wheel`, `hub`, `folder`, `file`, `module`, or `random` (no weights)
     licence: str           # of the weights
     size: int = 320        # pixels of a side, at which it is used
@@ -172,9 +172,9 @@ def _file_of_extra(start):
     except TransferError as e: line = str(e)
     else: return {name: tensor for name, tensor in state.items() if not name.startswith(('aux.', 'aux_head.'))}
     if start.library != 'ultralytics' or 'which is code' not in line: raise TransferError(line)
-    raise TransferError(f'{file}: ultralytics writes whole objects into its files, which are code, and was not run. Where '
-                        'you trust it, write its weights alone, torch.save(YOLO("….pt").model.state_dict(), "mine.pth"), '
-                        'and name that')
+    raise TransferError(f'{file}: ultralytics writes whole objects into its files, which are code, and was not run. '
+                        'Where you trust it, write its weights alone and name those: '
+                        'torch.save(YOLO("….pt").model.state_dict(), "mine.pth")')
 
 # %% ../../nbs/api/boxes/15_start.ipynb #2ebd17c1
 def _extra_net(start, classes, fill):

@@ -82,8 +82,8 @@ def _extra_start(what, source, revision):
     check_agreed(what)
     if revision is not None: raise TransferError(f'revision={shown(revision)}: only a repository has them')
     if source is None:
-        raise TransferError(f'"{what}": its weights are a pickle of whole objects, which is code, and not fetched: name a '
-                            'file with its weights alone, source="mine.pth", or take source="random"')
+        raise TransferError(f'"{what}": its weights are a pickle of whole objects, which is code, and not fetched: name '
+                            'a file with its weights alone, source="mine.pth", or take source="random"')
     return DetectorStart(what, 'ultralytics', 'random', f'{_agpl}{_no_weights}', 640)
 
 
@@ -105,8 +105,8 @@ def _not_here(what):
     known = [each for each in (*libreyolo_names, *ultralytics_names) if each.startswith(library.lower())]
     same = [each for each in known if _bare(each.partition(':')[2]) == _bare(name)]
     near = same or difflib.get_close_matches(f'{library or "ultralytics"}:{name}', known, 3, .5) or known[:3]
-    raise TransferError(f'no detector "{what}": libreyolo (MIT) and ultralytics (AGPL-3.0) are extras, whose networks are '
-                        f'asked for as {" or ".join(near)}')
+    raise TransferError(f'no detector "{what}": libreyolo (MIT) and ultralytics (AGPL-3.0) are extras, whose networks '
+                        f'are asked for as {" or ".join(near)}')
 
 # %% ../../nbs/api/boxes/16_starts.ipynb #9b7211ae
 def _named(what, source, revision):
@@ -121,7 +121,7 @@ def _named(what, source, revision):
     if (repo := repository(what, revision)) and ('/' in repo.name): return _on_hub(repo)
     _not_here(what)
     if whole := _of_whole_photos(what): raise TransferError(whole)
-    known = (yolo_name, *torchvision_detectors, *libreyolo_names, *(f'{kind}:tf_efficientnet_lite0' for kind in pyramid_kinds))
+    known = (yolo_name, *torchvision_detectors, *(f'{kind}:tf_efficientnet_lite0' for kind in pyramid_kinds))
     near = difflib.get_close_matches(what, known, 4, .5) or known[:1] + known[-2:]
     raise TransferError(f'no detector "{what}": near it are {", ".join(near)}; owner/name means a repository of a hub, '
                         'and detector_names() lists all')

@@ -30,9 +30,9 @@ def check_agreed(
     "Raises `TransferError` where nobody has agreed to the licence of ultralytics"
     if settings().agree == ultralytics_licence: return
     how = f'TL_AGREE={ultralytics_licence}, or tl_agree = {ultralytics_licence} in a settings.ini'
-    raise TransferError(f'"{name}": ultralytics is under {ultralytics_licence}, which asks of you to give away, under the '
-                        'same licence, what you build on it and pass on, or let others use over a network. It was not '
-                        f'imported. If you agree, set {how}')
+    raise TransferError(f'"{name}": ultralytics is under {ultralytics_licence}, which asks of you to give away, under '
+                        'the same licence, what you build on it and pass on, or let others use over a network. It was '
+                        f'not imported. If you agree, set {how}')
 
 # %% ../../nbs/api/boxes/14b_ultralytics_nets.ipynb #54387697
 _sizes = dict(yolov8='nsmlx', yolov9='tsmce', yolov10='nsmblx', yolo11='nsmlx', yolo12='nsmlx', yolo26='nsmlx')
@@ -41,7 +41,7 @@ ultralytics_names = tuple(f'ultralytics:{kind}{size}' for kind, sizes in _sizes.
 # %% ../../nbs/api/boxes/14b_ultralytics_nets.ipynb #6f467da7
 @contextmanager
 def undisturbed():
-    "Inside, a library may change the environment, `torch.save`, and how numbers are printed. Afterwards all is as before"
+    "Inside, a library may change the environment, `torch.save`, and how numbers are printed; afterwards nothing has"
     environment, save, numbers = dict(os.environ), torch.save, np.get_printoptions()
     printed = torch._tensor_str.PRINT_OPTS
     kept = copy.copy(printed)
