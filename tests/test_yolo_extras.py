@@ -1,13 +1,15 @@
 "YOLOs of two libraries that are extras: what is said where they aren't there or not agreed to, and where they are, the laws of any detector."
-import copy, os, re, subprocess, sys, warnings
-from importlib import import_module
+import copy, os, re, subprocess, sys, tempfile, warnings
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from scenes import drawn
+import tl_nbdev.all # with it, a learner exports
 from tl_nbdev.base.settings import TransferError, settings
 from tl_nbdev.boxes.detection import DetectionTask
 from tl_nbdev.boxes.libreyolo_nets import LibreyoloWay, libreyolo_names
@@ -32,7 +34,9 @@ def quiet(monkeypatch):
 @pytest.fixture(scope='module')
 def task(tmp_path_factory): return DetectionTask.from_coco(drawn(tmp_path_factory.mktemp('scenes'), 14), valid=.2, test=.2, name='scenes')
 
-def there(name): pytest.importorskip(name.partition(':')[0])
+def there(name):
+    library = name.partition(':')[0] # which is imported later, in the way that is tested
+    if not find_spec(library): pytest.skip(f'{library} is not installed')
 
 def made(name, classes=3):
     there(name)
@@ -186,10 +190,8 @@ def test_weights_from_a_file(name, kind, tmp_path):
     with pytest.raises(TransferError, match='another network'): detector_start(name.replace('9-t', '9-s').replace('e-t', 'e-s').replace('11n', '11s').replace('10n', '10s'), file, 64).network(5)
 
 def test_known_classes_keep_their_rows_in_all_towers():
-    from dataclasses import replace
     for name in some:
         if not find_spec(name.partition(':')[0]): continue
-        import tempfile
         with tempfile.TemporaryDirectory() as folder:
             source, file = made(name, 3), f'{folder}/mine.safetensors'
             save_file(source.state_dict(), file)
@@ -242,7 +244,7 @@ def test_what_is_frozen_stays_bit_for_bit(task, name, how):
     after, params = net.state_dict(), dict(net.named_parameters())
     still = {each.rpartition('.')[0] for each in params.keys() - may} - {each.rpartition('.')[0] for each in may}
     frozen = [each for each in before if (each not in may if each in params else each.rpartition('.')[0] in still or 'dfl' in each)]
-    assert all(torch.equal(before[each], after[each]) for each in frozen) and (len(frozen) > 100 or isinstance(how, FullFineTune))
+    assert all(torch.equal(before[each], after[each]) for each in frozen) and (len(frozen) > 100 or may == params.keys())
     changed = {each for each in may if not torch.equal(before[each], after[each])}
     assert changed & ss[-1].params.keys() and all(torch.isfinite(value).all() for value in after.values())
 
@@ -274,15 +276,14 @@ np.save(sys.argv[2], np.stack([probs for _, probs, _ in load_transfer(sys.argv[1
         monkeypatch.setenv('TL_AGREE', 'no')
         with pytest.raises(TransferError, match='TL_AGREE=AGPL-3.0'): load_transfer(tmp_path/'saved')
 
-@pytest.mark.parametrize('name', some)
-def test_a_program_finds_the_same(task, tmp_path, name):
+@pytest.mark.parametrize('name', [some[0], some[3]])
+def test_a_graph_finds_the_same(task, tmp_path, name):
+    onnxruntime, _ = (pytest.importorskip(each) for each in ('onnxruntime', 'onnxscript'))
     learn = learner(task, name)
     learn.model.eval()
     for head in [module for module in learn.model.modules() if hasattr(module, 'cv3') and hasattr(module, 'reg_max')]:
         for tower in (*head.cv3, *getattr(head, 'one2one_cv3', ())): torch.nn.init.normal_(tower[-1].bias, -2., .1)
     folder = learn.export(tmp_path/'program', 'onnx')
-    import onnxruntime
-    from PIL import Image
     photo = task.part('test').item.iloc[0]
     pixels = np.asarray(Image.open(photo).convert('RGB').resize((64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None]
     found, = onnxruntime.InferenceSession(folder/'model.onnx', providers=['CPUExecutionProvider']).run(None, dict(pixels=pixels))
