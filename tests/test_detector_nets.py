@@ -248,7 +248,7 @@ def test_a_way_of_its_own():
     with pytest.raises(TransferError, match='for 2 classes'): detector_start(Own()).network(3)
 
 @pytest.mark.parametrize('what, why', [
-    ('fasterrcnn', 'near it are'), ('', 'no detector'), ('yolov8n', 'AGPL'), ('ultralytics:yolo11n', 'AGPL'), ('yolov8n.pt', 'AGPL'), ('libreyolo:yolo9t', 'not built in'), ('faster_rcnn:mobilenet_v2', 'network of torchvision'),
+    ('fasterrcnn', 'near it are'), ('', 'no detector'), ('yolov8n', 'AGPL'), ('ultralytics:yolo11n', 'AGPL'), ('yolov8n.pt', 'AGPL'), ('libreyolo:yolo9t', 'libreyolo:yolo9-t'), ('faster_rcnn:mobilenet_v2', 'network of torchvision'),
     ('faster_rcnn:nothing', 'no model'), ('faster_rcnn:', 'no model'), ('./nowhere', 'no such folder'), ('resnet18', 'faster_rcnn:resnet18'), (3, 'no name'), (None, 'no name'), (nn.Linear(1, 1), 'is no detector')])
 def test_what_is_no_detector_is_said_in_a_line(what, why):
     with pytest.raises(TransferError, match=why) as said: detector_start(what)

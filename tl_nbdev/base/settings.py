@@ -31,9 +31,9 @@ class TransferError(Exception):
 
 # %% ../../nbs/api/base/00_settings.ipynb #c2c588b3
 _choices = dict(device=('auto', 'cpu', 'cuda', 'mps'), precision=('auto', 'fp32', 'bf16', 'fp16'),
-                layout=('auto', 'contiguous', 'channels_last'), offline=('no', 'yes'))
+                layout=('auto', 'contiguous', 'channels_last'), offline=('no', 'yes'), agree=('no', 'AGPL-3.0'))
 _defaults = dict(cache='', device='auto', precision='auto', layout='auto', offline='no', threads='0',
-                 max_pixels='100000000', cache_gb='20')
+                 max_pixels='100000000', cache_gb='20', agree='no')
 
 # %% ../../nbs/api/base/00_settings.ipynb #73a24136
 @dataclass(frozen=True, repr=False)
@@ -47,6 +47,7 @@ class Settings:
     threads: int     # threads that decode images (0 is one per core)
     max_pixels: int  # an image with more pixels is skipped, not decoded
     cache_gb: float  # gigabytes of features and scans that are kept (0 is no limit)
+    agree: str       # a licence that asks something of you and that you agree to, else `no`
     source: dict = field(repr=False)   # setting → where its value came from
     ini: Path = None # the `settings.ini` that was read
     def __repr__(self):
@@ -187,7 +188,7 @@ def settings(
     cache_gb = _gigabytes(values['cache_gb'], source['cache_gb'])
     offline = values['offline'] == 'yes'
     return Settings(cache, values['device'], values['precision'], values['layout'], offline,
-                    threads or os.cpu_count(), max_pixels, cache_gb, source, ini)
+                    threads or os.cpu_count(), max_pixels, cache_gb, values['agree'], source, ini)
 
 # %% ../../nbs/api/base/00_settings.ipynb #2190fa6f
 def device(): # raises `TransferError` if the settings name a device which is not here

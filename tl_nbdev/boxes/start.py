@@ -28,13 +28,15 @@ from .yolo import *
 from .torchvision_nets import *
 from .pyramids import *
 from .transformers_nets import *
+from .libreyolo_nets import *
+from .ultralytics_nets import *
 
 # %% ../../nbs/api/boxes/15_start.ipynb #0143f79f
 @dataclass(frozen=True)
 class DetectorStart:
     "A detector to start from: what it is, and where its weights come from"
     name: str              # as one asks for it
-    library: str           # `yolo`, `torchvision`, `timm`, `transformers`, or `module` for a network of your own
+    library: str           # `yolo`, `torchvision`, `timm`, `transformers`, an extra, or `module` for a network of your own
     source: str            # `wheel`, `hub`, `folder`, `file`, `module`, or `random` (no weights)
     licence: str           # of the weights
     size: int = 320        # pixels of a side, at which it is used
@@ -160,6 +162,32 @@ def _hub_net(start, classes, fill):
     except TransferError as e: line = str(e)
     raise _nobodys(line, folder, start.repository)
 
+# %% ../../nbs/api/boxes/15_start.ipynb #c5bec0bb
+_of_extras = dict(libreyolo=libreyolo_net, ultralytics=ultralytics_net)
+
+def _file_of_extra(start):
+    "Name → tensor, of the weights of a network of an extra"
+    file = start.where if start.source == 'file' else libreyolo_weights(start.name, start.revision)
+    try: state = _read_weights(file)
+    except TransferError as e: line = str(e)
+    else: return {name: tensor for name, tensor in state.items() if not name.startswith(('aux.', 'aux_head.'))}
+    if start.library != 'ultralytics' or 'which is code' not in line: raise TransferError(line)
+    raise TransferError(f'{file}: ultralytics writes whole objects into its files, which are code, and was not run. '
+                        'Where you trust it, write its weights alone and name those: '
+                        'torch.save(YOLO("….pt").model.state_dict(), "mine.pth")')
+
+# %% ../../nbs/api/boxes/15_start.ipynb #2ebd17c1
+def _extra_net(start, classes, fill):
+    (n, names), make = class_names(classes), _of_extras[start.library]
+    net, kept = make(start.name, n), {}
+    if fill:
+        state = _file_of_extra(start)
+        rows = class_rows_in(state) or n
+        kept = same_classes(start.classes, names, rows, n)
+        filled_from(net, _fill(make(start.name, rows), state, start.where or f'"{start.name}"'), kept)
+    say_kept(net, kept, names)
+    return net
+
 # %% ../../nbs/api/boxes/15_start.ipynb #258d87d6
 def _pyramid_net(start, classes, fill):
     make = pyramid_kinds[start.name.partition(':')[0]]
@@ -167,7 +195,8 @@ def _pyramid_net(start, classes, fill):
     say_kept(net, {}, None)
     return net
 
-_makers = dict(yolo=_yolo_net, torchvision=_torchvision_net, timm=_pyramid_net, transformers=_transformers_net)
+_makers = dict(yolo=_yolo_net, torchvision=_torchvision_net, timm=_pyramid_net, transformers=_transformers_net,
+               **dict.fromkeys(_of_extras, _extra_net))
 
 @patch
 def network(self:DetectorStart,

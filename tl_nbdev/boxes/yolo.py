@@ -160,7 +160,7 @@ def loss(self:YoloV3Tiny,
 class YoloWay:
     "How this package's YOLO is called: classes from 0, corners in pixels"
     most = 100 # rows of an image
-    least, overlap = .001, .5 # score of a guess that is kept, and IoU from which two are the same
+    least, overlap = .001, .5 # score of a guess that is kept, and IoU from which two are the same (0: none are)
     def images(self, x):
         "Pixels, their sides a multiple of 32"
         high, wide = x['pixels'].shape[-2:]
@@ -171,22 +171,39 @@ class YoloWay:
         guess, label = (scores > self.least).nonzero(as_tuple=True)
         best = scores[guess, label].argsort(descending=True, stable=True)[:1000]
         guess, label = guess[best], label[best]
-        kept = batched_nms(boxes[guess], scores[guess, label], label, self.overlap)[:self.most]
-        return label[kept], scores[guess, label][kept], boxes[guess][kept]
+        kept = slice(None)
+        if self.overlap: kept = batched_nms(boxes[guess], scores[guess, label], label, self.overlap)
+        return label[kept], scores[guess, label][kept], boxes[guess][kept] # of which `detection_rows` takes the best
+
+# %% ../../nbs/api/boxes/11_yolo.ipynb #fa17b28e
+@patch
+@torch.no_grad()
+def rows(self:YoloWay,
+    scores, # `(B, n, classes)`, from 0 to 1
+    boxes, # `(B, n, 4)`, `x0 y0 x1 y1` in pixels of the tensors
+    x # inputs of `detection_batch`
+) -> torch.Tensor: # as `detection_rows` gives them
+    "Rows of all guesses"
+    scale = (x['originals']/x['sizes']).flip(1).repeat(1, 2)
+    ends = x['sizes'].flip(1).repeat(1, 2)
+    found = [self.found(score, box.clamp(min=0).minimum(end)*by)
+             for score, box, end, by in zip(scores, boxes, ends, scale)]
+    return detection_rows(found, x['originals'], self.most)
 
 # %% ../../nbs/api/boxes/11_yolo.ipynb #11996676
+@patch
+def guesses(self:YoloWay, net, outs):
+    "Scores `(B, n, classes)` and boxes `(B, n, 4)` of all cells"
+    outs = [out.float() for out in outs]
+    boxes = torch.cat([net.cells(out, level).flatten(1, 3) for level, out in enumerate(outs)], 1)
+    scores = torch.cat([(out[..., 4:5].sigmoid()*out[..., 5:].sigmoid()).flatten(1, 3) for out in outs], 1)
+    return scores, boxes
+
 @patch
 @torch.no_grad()
 def decode(self:YoloWay, net, outs, x):
     "Rows of what the network gave"
-    outs = [out.float() for out in outs]
-    boxes = torch.cat([net.cells(out, level).flatten(1, 3) for level, out in enumerate(outs)], 1)
-    scores = torch.cat([(out[..., 4:5].sigmoid()*out[..., 5:].sigmoid()).flatten(1, 3) for out in outs], 1)
-    scale = (x['originals']/x['sizes']).flip(1).repeat(1, 2)
-    ends = x['sizes'].flip(1).repeat(1, 2)
-    rows = [self.found(score, box.clamp(min=0).minimum(end)*by)
-            for score, box, end, by in zip(scores, boxes, ends, scale)]
-    return detection_rows(rows, x['originals'], self.most)
+    return self.rows(*self.guesses(net, outs), x)
 
 @patch
 def __call__(self:YoloWay, net, x, y=None):

@@ -304,7 +304,7 @@ def _installed(name):
 
 def _loaded_extras():
     "Extras of this package of which a loaded model makes use, or may, where it reads files"
-    known = dict(text='transformers', lora='peft', gguf='gguf')
+    known = dict(text='transformers', lora='peft', gguf='gguf', libreyolo='libreyolo', ultralytics='ultralytics')
     loaded = [extra for extra, module in known.items() if module in sys.modules]
     return [*loaded, *(extra for extra, name in dict(heic='pillow-heif', dicom='pydicom').items() if _installed(name))]
 

@@ -155,14 +155,13 @@ def alone(self:TransformersWay, net, x):
 # %% ../../nbs/api/sharing/05_whole.ipynb #c1939d6b
 @patch
 def alone(self:YoloWay, net, x):
-    "The same, of this package's YOLO"
-    outs = net(self.images(dict(pixels=x)))
-    boxes = torch.cat([net.cells(out, level).flatten(1, 3) for level, out in enumerate(outs)], 1)
-    scores = torch.cat([(out[..., 4:5].sigmoid()*out[..., 5:].sigmoid()).flatten(1, 3) for out in outs], 1)
+    "The same, of this package's YOLO, and of those that are called like it"
+    scores, boxes = self.guesses(net, net(self.images(dict(pixels=x))))
     guess, label = (scores[0] > self.least).nonzero(as_tuple=True)
     best = scores[0][guess, label].sort(descending=True).indices[:1000]
     guess, label = guess[best], label[best]
     score, boxes = scores[0][guess, label], boxes[0].clamp(0, x.shape[-1])[guess]
+    if not self.overlap: return label, score, boxes
     kept = batched_nms(boxes, score, label, self.overlap)
     return label[kept], score[kept], boxes[kept]
 
