@@ -263,3 +263,28 @@ def test_help_names_detectors():
     from tl_nbdev.apps import cli
     text = ' '.join(cli.tl_train.parser.format_help().split())
     assert all(word in text for word in ('mAP, AP50, AP75 or AR100', 'none, flip, crop, strong or mosaic', 'faster_rcnn:tf_efficientnet_lite0'))
+
+
+# how a table of boxes is read
+
+def test_a_table_of_boxes_is_read_as_is_said(tmp_path):
+    said = read_boxes(scenes(tmp_path/'photos'))
+    rows = said.boxes.assign(file=[said.images.item[i] for i in said.boxes.image])[['file', 'label', *corners]]
+    names = ['file', 'Größe', 'xmin', 'ymin', 'xmax', 'ymax']
+    rows.to_csv(tmp_path/'bars.csv', sep='|', index=False, header=names, encoding='utf-16')
+    told = dict(sep='|', encoding='utf-16', columns=dict(label='Größe'))
+    assert len(DetectionTask.from_csv(tmp_path/'bars.csv', **told).df) == 12
+    rows.to_csv(tmp_path/'bare.csv', sep=';', index=False, header=False)
+    plain = DetectionTask.from_csv(tmp_path/'bare.csv', sep=';', header=False, columns=dict(image=0, label=1, box=[2, 3, 4, 5]))
+    assert len(plain.df) == 12 and plain.vocab == ['bar', 'square']
+
+def test_how_a_table_is_read_is_not_ignored(tmp_path):
+    file = scenes(tmp_path/'photos')
+    said = read_boxes(file)
+    rows = said.boxes.assign(file=[said.images.item[i] for i in said.boxes.image])[['file', 'label', *corners]]
+    rows.to_csv(tmp_path/'boxes.csv', sep=';', index=False, header=['file', 'class', 'xmin', 'ymin', 'xmax', 'ymax'])
+    assert '12 items of 12 boxes' in tl('audit', tmp_path/'photos', '--boxes', tmp_path/'boxes.csv', '--sep', 'semicolon').out
+    for option, words in ((('--sep', ','), 'no column of the image'), (('--encoding', 'utf-16'), 'no rows'), (('--no-header',), 'no box of four numbers')):
+        refused(tl('audit', tmp_path/'photos', '--boxes', tmp_path/'boxes.csv', *option), words)
+    for option in (('--sep', ';'), ('--encoding', 'utf-8'), ('--no-header',), ('--quotes', 'none')):
+        refused(tl('audit', tmp_path/'photos', '--boxes', file, *option), 'is for boxes in a table')

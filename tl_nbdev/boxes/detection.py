@@ -136,10 +136,12 @@ def from_csv(cls:DetectionTask,
     root=None, # folder of the photos, default that of the table
     columns=None, # which column is which, see `read_box_table`
     order=None, unit=None, # of the numbers, see `noticed`
+    sep=None, encoding=None, header=None, quotes=None, # of the table, see `read_table`
     **kwargs # see `from_boxes`
 ) -> DetectionTask: # raises `TransferError`
     "A task from a table of boxes"
-    return _read(cls, path, kwargs, 'table', root=root, order=order, unit=unit, columns=columns)
+    read = dict(sep=sep, encoding=encoding, header=header, quotes=quotes)
+    return _read(cls, path, kwargs, 'table', root=root, order=order, unit=unit, columns=columns, **read)
 
 # %% ../../nbs/api/boxes/24_detection.ipynb #fa03ea92
 @patch(cls_method=True)
@@ -212,15 +214,16 @@ def claims(cls:Scenes, path, info, told):
 @patch(cls_method=True)
 def named(cls:Scenes, data, told, like=None):
     "A task of boxes: a sample, photos with a file of boxes, or a file of boxes that finds its photos"
-    learn = told.get('learn', True)
+    learn, read = told.get('learn', True), {name: told[name] for name in of_reading if told.get(name) is not None}
     told = {name: value for name, value in told.items() if value is not None and value is not False}
     refuse(told, ('label', 'delim', 'gather', 'file', 'parts', 'regression', 'classes', 'window', 'bands'), 'is not for boxes')
     common = dict(only(told, ('limit', 'seed', 'metric')), learn=learn)
     if isinstance(like, Scenes) and like.reading: common['reading'] = like.reading
     boxes, columns = told.get('boxes'), only(told, ('group', 'part'))
+    of_a_table = {**columns, **read}
     if boxes is None and sample_info(data) and not Path(data).expanduser().exists():
-        refuse(columns, columns, 'is for boxes in a table')
+        refuse(of_a_table, of_a_table, 'is for boxes in a table')
         return DetectionTask.from_sample(data, **common)
     source, root = (data, told.get('root')) if boxes is None else (boxes, data)
-    if form_of(source) != ['table']: refuse(columns, columns, 'is for boxes in a table')
-    return _read(DetectionTask, source, common, root=root, columns=columns or None)
+    if form_of(source) != ['table']: refuse(of_a_table, of_a_table, 'is for boxes in a table')
+    return _read(DetectionTask, source, common, root=root, columns=columns or None, **read)

@@ -127,20 +127,21 @@ def _add_rows(df, columns, said, told=()):
 def _class_name(label): return id_of(label) or str(label)
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #8d2633ce
-def _table_of(source):
+def _table_of(source, read):
     "A table of boxes, and the name of its file"
     if not isinstance(source, (str, os.PathLike)): return with_columns(source, [], 'table'), Path('table')
     path = Path(source).expanduser()
     def is_value(cell): return a_number(cell) is not None
-    return read_table(path, columns=[], is_value=is_value), path
+    return read_table(path, columns=[], is_value=is_value, **read), path
 
 def said_by_table(
     source, # a file, or a table
     root=None, # the folder of the photos, default that of the file
-    columns=None # where names of columns don't tell, see `columns_of_boxes`
+    columns=None, # where names of columns don't tell, see `columns_of_boxes`
+    **read # of a file: `sep`, `encoding`, `header` and `quotes`, see `read_table`
 ) -> Said: # raises `TransferError`
     "What a table says"
-    df, path = _table_of(source)
+    df, path = _table_of(source, read)
     if list(map(str, df)) == list('012345') and not columns: # a table of RetinaNet has no names
         columns = dict(image=df.columns[0], box=list(df.columns[1:5]), label=df.columns[5])
     told = columns or {}
@@ -162,10 +163,11 @@ def read_box_table(
     root=None, # the folder of the photos, default that of the file
     order=None, # told by a person: one of `orders`
     unit=None, # told by a person: one of `units`
-    columns=None # where their names don't tell: `image`, `label`, `box`, `part`, `group` → column
+    columns=None, # where their names don't tell: `image`, `label`, `box`, `part`, `group` → column
+    **read # of a file: `sep`, `encoding`, `header` and `quotes`, see `read_table`
 ) -> BoxTable: # raises `TransferError`
     "Boxes in a table, a row a box. Where no name of a column says their order, the numbers do"
-    return gathered(said_by_table(source, root, columns), order, unit)
+    return gathered(said_by_table(source, root, columns, **read), order, unit)
 
 # %% ../../nbs/api/boxes/04_sources.ipynb #2ef2c524
 def _features_inside(features):
@@ -351,7 +353,8 @@ def read_boxes(
     form=None, # one of `box_formats`, default recognised
     order=None, # told by a person: one of `orders`
     unit=None, # told by a person: one of `units`
-    columns=None # of a table, see `read_box_table`
+    columns=None, # of a table, see `read_box_table`
+    **read # of a table in a file, see `read_box_table`
 ) -> BoxTable: # raises `TransferError`
     "Boxes, whatever they are kept in"
     form = _form(source, form)
@@ -361,4 +364,4 @@ def read_boxes(
     folder = isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir() and Path(source).expanduser()
     if form == 'coco': return read_coco(_coco_in(folder) if folder else source, root or None, order, unit)
     if folder: source = next(file for file in folder.iterdir() if suffix_of(file) in ('.csv', '.tsv', '.parquet'))
-    return read_box_table(source, root, order, unit, columns)
+    return read_box_table(source, root, order, unit, columns, **read)
