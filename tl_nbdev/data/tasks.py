@@ -148,7 +148,7 @@ def _without_unlearnable(self:Task, df, kind):
     self.notes += [f'{kind.counted} of class "{name}" are only in {part}, not in train{_twin_of(name, alike)}: {count:,} left out'
                    for (name, part), count in lost.items()]
     df = df.assign(label=pd.Series(labels, df.index, dtype=object)) if lost else df
-    return df[[label is not None for label in labels]].reset_index(drop=True)
+    return df[np.array([label is not None for label in labels], bool)].reset_index(drop=True)
 
 # %% ../../nbs/api/data/18_tasks.ipynb #9f4dbdaa
 @patch

@@ -186,7 +186,8 @@ def _known_part(answer, df):
     lacks = {name: int(count) for name, count in lacking.explode().dropna().value_counts().items()}
     if not lacks: return df, lacks
     labels = [answer.judgeable(label, known) for label in df.label]
-    df = df.assign(label=pd.Series(labels, df.index, dtype=object))[[label is not None for label in labels]]
+    df = df.assign(label=pd.Series(labels, df.index, dtype=object))
+    df = df[np.array([label is not None for label in labels], bool)]
     return df if len(answer.names(df.label)) else df[:0], lacks
 
 def evaluate_saved(
