@@ -147,7 +147,7 @@ def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
     with browser.voila(room) as address, browser.browser(tmp_path, viewport=dict(width=390, height=1200), color_scheme='dark') as page:
         look_at(page, f'{address}/dash.ipynb')
         drawn(page, '.t-some', 100)
-        assert 'Boxes of each class: ' in page.locator('img.t-sizes').get_attribute('alt')
+        page.wait_for_function('() => (document.querySelector("img.t-sizes")?.alt || "").includes("Boxes of each class: ")') # words follow their picture
         tab(page, 'Start from')
         see(page, 'table', 'yolov3-tiny')
         tab(page, 'How much')
