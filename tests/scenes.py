@@ -39,7 +39,7 @@ def drawn(folder, n=12, **kwargs):
 
 def _lwdetr():
     backbone = tf.LwDetrViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, pretrain_image_size=64, patch_size=16,
-                                  num_windows=4, window_block_indices=[0], out_indices=[0, 1])
+                                  num_windows=4, window_block_indices=[0], out_indices=[1, 2])
     return tf.LwDetrForObjectDetection(tf.LwDetrConfig(backbone_config=backbone, projector_scale_factors=[1.], decoder_ffn_dim=32, decoder_layers=2,
         decoder_self_attention_heads=2, decoder_cross_attention_heads=2, num_queries=8, group_detr=2, d_model=32, num_labels=2))
 
