@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.interpret import Interpretation
+from PIL import Image, ImageOps
 from conftest import clocked
 from scenes import drawn, modules, named, start_of
 from tl_nbdev.adaptation.gap import domain_gap
@@ -19,6 +20,7 @@ from tl_nbdev.networks.stages import stages
 from tl_nbdev.selection.choose import advise
 from tl_nbdev.selection.compare import compare
 from tl_nbdev.strategies.strategy import BitFit, FeatureExtraction, FineTune, FullFineTune, L2SP, LPFT
+from tl_nbdev.training.freezing import at_boundary, freeze_phase
 from tl_nbdev.training.learner import transfer_learner, watched
 from tl_nbdev.training.saved import load_transfer
 
@@ -93,6 +95,37 @@ def test_full_fine_tuning_lowers_the_loss(task, name):
     assert learn.validate(ds_idx=0)[0] < before
 
 
+# what is frozen sees each photo, and its mirror image, once
+
+def mirrored(file, label, to):
+    with Image.open(file) as photo: ImageOps.mirror(photo).save(to/file.name)
+    wide = label['size'][0]
+    return to/file.name, {**label, 'things': [[name, wide - x1, y0, wide - x0, y1, crowd] for name, x0, y0, x1, y1, crowd in label['things']]}
+
+@pytest.mark.parametrize('name', ['yolov3-tiny', 'faster_rcnn:mobilenetv2_050'])
+def test_a_mirrored_photo_comes_with_its_own_boxes(task, tmp_path, name):
+    learn, train = learner(task, name, augment='flip'), task.part('train')
+    freeze_phase(learn, stages(learn.model), FeatureExtraction().phases[0])
+    files, labels = zip(*(mirrored(row.item, row.label, tmp_path) for row in train.itertuples()))
+    with at_boundary(learn, 1) as frozen:
+        loader, n = learn.dls.train, len(train)
+        assert loader.views == 2 and len(loader.rows) == 2*n and len(loader) == -(-n//loader.bs)
+        assert torch.allclose(loader.rows[list(range(n, 2*n))], frozen.all(list(files)), atol=1e-3)
+        assert not torch.allclose(loader.rows[list(range(n))], frozen.all(list(files)), atol=1e-3)
+        assert torch.allclose(loader.y[n:], task.answer.tensor(list(labels)), atol=1e-6)
+        drawn = [y for _ in range(20) for _, y in loader] # each photo once an epoch, by chance as it is or mirrored
+        assert sum(map(len, drawn)) == 20*n and any(torch.equal(y, loader.y[n]) for each in drawn for y in each)
+
+def test_photos_that_are_only_mirrored_pass_the_frozen_part_twice(task, tmp_path, monkeypatch):
+    from tl_nbdev.base.settings import settings
+    monkeypatch.setenv('TL_CACHE', str(tmp_path))
+    learn, passes = learner(task, 'yolov3-tiny', augment='flip'), []
+    run = type(learn.frozen_now).__call__
+    monkeypatch.setattr(type(learn.frozen_now), '__call__', lambda self, pixels: (passes.append(len(pixels)), run(self, pixels))[1])
+    transfer(learn, FeatureExtraction(epochs=4))
+    assert settings().cache == tmp_path and sum(passes) == 2*task.n('train') + task.n('valid')
+
+
 # what was learned is kept
 
 def boxes(predictor, items): return np.stack([probs for _, probs, _ in predictor.answers(items)])
@@ -138,6 +171,7 @@ torch.set_num_threads(1)
 from fastai.basics import Callback
 from scenes import start_of
 from tl_nbdev.boxes.detection import DetectionTask
+from tl_nbdev.training.freezing import at_boundary, freeze_phase
 from tl_nbdev.training.learner import transfer_learner, watched
 from tl_nbdev.training.loop import KeepState
 from tl_nbdev.vision.features import weights_hash

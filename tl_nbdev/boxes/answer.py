@@ -166,6 +166,15 @@ class Boxes(Answer):
     def chosen(self, predictions):
         return [rows[(rows[:, 0] >= 0) & (rows[:, 1] >= self.least)] for rows in rows_of(predictions)]
 
+# %% ../../nbs/api/boxes/21_answer.ipynb #d5763424
+@patch
+def in_view(self:Boxes, tensor, augment, view):
+    "Boxes of a photo, or of its mirror image"
+    if augment != 'flip' or not view: return tensor
+    label, x0, y0, x1, y1 = tensor.unbind(-1)
+    mirrored = torch.stack([label, 1 - x1, y0, 1 - x0, y1], -1)
+    return torch.where(label[..., None] >= 0, mirrored, tensor)
+
 # %% ../../nbs/api/boxes/21_answer.ipynb #857f3694
 @patch(cls_method=True)
 def names(cls:Boxes, labels):

@@ -68,12 +68,9 @@ def _annotations(table, images, labels):
 
 # %% ../../nbs/api/boxes/06_matches.ipynb #26bcd6f0
 def _coco():
-    "pycocotools' two classes. Raises `TransferError` where it is not installed"
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as e:
-        raise TransferError('boxes are judged by pycocotools: pip install "tl_nbdev[boxes]"') from e
+    "pycocotools' two classes, imported where they are used: matplotlib comes with them"
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
     return COCO, COCOeval
 
 def _evaluated(truths, found, n_files, n_classes, sizes, most):

@@ -394,6 +394,15 @@ def apart(self:Answer,
 # %% ../../nbs/api/data/12_answer.ipynb #6c7b645a
 Answer.moves = False # do labels change with the view of an item?
 
+@patch
+def in_view(self:Answer,
+    tensor, # see `tensor`
+    augment, # how views are made
+    view # number of the view, 0 for the item itself
+) -> torch.Tensor:
+    "What a view of each item is compared with: as it is, unless labels move"
+    return tensor
+
 # %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
 Answer.counted = 'items'           # what `sizes` counts
 Answer.supply = 'labels per class' # what `kept` counts, in words that follow a number

@@ -27,6 +27,7 @@ class Modality:
     contenders = ()      # what a race is between, where nobody says
     augmentations = ('none',) # how training can vary items
     varies = 'none'      # how it does, where nobody says
+    few_views = {}       # those of them that know but a few views of an item → how many, all as likely
     options = ()         # further arguments of `pretrained`, which a learner passes on
     looked_for = ()      # what an audit looks for, in words
     unread = 'items could be read' # how a sentence ends that begins with "none of the"

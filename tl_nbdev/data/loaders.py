@@ -165,14 +165,15 @@ class RowLoader:
     "Rows and labels in batches, for a `DataLoaders`"
     skip, ids = 0, None # as for `Loader`
     def __init__(self,
-        rows, # `rows[list of numbers]`, `views` times as many as labels, view by view
-        y, # `(n, …)` tensor of labels
+        rows, # `rows[list of numbers]`, view by view
+        y, # a tensor of labels, one of each row
         bs=64, # rows in a batch
         shuffle=False, # each time anew
         views=1, # of each item
         all_views=True # in an epoch, else one of each item
     ):
-        self.rows, self.y, self.n, self.bs, self.shuffle = rows, y, len(y), min(bs, len(y)), shuffle
+        self.n = len(y)//views # items
+        self.rows, self.y, self.bs, self.shuffle = rows, y, min(bs, self.n), shuffle
         self.views, self.all_views = views, all_views
         self.rng = random.Random(random.randint(0, 2**32 - 1))
     @property
@@ -193,4 +194,4 @@ class RowLoader:
     def __iter__(self):
         for chunk in evenly(self._order(), self.bs)[self.skip:]:
             self.ids = [i % self.n for i in chunk]
-            yield self.rows[chunk], self.y[self.ids]
+            yield self.rows[chunk], self.y[chunk]

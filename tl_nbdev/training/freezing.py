@@ -123,9 +123,11 @@ def part_features(
     return (frozen or frozen_body(learn)).cached(rows.item.to_list(), rows.hash.to_list(), views, learn.augment)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #a839acc3
-def _labels(task):
-    "Part → what the loss compares with, of train and valid"
-    return {part: task.answer.tensor(task.part(part).label) for part in ('train', 'valid')}
+def _labels(learn, views=1):
+    "Part → what the loss compares with: of train view by view, and of valid"
+    task, answer = learn.task, learn.task.answer
+    train, valid = (answer.tensor(task.part(part).label) for part in ('train', 'valid'))
+    return dict(train=torch.cat([answer.in_view(train, learn.augment, view) for view in range(views)]), valid=valid)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #20bf128e
 @contextmanager
@@ -166,7 +168,7 @@ def on_rows(learn, ss, ph):
 # %% ../../nbs/api/training/04_freezing.ipynb #9a9c218c
 def _row_loaders(learn, views):
     "Features of train and valid as batches"
-    frozen, labels, old = frozen_body(learn), _labels(learn.task), learn.dls
+    frozen, labels, old = frozen_body(learn), _labels(learn, views), learn.dls
     rows = part_features(learn, 'train', frozen, views)
     train = RowLoader(rows, labels['train'], rows_at_once(learn), shuffle=True, views=views)
     valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], 1024)
@@ -198,14 +200,16 @@ def views_kept(
     views # of each item, that a strategy asks for
 ) -> int:
     "Views of an item that go to the cache"
-    return 1 if hasattr(learn, 'task') and learn.task.answer.moves else views
+    if not hasattr(learn, 'task'): return views
+    few = learn.task.modality.few_views.get(learn.augment)
+    return few or (1 if learn.task.answer.moves else views)
 
 # %% ../../nbs/api/training/04_freezing.ipynb #a38e9315
 _room = 4e9 # bytes of one part's rows in the cache
 
 def _from_cache(learn, views, prefix, frozen):
     "Train and valid as batches of rows, each where it can be"
-    train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn.task), touching(learn.cbs)
+    train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn, views), touching(learn.cbs)
     def fits(part, views): return learn.task.n(part)*views*4*prefix.n <= _room
     if fits('valid', 1) and not any(cb.run_valid for cb in sees):
         valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)

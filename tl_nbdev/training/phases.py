@@ -156,7 +156,8 @@ def _seconds_of(learn, net, ph, views, x, y, read):
             step, mib = _step_of(learn, net, x, y)
             return 0., train*max(step, read) + valid*step/3, mib
         low, step, mib = _seconds_above(learn, net, probe.from_boundary, x, y, read)
-    kept = (learn.augment == 'none' or views_kept(learn, views) > 1) and not touching(learn.cbs)
+    views = views_kept(learn, views)
+    kept = (learn.augment == 'none' or views > 1) and not touching(learn.cbs)
     once, again = (train*views*low, 0.) if kept else (0., low)
     return once + valid*low, train*(step + again) + valid*step/3, mib
 
