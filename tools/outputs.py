@@ -62,6 +62,7 @@ def stamp(done, varies={}):
 # what differs
 
 _address = re.compile(r'\b0x[0-9a-fA-F]+')
+_temporary = re.compile(r'\btmp[a-z0-9_]{8}\b')
 _date = re.compile(r'\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?')
 _measured = re.compile(r'\d\s?(?:s|ms|µs|min|h|KiB|MiB|GiB|KB|MB|GB)\b|\b(?:seconds?|minutes?|ms|MiB|GiB|MB|GB)\b|\b\w+/s\b')
 _number = re.compile(r'[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
@@ -72,8 +73,8 @@ _between = re.compile(r'[\s|:-]+') # columns are as wide as what is in them
 def _words(text): return _between.sub(' ', _number.sub('#', text)).strip()
 
 def _lasting(text):
-    "Without what no second run shows again: progress, addresses, dates, and where time or memory is measured, the numbers"
-    text = _date.sub('DATE', _address.sub('0x', _progress.sub('', text)))
+    "Without what no second run shows again: progress, addresses, temporary folders, dates, and where time or memory is measured, the numbers"
+    text = _temporary.sub('tmp', _date.sub('DATE', _address.sub('0x', _progress.sub('', text))))
     return _words(text) if _measured.search(text) else text.strip()
 
 def _shown(cell):
@@ -164,13 +165,22 @@ def steady(page, differs, was):
     "Differences in cells that don't show something else each time"
     return [difference for difference in differs if difference[1] not in varying(page, was)]
 
+def lasting(page, differs):
+    "Of what differs, that which does so in a second run as well. The rest was chance"
+    if not differs: return []
+    from nbdev.config import get_config
+    test_page(page, skip_flags=get_config().tst_flags.split())
+    again = {(cell, _lasting(now)) for _, cell, _, now in saw(page) or []}
+    return [difference for difference in differs if (difference[1], _lasting(difference[3])) in again]
+
 def verdict():
     "`(lines to tell, lines that fail)` of what was tested"
     was, told, failed = known(), [], []
     for page in pages():
         differs = steady(page, saw(page) or [], was)
         kinds = {difference[0] for difference in differs}
-        if 'words' in kinds and state(page, was) == 'package': failed += [_line(page, o) for o in differs if o[0] == 'words']
+        changed = state(page, was) == 'package' and lasting(page, [o for o in differs if o[0] == 'words'])
+        if changed: failed += [_line(page, o) for o in changed]
         elif kinds - {'picture'}: told.append(f'{name(page)} ({", ".join(sorted(kinds))})')
     return told, failed
 
