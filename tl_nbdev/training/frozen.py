@@ -214,5 +214,5 @@ def plan(self:Learner,
     if norms: remarks.append(_few)
     remarks.append(_said_of_born(self.model))
     if hasattr(self, 'task'): remarks.append(self.task.said_of_augment(self.augment))
-    table.about = ' '.join(remarks).rstrip()
+    table.about = ' '.join(filter(None, remarks))
     return table
