@@ -230,16 +230,17 @@ def bench(
         reached.append(goal(f'{name}, {net}: accuracy on crops of exact boxes, frozen', mean(right), show='{:.3f}', ends=interval(right)))
     for name in peers:
         few = dict(how, model='faster_rcnn:tf_efficientnet_lite0', epochs=min(epochs or 4, 4))
-        loop = [records.measure('theirs', repeat=i + 1, ours=False, data=name, seed=i, **few) for i in range(seeds)]
-        taken += loop
+        loop, mine = [], dict(flip=[], none=[])
+        for i in range(seeds): # one after the other, so that a machine that grows slower does so for all
+            loop.append(records.measure('theirs', repeat=i + 1, ours=False, data=name, seed=i, **few))
+            for vary, runs in mine.items(): runs.append(records.measure('ours', repeat=i + 1, data=name, seed=i, augment=vary, **few))
+        taken += [*loop, *mine['flip'], *mine['none']]
         for vary, words in dict(flip='photos mirrored in both', none='mirrored in torchvision\'s').items():
-            mine = [records.measure('ours', repeat=i + 1, data=name, seed=i, augment=vary, **few) for i in range(seeds)]
-            taken += mine
-            ratios = [a['seconds']/b['seconds'] for a, b in pairs(loop, mine)]
+            ratios = [a['seconds']/b['seconds'] for a, b in pairs(loop, mine[vary])]
             reached.append(goal(f'{name}: an epoch with the backbone frozen, torchvision\'s loop / ours, {words}', mean(ratios), least=1.5, show='{:.2f}', ends=interval(ratios)))
-            later = [a['seconds']/b['later'] for a, b in pairs(loop, mine) if b['later']]
+            later = [a['seconds']/b['later'] for a, b in pairs(loop, mine[vary]) if b['later']]
             if later: reached.append(goal(f'{name}: the same, of our epochs after the first, {words}', mean(later), show='{:.2f}', ends=interval(later)))
-            reached.append(_apart(f'{name}: mAP, ours − torchvision\'s loop, {words}', mine, loop, 'mAP'))
+            reached.append(_apart(f'{name}: mAP, ours − torchvision\'s loop, {words}', mine[vary], loop, 'mAP'))
     records.write(ratio={}, reached=reached, table=table, measurements=taken,
                   arguments=dict(data=data, model=model, rates=rates, peers=peers, seeds=seeds, epochs=epochs, size=size, bs=bs, augment=augment, limit=limit),
                   remarks=[f'{size} pixels, batches of {bs}, {", ".join(f"{name} {epochs or plans[name][1]} epochs" for name in data)}; photos varied by "{augment}". "things" are composites, and in none of its parts is a cut-out that is in '
