@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Annotated
 
 from fastcore.script import call_parse
-from .common import Laps, Records, goal, interval, pairs
+from .common import Laps, Records, fresh_cache, goal, interval, pairs
 
 arms = ('full', 'last:2', 'scratch')
 # What each sample is learned with, for how many epochs, and in which ways
@@ -145,8 +145,10 @@ def ours(data, model, seed, size, bs, epochs, augment, limit=None):
     task = _task(data, limit)
     learn, laps, ends = _learner(task, model, 'full', seed, size, bs, augment), Laps(), []
     watch = Callback(after_epoch=lambda self: ends.append(time.perf_counter()))
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(watch): learn.transfer('feature', epochs)
-    laps('train')
+    with fresh_cache():
+        laps('prepare')
+        with learn.no_bar(), learn.no_logging(), learn.added_cbs(watch): learn.transfer('feature', epochs)
+        laps('train')
     later = (ends[-1] - ends[0])/(len(ends) - 1) if len(ends) > 1 else None
     return dict(seconds=laps['train']/epochs, later=later, test=_judged(learn))
 
