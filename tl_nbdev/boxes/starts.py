@@ -289,7 +289,7 @@ def _line(start):
 # %% ../../nbs/api/boxes/16_starts.ipynb #b4242cf7
 def _of_ultralytics(name):
     "A row of the table, without asking for an agreement"
-    can = 'file' if settings().agree == ultralytics_licence else 'agree'
+    can = 'file' if agreed(ultralytics_licence) else 'agree'
     return dict(name=name, parameters='', licence=ultralytics_licence, source='file',
                 available=can if _installed('ultralytics') else 'extra')
 

