@@ -11,6 +11,7 @@ wings = {
     'vision': 'Photos',
     'text': 'Texts',
     'boxes': 'Things in photos',
+    'generation': 'Texts that are written',
     'audio': 'Sound',
     'multimodal': 'Photos with texts',
     'training': 'Training and saving',

@@ -95,8 +95,8 @@ def tl_audit(
 # %% ../../nbs/api/apps/18_cli.ipynb #47f34d26
 _of_statistics = {'coral', 'adabn', 'tent', 'none'} # methods that need no training of the body
 
-def _usual_strategy(target, adapt):
-    return 'last:2' if target and set(words_of(adapt)) - _of_statistics else 'feature'
+def _usual_strategy(task, target, adapt):
+    return 'last:2' if target and set(words_of(adapt)) - _of_statistics else task.modality.usual_strategy
 
 # %% ../../nbs/api/apps/18_cli.ipynb #d7e59858
 def _refuse_with_target(**options):
@@ -150,9 +150,10 @@ def tl_train(
 ):
     "Adapt a pretrained network to labelled images, texts or photos with boxes, and report on test"
     from tl_nbdev.strategies.strategy import strategy as strategy_of
-    strategy = strategy_of(strategy or _usual_strategy(target, adapt))
+    if strategy: strategy = strategy_of(strategy)
     if target: _refuse_with_target(dry_run=dry_run, resume=resume, accumulate=accumulate > 1, metric=metric)
     task = asked_task(data, limit, seed, metric, **kwargs)
+    strategy = strategy or strategy_of(_usual_strategy(task, target, adapt))
     from tl_nbdev.training.learner import transfer_learner
     introduce(task)
     setup = dict(head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile,

@@ -16,6 +16,13 @@ from ..data.told import *
 from ..vision.images import ImageTask
 from ..text.texts import TextTask
 
+# %% ../../nbs/api/apps/00_door.ipynb #a3690935
+def _kind_called(name, kinds):
+    "The kind of input of a task. Raises `TransferError` for a name that none has"
+    found = next((kind for kind in kinds if kind.task_called and kind.task_called == name), None)
+    if found: return found
+    raise TransferError(f'task="{name}": use one of {", ".join(kind.task_called for kind in kinds if kind.task_called)}')
+
 # %% ../../nbs/api/apps/00_door.ipynb #01154eeb
 def kind_of_data(
     data, # a folder, a table, or the name of a sample
@@ -25,9 +32,12 @@ def kind_of_data(
     import_plugins()
     path = Path(data).expanduser()
     info = None if path.exists() else sample_info(data)
-    scenes, usual = modality_called('scene'), (modality_called('image'), modality_called('text'))
-    own = [kind for kind in modalities.values() if kind not in (*usual, scenes)]
-    return next((kind for kind in (*own, scenes, usual[1]) if kind.claims(path, info, told)), usual[0])
+    known = known_modalities()
+    if told.get('task'): return _kind_called(told['task'], known.values())
+    usual = known['image'], known['text']
+    own = [kind for kind in known.values() if kind not in usual]
+    own.sort(key=lambda kind: kind.__module__.startswith('tl_nbdev.')) # those of others first
+    return next((kind for kind in (*own, usual[1]) if kind.claims(path, info, told)), usual[0])
 
 # %% ../../nbs/api/apps/00_door.ipynb #cd0f4231
 def task_from(
@@ -39,6 +49,7 @@ def task_from(
 ) -> Task: # raises `TransferError` where nothing can be learned from it
     "The task that data name"
     kind = kind_of_data(data, **told)
+    told.pop('task', None)
     try: return kind.named(data, told, like)
     except NotThisKind:
         if not guess: raise

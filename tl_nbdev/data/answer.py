@@ -343,7 +343,7 @@ def from_dict(cls:Answer,
     return cls(**fields)
 
 # %% ../../nbs/api/data/12_answer.ipynb #11de36da
-_homes = dict(boxes='tl_nbdev.boxes.answer') # kinds of rooms that aren't always open
+_homes = dict(boxes='tl_nbdev.boxes.answer', generation='tl_nbdev.generation.answer') # kinds of rooms that aren't always open
 
 def answer_called(
     kind # its name
@@ -405,6 +405,7 @@ def in_view(self:Answer,
 
 # %% ../../nbs/api/data/12_answer.ipynb #f71ffa28
 Answer.counted = 'items'           # what `sizes` counts
+Answer.unnamed = 'numbers'         # what labels are where they are no classes
 Answer.supply = 'labels per class' # what `kept` counts, in words that follow a number
 Answer.unlike = 'under two labels' # copies of which one must be wrong are there so
 Answer.where_unequal = 'look at recall by class, or try class_weights=True, or metric="balanced_accuracy"' # classes are

@@ -24,7 +24,7 @@ def checked(
     parts = [part for part in ('train', 'valid', 'test') if task.n(part)]
     across = [what for column, what in dict(hash='copies', group='groups').items() if column in df]
     out = [f'{len(df):,} items, {len(task.skipped):,} left out']
-    out.append(f'{classes} class{"es"*(classes > 1)}: their sizes and spelling' if classes else 'numbers')
+    out.append(f'{classes} class{"es"*(classes > 1)}: their sizes and spelling' if classes else task.answer.unnamed)
     both = f', {" and ".join(across)} in two of them' if across else ''
     out.append(f'{", ".join(parts)}: their sizes{both}')
     if 'hash' in df: out.append(f'{df[same_by(df)].nunique():,} different contents: copies, and their labels')

@@ -24,6 +24,8 @@ class Modality:
     example = '…'        # what an item is, in an example of code
     usual_model = None   # what to start from, where nobody says
     usual_bs = 64        # items in a batch, where there are many
+    usual_strategy = 'feature' # how much trains, where nobody says
+    task_called = ''     # the kind of task, as one asks for it in a shell
     contenders = ()      # what a race is between, where nobody says
     augmentations = ('none',) # how training can vary items
     varies = 'none'      # how it does, where nobody says

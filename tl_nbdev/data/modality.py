@@ -170,6 +170,15 @@ def remark(self:Modality,
     "What must be said about the answers"
     return ''
 
+# %% ../../nbs/api/data/17_modality.ipynb #ad35dc94
+@patch
+def answered(self:Modality,
+    frozen, # what answers
+    items, # that could be read
+    **how # such as the length of the text
+) -> dict: # index → text, without what could not be answered; `None` where answers are numbers
+    "What a network says about items in words of its own"
+
 # %% ../../nbs/api/data/17_modality.ipynb #1d31da59
 @patch
 def asked_for(self:Modality,
@@ -367,7 +376,8 @@ def start_of(self:Modality,
     return replace(self.pretrained(start['name']), source='folder', where=Path(folder))
 
 # %% ../../nbs/api/data/17_modality.ipynb #15f8566b
-_homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection')
+_homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection',
+              chat='tl_nbdev.generation.task')
 
 # %% ../../nbs/api/data/17_modality.ipynb #7ae35c37
 def modality_called(

@@ -31,6 +31,7 @@ class Stage:
 class Stages(list):
     "The stages of a network, input first, head last"
     scale = 1. # usual rates of the body are so many times those of a convolutional network with BatchNorm
+    new_head = True # is the head made for a task? Else it came with the weights, as that of a network that writes
     def _repr_markdown_(self): return self.table()._repr_markdown_()
     def __repr__(self): return repr(self.table())
 
@@ -143,6 +144,7 @@ def stages(
         name, fixed = _name(params, unique.keys() - params.keys()), tuple(name for name in params if name in never)
         found.append(Stage(name, len(found), params, shared, fixed))
     found.scale = _scale(net, found[-1].params.values())
+    found.new_head = not any(getattr(module, 'keeps_head', False) for module in net.modules())
     return found
 
 # %% ../../nbs/api/networks/02_stages.ipynb #0fc52703

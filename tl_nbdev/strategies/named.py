@@ -181,7 +181,7 @@ def _shown_rate(phase, rate):
 # %% ../../nbs/api/strategies/01_named.ipynb #a8524050
 def _trained(strategy, phases, ss):
     "What trains in one phase or another, in words"
-    if added := strategy.to_come(ss): return f'{added} and the head'
+    if added := strategy.to_come(ss): return f'{added} and the head' if ss.new_head else added
     params = {}
     for phase in phases: params |= phase.params(ss)
     return f'{sum(each.numel() for each in params.values()):,} of {sum(stage.n for stage in ss):,} parameters'

@@ -160,6 +160,11 @@ def rates(self:Phase,
         if i < n - 1: rates[i] *= scale
     return rates
 
+# %% ../../nbs/api/strategies/00_steps.ipynb #0a216082
+def _kept(stage, only):
+    "The parameters of a stage that are of a kind"
+    return {name: parameter for name, parameter in stage.weights.items() if _of_kind(only, name)}
+
 # %% ../../nbs/api/strategies/00_steps.ipynb #73fcdf8c
 @patch
 def params(self:Phase,
@@ -167,12 +172,11 @@ def params(self:Phase,
 ) -> dict: # name → parameter, raises `TransferError` if `only` leaves nothing below the head
     "The parameters that train"
     which, below = self.which(ss), {}
-    for i in which[:-1]:
-        below |= {name: parameter for name, parameter in ss[i].weights.items() if _of_kind(self.only, name)}
+    for i in which[:-1]: below |= _kept(ss[i], self.only)
     if not below and len(which) > 1:
         raise TransferError(f'no {self.only} parameters in the stages that should train: '
                             'this strategy would train the head alone')
-    return below | ss[-1].weights
+    return below | (ss[-1].weights if ss.new_head or not below else _kept(ss[-1], self.only))
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #dabbf001
 class Step:

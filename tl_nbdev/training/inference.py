@@ -48,6 +48,24 @@ def predict(self:Learner,
     if line := now.modality.remark(now.frozen, now.modality.doubtful(now.frozen, [held])): print(line)
     return now.answer.as_fastai(probs)
 
+# %% ../../nbs/api/training/11_inference.ipynb #6106093c
+@patch
+def write(self:Predictor,
+    items, # one, or several
+    **how # see `generation.writing.write`: `most`, `temperature`, `top_p`, `seed`, `stop`
+): # a string, or a list of them, `None` for what can't be read. Raises `TransferError` for a model that doesn't write
+    "What a model writes about items"
+    one, items = self.modality.is_one(items), [items] if self.modality.is_one(items) else list(items)
+    ready = [self.modality.ready(item) for item in items]
+    some = [i for i, (_, why) in enumerate(ready) if not why]
+    said = self.modality.answered(self.frozen, [ready[i][0] for i in some], **how)
+    if said is None: raise TransferError(f'this model gives {self.answer.gives}, and writes nothing: use predict')
+    texts = [None]*len(items)
+    for k, text in said.items(): texts[some[k]] = text
+    if not one: return texts
+    if texts[0] is None: raise TransferError(ready[0][1] or self.frozen.why_not(ready[0][0]))
+    return texts[0]
+
 # %% ../../nbs/api/training/11_inference.ipynb #938927d2
 @patch
 def choose_score(self:Learner,

@@ -68,7 +68,9 @@ def answers(self:Predictor,
     "The prediction for each item, or the reason why there is none"
     ready = [self.modality.ready(item) for item in items]
     readable = [i for i, (_, why) in enumerate(ready) if not why]
-    predicted = self.probs([ready[i][0] for i in readable])
+    read = [ready[i][0] for i in readable]
+    said = self.modality.answered(self.frozen, read)
+    predicted = self.probs(read) if said is None else said
     found = {readable[k]: prediction for k, prediction in predicted.items()}
     reason = lambda i, item, why: '' if i in found else why or self.frozen.why_not(item)
     return [(item, found.get(i), reason(i, item, why)) for i, (item, why) in enumerate(ready)]
