@@ -390,7 +390,7 @@ def __repr__(self:Encoded):
     return ''.join(f'[{text}]' if learn else text for text, learn in runs)
 
 # %% ../../nbs/api/generation/02_templates.ipynb #43fb90a1
-_plain_style = 'color:#777'
+_plain_style = 'opacity:.8'
 _learned_style = 'background:#cfe3f7;color:#000;border-bottom:2px solid #0072b2'
 
 @patch
