@@ -201,6 +201,7 @@ def test_only_one_room_removes_and_replaces():
     assert rest == {'checkpoint': ['self.folder.rmdir()'], # if it is empty
                     'jobs': ["(self.folder / 'end.json').unlink(missing_ok=True)"],
                     'pretraining': ['_plan(out).unlink(missing_ok=True)'],
+                    'locks': ['os.unlink(job)'], # the file of its own job, in a temporary folder
                     'samples': ['file.unlink()']}, rest # in a temporary folder
 
 

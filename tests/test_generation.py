@@ -200,7 +200,7 @@ def test_the_verbs_of_the_shell(data):
     assert audited.returncode == 0 and 'of all tokens are learned' in audited.stdout, audited.stderr
 
 @pytest.mark.parametrize('args, line', [
-    (('{}/chats.jsonl', '--task', 'movies'), 'use one of images, texts, boxes, generation'), (('{}/chats.jsonl', '--label', 'x', '--task', 'generation'), '--label is not for conversations'),
+    (('{}/chats.jsonl', '--task', 'movies'), 'use one of image, text, boxes, generation'), (('{}/chats.jsonl', '--label', 'x', '--task', 'generation'), '--label is not for conversations'),
     (('{}/none.jsonl', '--task', 'generation'), 'no such file'), (('{}/chats.jsonl', '--model', 'bert-tiny'), 'an encoder')])
 def test_the_shell_says_what_is_wrong(data, args, line):
     done = shell('tl-train', *[arg.format(data) for arg in args])

@@ -30,7 +30,7 @@ class Texts(Modality):
     name, noun, nouns, unit, column = 'text', 'text', 'texts', 'tokens', 'text'
     example = 'What is to be classified.'
     columns = 'text', 'second'
-    usual_model, usual_bs, task_called = 'all-MiniLM-L6-v2', 32, 'texts'
+    usual_model, usual_bs, task_called = 'all-MiniLM-L6-v2', 32, 'text'
     unread = 'texts could be read'
     invites = 'write or paste a text'
     options = 'pooling', 'long', 'revision', 'trust_remote_code', 'convert', 'base'

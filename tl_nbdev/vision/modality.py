@@ -30,7 +30,7 @@ class Images(Modality):
     name, noun, nouns, unit = 'image', 'image', 'images', 'pixels'
     column, example = 'file', 'photo.jpg'
     usual_model, usual_bs, augmentations, varies = 'tf_efficientnet_lite0', 64, augmentations, 'flip'
-    task_called = 'images'
+    task_called = 'image'
     unread = 'files could be read as an image'
     options = ('revision',)
     accept, invites = 'image/*', 'Drop photos here, or press to choose'
