@@ -38,6 +38,7 @@ hows = dict(feature=FeatureExtraction(epochs=1), last2=FineTune(2, epochs=1), fu
             bitfit=BitFit(epochs=1), l2sp=L2SP() + FineTune(1, epochs=1))
 quick = {('llama', 'last2'), ('mistral', 'lora'), ('qwen2', 'last2'), ('qwen3', 'full'), ('gemma', 'feature'), ('gpt2', 'bitfit'), ('bigcode', 'lpft'), ('starcoder2', 'l2sp'),
          ('t5', 'last2'), ('bart', 'lora'), ('llama', 'lora'), ('t5', 'full')}
+without_biases = ('llama', 'mistral', 'qwen3', 'gemma', 't5')
 matrix = [pytest.param(kind, how, marks=() if (kind, how) in quick else pytest.mark.slow, id=f'{kind}-{how}') for kind in kinds for how in hows]
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,9 @@ def transfer(learn, *args, **kwargs):
 def test_what_a_strategy_freezes_stays_and_the_rest_learns(task, kind, how):
     learn = learner(task, kind)
     ss, before = stages(learn.model), {name: value.clone() for name, value in learn.model.state_dict().items()}
+    if how == 'bitfit' and kind in without_biases:
+        with pytest.raises(TransferError, match='no bias parameters'): transfer(learn, hows[how])
+        return
     assert sum(stage.n for stage in ss) == sum(param.numel() for param in learn.model.parameters())
     may = set() if how == 'lora' else {name for phase in hows[how].resolved(ss) for name in phase.params(ss)} # adapters are yet to come
     shared = {id(param): name for name, param in learn.model.named_parameters()}
