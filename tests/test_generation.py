@@ -134,7 +134,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, kind, how):
     for way, to in (('resume', 'resumed'), ('plain', 'plain')):
         done = run(way, to)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, other = (torch.load(tmp_path/name) for name in ('resumed', 'plain'))
+    one, other = (torch.load(tmp_path/name, weights_only=True) for name in ('resumed', 'plain'))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
