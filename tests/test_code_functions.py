@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from tl_nbdev.base.settings import TransferError
-from tl_nbdev.generation.functions import (Function, bug_pairs, functions_in, functions_of, language_of, nameless, plant_bug, python_files, python_source, search_pairs,
+from tl_nbdev.code.functions import (Function, bug_pairs, functions_in, functions_of, language_of, nameless, plant_bug, python_files, python_source, search_pairs,
                                            standard_functions)
 
 parts = 'json', 'asyncio', 'email', 'logging', 'unittest'

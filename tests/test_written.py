@@ -8,7 +8,7 @@ from tl_nbdev.generation.baselines import commonest_answer, few_shot, nearest_an
 from tl_nbdev.generation.likelihood import better_perplexity, bits, likelihoods, perplexity, token_loss
 from tl_nbdev.generation.scores import (ItemScores, better_scores, chrf, common_length, compared_scores, exact_match, item_scores, judge_texts, rouge_l,
                                         text_scores, words)
-from tl_nbdev.generation.search import found_within, judge_search, places, reciprocal_ranks, search_table
+from tl_nbdev.pairs.search import found_within, judge_search, places, reciprocal_ranks, search_table
 
 quick = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 

@@ -12,6 +12,8 @@ wings = {
     'text': 'Texts',
     'boxes': 'Things in photos',
     'generation': 'Texts that are written',
+    'pairs': 'Two that belong together',
+    'code': 'Code',
     'audio': 'Sound',
     'multimodal': 'Photos with texts',
     'training': 'Training and saving',
@@ -19,6 +21,7 @@ wings = {
     'adaptation': 'Another domain',
     'diagnostics': 'Can I believe it?',
     'sharing': 'Out to anywhere: what was adapted here, used elsewhere',
+    'hosted': 'Models that others host',
     'apps': 'Shell, dashboard, demo',
 }
 
