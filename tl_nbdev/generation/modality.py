@@ -25,6 +25,7 @@ from ..text.found import file_bytes
 from .audit import *
 from .formats import *
 from .network import *
+from .beginning import *
 from .rows import *
 from .starts import *
 from .turns import *

@@ -188,8 +188,8 @@ def why_not(self:FrozenWriter, item):
 
 @patch
 def frozen(self:WriterPretrained, net, fit=None, mode=None):
-    "The network, ready for passes"
-    return FrozenWriter(net, self, None, mode)
+    "The network, or what it begins with, ready for passes"
+    return getattr(net, 'passes', FrozenWriter)(net, self, None, mode)
 
 # %% ../../nbs/api/generation/31_network.ipynb #bf8845be
 @strict

@@ -18,6 +18,7 @@ from ..base.settings import *
 from .start import *
 from .modes import *
 from .store import *
+from .prefix import *
 
 # %% ../../nbs/api/networks/13_passes.ipynb #41003d79
 _all_ = ['FeatureStore', 'Features', 'folded', 'Mode', 'fastest'] # of the rooms before, which go with them
@@ -142,16 +143,19 @@ def vary(self:FrozenItems,
     return None
 
 # %% ../../nbs/api/networks/13_passes.ipynb #b49a162f
+_heavy = 1 << 28 # bytes of a shard
+
 def _keep(store, keys, passes, shard):
     "Put what passes give into a store; `keys` are those of their items"
-    kept, rows = [], []
+    kept, rows, size = [], [], 0
     for indices, features in progress(passes, 'one pass', math.ceil(len(keys)/32)):
         kept += [keys[i] for i in indices]
-        rows.append(features.numpy())
-        if len(kept) >= shard:
-            store.put(kept, np.concatenate(rows))
-            kept, rows = [], []
-    if kept: store.put(kept, np.concatenate(rows))
+        rows += [each.numpy() for each in features]
+        size += sum(each.nbytes for each in rows[-len(indices):])
+        if len(kept) >= shard or size >= _heavy:
+            store.put(kept, rows)
+            kept, rows, size = [], [], 0
+    if kept: store.put(kept, rows)
 
 # %% ../../nbs/api/networks/13_passes.ipynb #92518a4f
 def cached_features(
@@ -180,3 +184,12 @@ def cached_features(
 def frozen(self:Pretrained, net, fit=None, mode=None):
     "A body of `net` made ready for passes without gradients"
     return FrozenItems(net, self, fit, mode)
+
+# %% ../../nbs/api/networks/13_passes.ipynb #6eee3713
+@patch
+def boundary(self:Pretrained,
+    net:nn.Module, # a network, some of whose parameters have `requires_grad=False`
+    *tried # a batch, and targets of a network that has a loss of its own
+) -> Prefix: # or what does the same, `None` where nothing frozen runs first
+    "The frozen part that a network begins with, cut from what trains"
+    return find_prefix(net, *tried)

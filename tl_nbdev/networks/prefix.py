@@ -209,6 +209,7 @@ class Prefix:
         shapes = [call.leaves[i].shape for call, i in ends]
         self.n = sum(torch.Size(shape).numel() for shape in shapes) # numbers of an item
         self.shape = shapes[0] if len(shapes) == 1 else (self.n,) # of the boundary of an item
+        self.input = () # shape of an item, as the network takes it
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #8e43d61b
 def _above(net, calls):
@@ -245,6 +246,23 @@ def set(self:Prefix,
         if not leaf.dtype.is_floating_point: part = part.to(leaf.dtype)
         found.append(part.contiguous(memory_format=format) if part.dim() == 4 else part.contiguous())
     self.boundary = found[0] if len(found) == 1 else found
+
+# %% ../../nbs/api/networks/09_prefix.ipynb #df627ce9
+@patch
+def has(self:Prefix, x) -> bool: return x.dim() == 2 # is a batch one of rows?
+
+@patch
+def instead(self:Prefix,
+    rows # `(B, n)`
+) -> torch.Tensor: # in the form of a batch of items
+    "What the network is called with in place of items"
+    return torch.zeros(1, device=rows.device).expand(len(rows), *self.input)
+
+@patch
+def bytes(self:Prefix, items) -> int: return 4*self.n*len(items) # that the rows of items take
+
+@patch
+def drawn(self:Prefix, rows): return rows # as each epoch trains on them
 
 # %% ../../nbs/api/networks/09_prefix.ipynb #de08e69c
 @patch
@@ -580,5 +598,7 @@ def find_prefix(
     try:
         with _left_as_was(net): prefix = _found(net, x, *targets)
     except (RuntimeError, AttributeError, TypeError, IndexError, ValueError, KeyError): return None
-    if prefix: prefix.forget()
+    if prefix is None: return None
+    prefix.input = tuple(x.shape[1:])
+    prefix.forget()
     return prefix

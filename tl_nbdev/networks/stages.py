@@ -118,11 +118,13 @@ def born(
     return found
 
 # %% ../../nbs/api/networks/02_stages.ipynb #e28eccfd
-def _deepest(params, depth):
-    "Parameter → depth of its deepest user"
-    deepest = {}
-    for name, param in params.items(): deepest[param] = max(deepest.get(param, 0), depth.get(name, 0))
-    return deepest
+def _depths(params, depth, new_head=True):
+    "Parameter → depth of its deepest user, or of its first, where the head is none that is made for a task"
+    found, which = {}, max if new_head else min
+    for name, param in params.items():
+        here = depth.get(name, 0)
+        found[param] = which(found.get(param, here), here)
+    return found
 
 # %% ../../nbs/api/networks/02_stages.ipynb #bf5684b8
 def stages(
@@ -135,16 +137,17 @@ def stages(
     everyone = dict(net.named_parameters(remove_duplicate=False)) # tied ones under each of their names
     cut = _cut(net)
     depth = {name: i for i, names in enumerate(cut) for name in names}
-    deepest = _deepest(everyone, depth)
+    new_head = not any(getattr(module, 'keeps_head', False) for module in net.modules())
+    depths = _depths(everyone, depth, new_head)
     found, never = Stages(), born(net).fixed
     for i in range(len(cut)):
-        params = {name: param for name, param in unique.items() if deepest[param] == i}
+        params = {name: param for name, param in unique.items() if depths[param] == i}
         if not params: continue
-        shared = tuple(name for name, param in everyone.items() if deepest[param] == i != depth.get(name, 0))
+        shared = tuple(name for name, param in everyone.items() if depths[param] == i != depth.get(name, 0))
         name, fixed = _name(params, unique.keys() - params.keys()), tuple(name for name in params if name in never)
         found.append(Stage(name, len(found), params, shared, fixed))
     found.scale = _scale(net, found[-1].params.values())
-    found.new_head = not any(getattr(module, 'keeps_head', False) for module in net.modules())
+    found.new_head = new_head
     return found
 
 # %% ../../nbs/api/networks/02_stages.ipynb #0fc52703

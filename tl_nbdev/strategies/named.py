@@ -327,12 +327,15 @@ def LoRA(
     alpha=None, # the change is scaled by alpha/r, default 2r
     targets=None, # layers by the end of their names, default linear layers and ungrouped convolutions of the body
     lr=1e-3, # highest rate
-    epochs=5
+    epochs=5,
+    last=None # stages of the body that get one, counted from the head, default all: what lies below runs once
 ) -> Strategy:
     "Train low-rank changes of the body's layers, and the head (Hu et al. 2022), which needs peft"
     if isinstance(targets, str): targets = (targets,)
-    step = Adapters(r, alpha, tuple(targets) if targets else None)
-    return Strategy(f'lora:{r}', (Phase('all', lr, only='adapter'),), epochs, steps=(step,))
+    step = Adapters(r, alpha, tuple(targets) if targets else None, last)
+    name = f'lora:{r}' if last is None else f'lora:{r}@last:{last}'
+    trains = 'all' if last is None else last
+    return Strategy(name, (Phase(trains, lr, only='adapter'),), epochs, steps=(step,))
 
 # %% ../../nbs/api/strategies/01_named.ipynb #1806492d
 @_spelled

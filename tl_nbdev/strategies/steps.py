@@ -154,10 +154,12 @@ def rates(self:Phase,
     given, rates = _spread(self.lr, len(which)), [0.]*n
     if not all(isinstance(rate, (int, float)) and 0 < rate < math.inf for rate in given):
         raise TransferError(f'learning rates {given}: each must be a positive number')
-    scale = ss.scale if self.usual and isinstance(ss, Stages) else 1.
+    cut = isinstance(ss, Stages)
+    scale = ss.scale if self.usual and cut else 1.
+    below = n - 1 if not cut or ss.new_head else n
     for i, rate in zip(which, given):
         rates[i] = _slower(rate, self.decay, n - 1 - i)
-        if i < n - 1: rates[i] *= scale
+        if i < below: rates[i] *= scale
     return rates
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #0a216082
@@ -354,6 +356,16 @@ def _to_adapt(net, ss, targets):
     if wrong: why = f'only grouped convolutions ({", ".join(wrong[:3])}), which take no adapter'
     raise TransferError(f'LoRA targets {", ".join(targets)}: {why}')
 
+# %% ../../nbs/api/strategies/00_steps.ipynb #aa292e95
+def _in_last(names, ss, depth, last):
+    "Those of some layers that are in the last stages of the body. Raises `TransferError` where none is"
+    if last is None: return names
+    if not isinstance(last, int) or not 1 <= last < len(ss):
+        raise TransferError(f'adapters in the last {shown(last, 30)} stages: the body has {len(ss) - 1}')
+    found = [name for name in names if depth[f'{name}.weight'] >= len(ss) - 1 - last]
+    if found: return found
+    raise TransferError(f'no layer of the last {last} stages of the body takes an adapter: use more of them')
+
 # %% ../../nbs/api/strategies/00_steps.ipynb #8aac2ca7
 @dataclass(frozen=True)
 class Adapters(Step):
@@ -362,6 +374,7 @@ class Adapters(Step):
     alpha: float = None  # the change is scaled by alpha/r, default 2r
     # layers by the end of their names, such as `query`, default linear layers and ungrouped convolutions
     targets: tuple = None
+    last: int = None     # stages of the body that get them, counted from the head, default all
     kind, adds, only = 'adapters', 'adapters', 'adapter'
 
     @staticmethod
@@ -380,8 +393,8 @@ def prepare(self:Adapters, net):
     ss, peft, depth = stages(net), _peft(), {}
     for stage in ss: depth |= dict.fromkeys(stage.params, stage.depth)
     alpha = 2*self.r if self.alpha is None else self.alpha
-    config = peft.LoraConfig(r=self.r, lora_alpha=alpha, lora_dropout=0.,
-                             target_modules=_to_adapt(net, ss, self.targets))
+    names = _in_last(_to_adapt(net, ss, self.targets), ss, depth, self.last)
+    config = peft.LoraConfig(r=self.r, lora_alpha=alpha, lora_dropout=0., target_modules=names)
     peft.inject_adapter_in_model(config, net)
     net.stage_cut = [[] for _ in ss]
     for name, _ in net.named_parameters(): net.stage_cut[depth[_host(name)]].append(name)

@@ -32,14 +32,24 @@ def _stages_of(text):
     "Words and numbers of stages, from a list with commas"
     return [int(word) if re.fullmatch(r'-?\d+', word) else word for word in text.split(',')]
 
+def _adapters_of(text):
+    "The rank, and behind @last: in how many stages"
+    rank, _, last = text.partition('@')
+    word, colon, n = last.partition(':')
+    if not last: return [int(rank)]
+    if word != 'last' or int(n) < 1: raise ValueError(text)
+    return [int(rank), int(n)]
+
+def _lora(value): return LoRA(value[0], **dict(zip(['last'], value[1:])))
+
 # what is said after a colon
-_takes = dict(last=int, layerdecay=float, lora=int, wise=float, surgical=_stages_of, patience=int)
+_takes = dict(last=int, layerdecay=float, lora=_adapters_of, wise=float, surgical=_stages_of, patience=int)
 
 # %% ../../nbs/api/strategies/02_strategy.ipynb #91d36b42
 def _no_such(word):
     return TransferError(f'no strategy {shown(word)}: use feature, last:N (such as last:2), full, gradual, lpft, '
-                         'layerdecay:0.75, surgical:early, bitfit, lora:8, textbook, contrastive, l2sp, wise, '
-                         'patience:3. Join them with +')
+                         'layerdecay:0.75, surgical:early, bitfit, lora:8, lora:8@last:4, textbook, contrastive, '
+                         'l2sp, wise, patience:3. Join them with +')
 
 # %% ../../nbs/api/strategies/02_strategy.ipynb #004d9fda
 def _parse(word):
@@ -50,8 +60,9 @@ def _parse(word):
     if not colon: return _words[name]()
     try: value = _takes[name](text)
     except ValueError as e: raise _no_such(word) from e
-    if value == [''] or not isinstance(value, list) and not value > 0: raise _no_such(word)
-    return _words[name](value)
+    first = value[0] if isinstance(value, list) else value
+    if first == '' or not isinstance(first, str) and name != 'surgical' and not first > 0: raise _no_such(word)
+    return _lora(value) if name == 'lora' else _words[name](value)
 
 # %% ../../nbs/api/strategies/02_strategy.ipynb #eb923453
 _joining = ('L2SP(', 'WiSE(', 'Patience(') # calls that have no epochs of their own

@@ -210,14 +210,14 @@ _room = 4e9 # bytes of one part's rows in the cache
 def _from_cache(learn, views, prefix, frozen):
     "Train and valid as batches of rows, each where it can be"
     train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn, views), touching(learn.cbs)
-    def fits(part, views): return learn.task.n(part)*views*4*prefix.n <= _room
+    def fits(part, views): return views*prefix.bytes(learn.task.part(part).item) <= _room
     if fits('valid', 1) and not any(cb.run_valid for cb in sees):
         valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)
     joins = any(getattr(cb, 'joins_batches', False) for cb in learn.cbs) # images of elsewhere are put beside these
     same = learn.augment == 'none' or views > 1
     if same and not joins and not sees and fits('train', views):
         rows = part_features(learn, 'train', frozen, views)
-        train = RowLoader(rows, labels['train'], train.bs, shuffle=True, views=views, all_views=False)
+        train = RowLoader(prefix.drawn(rows), labels['train'], train.bs, shuffle=True, views=views, all_views=False)
     return train, valid
 
 # %% ../../nbs/api/training/04_freezing.ipynb #7a8323e3
@@ -234,14 +234,14 @@ def at_boundary(learn, views, cached=True):
     "Inside, batches begin where training does, if that isn't at the beginning"
     net, old, p, prefix = learn.model, learn.dls, getattr(learn, 'pretrained', None), None
     views = views_kept(learn, views)
-    if _may_cut(learn): prefix = find_prefix(net, *_tried(learn, next(net.parameters()).device))
+    if _may_cut(learn): prefix = p.boundary(net, *_tried(learn, next(net.parameters()).device))
     if prefix is None:
         yield None
         return
     frozen = p.frozen(prefix.lower(), learn.fit_how, learn.mode)
     loaders = _from_cache(learn, views, prefix, frozen) if cached else (old.train, old.valid)
     learn.dls = DataLoaders(*loaders, device=old.device)
-    begin = FromBoundary(prefix, frozen.net, p.size, learn.mode, p.channels)
+    begin = FromBoundary(prefix, frozen.net, learn.mode)
     try:
         with prefix.upper(), learn.added_cbs(begin): yield frozen
     finally: learn.dls = old

@@ -93,19 +93,17 @@ class FromBoundary(Callback):
     def __init__(self,
         prefix, # a `Prefix`
         lower, # what runs the part below it
-        size, # of an image
-        mode, # a `Mode`
-        channels=3 # of an image
-    ): self.prefix, self.lower, self.mode, self.image = prefix, lower, mode, (channels, size, size)
+        mode # a `Mode`
+    ): self.prefix, self.lower, self.mode = prefix, lower, mode
 
     def _below(self, x):
-        if x.dim() == 2: return x # rows of the cache
+        if self.prefix.has(x): return x # rows of the cache
         with torch.no_grad(): return self.lower(x)
 
     def before_batch(self):
-        x = self.xb[0]
-        self.prefix.set(self._below(x), self.mode.format)
-        self.learn.xb = (torch.zeros(1, device=x.device).expand(len(x), *self.image), *self.xb[1:])
+        rows = self._below(self.xb[0])
+        self.prefix.set(rows, self.mode.format)
+        self.learn.xb = (self.prefix.instead(rows), *self.xb[1:])
 
     def after_batch(self): self.prefix.boundary = None
 

@@ -139,8 +139,7 @@ def _seconds_above(learn, net, begin, x, y, read):
     "Seconds of a batch below the boundary, of a step above it, and the peak memory"
     with torch.no_grad(), learn.mode.autocast(x[0].device): took, rows = _second(lambda: begin.lower(x[0]))
     begin.prefix.set(rows, learn.mode.format)
-    nothing = torch.zeros(1, device=rows.device).expand(x[0].shape)
-    return max(took, read), *_step_of(learn, net, (nothing,), y)
+    return max(took, read), *_step_of(learn, net, (begin.prefix.instead(rows),), y)
 
 # %% ../../nbs/api/training/06_phases.ipynb #8e6273f5
 def _seconds_of(learn, net, ph, views, x, y, read):
