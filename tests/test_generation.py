@@ -8,14 +8,17 @@ import torch
 import transformers as tf
 from conftest import clocked
 from tl_nbdev.base.settings import TransferError
-from tl_nbdev.generation.network import writer_pretrained
+from tl_nbdev.generation.network import WriterPretrained, writer_pretrained
 from tl_nbdev.generation.task import GenerationTask
 from tl_nbdev.generation.templates import small_tokenizer
 from tl_nbdev.generation.turns import Chat
+from tl_nbdev.networks.flow import _outermost
+from tl_nbdev.networks.modes import Mode
 from tl_nbdev.networks.stages import stages
 from tl_nbdev.selection.compare import compare
 from tl_nbdev.strategies.strategy import BitFit, FeatureExtraction, FineTune, FullFineTune, L2SP, LoRA, LPFT
 from tl_nbdev.training.learner import transfer_learner
+from tl_nbdev.training.phases import estimate
 from tl_nbdev.training.saved import load_transfer
 from tl_nbdev.training.saving import evaluate_saved
 
@@ -209,3 +212,29 @@ def test_the_verbs_of_the_shell(data):
 def test_the_shell_says_what_is_wrong(data, args, line):
     done = shell('tl-train', *[arg.format(data) for arg in args])
     assert done.returncode == 1 and line in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+# what is frozen runs once
+
+decoders = [kind for kind in kinds if kind not in ('t5', 'bart')]
+
+@pytest.mark.parametrize('kind', [pytest.param(kind, marks=() if kind in ('llama', 'gpt2', 'gemma') else pytest.mark.slow) for kind in decoders])
+@pytest.mark.parametrize('how', [FineTune(1, epochs=3, lr=1e-3), LoRA(2, epochs=3, last=1)], ids=repr)
+def test_what_is_frozen_runs_once_and_nothing_else_changes(task, monkeypatch, kind, how):
+    found = {}
+    for cuts in (True, False):
+        monkeypatch.setattr(WriterPretrained, 'cuts', cuts)
+        learn, calls = learner(task, kind, mode=Mode(), bs=64), [] # one batch, whose order says nothing
+        lowest = _outermost(learn.model)[next(iter(_outermost(learn.model)))][0]
+        inner = next(child for child in lowest.children() if next(child.parameters(), None) is not None)
+        inner.register_forward_hook(lambda module, args, out: calls.append(1) if module is inner else None) # not of its copies
+        transfer(learn, how)
+        found[cuts] = learn.recorder.losses, len(calls), learn.recorder.values[-1]
+    assert np.allclose([*map(float, found[True][0])], [*map(float, found[False][0])], rtol=1e-3)
+    assert np.allclose(found[True][2], found[False][2], rtol=1e-2)
+    assert found[True][1] == 1 < found[False][1] # when the cut is tried, and never again
+
+def test_a_plan_says_how_much_goes_to_the_cache():
+    many = GenerationTask.from_records([dict(prompt=f'{record["prompt"]} ({n})', completion=record['completion']) for record in records for n in range(400)])
+    plan = estimate(learner(many, 'llama'), FineTune(1), 2)
+    assert 'goes to the cache' in plan._repr_markdown_()

@@ -6748,6 +6748,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'tl_nbdev/training/freezing.py'),
                                             'tl_nbdev.training.freezing.by_stages': ( 'api/training/freezing.html#by_stages',
                                                                                       'tl_nbdev/training/freezing.py'),
+                                            'tl_nbdev.training.freezing.cached_views': ( 'api/training/freezing.html#cached_views',
+                                                                                         'tl_nbdev/training/freezing.py'),
                                             'tl_nbdev.training.freezing.cut_learner': ( 'api/training/freezing.html#cut_learner',
                                                                                         'tl_nbdev/training/freezing.py'),
                                             'tl_nbdev.training.freezing.find_rate': ( 'api/training/freezing.html#find_rate',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['by_stages', 'cut_learner', 'norms_train', 'trained_by', 'rates_of', 'freeze_phase', 'find_rate', 'frozen_body',
            'part_features', 'saved_whole', 'rows_at_once', 'head_only', 'on_rows', 'head_alone', 'views_kept',
-           'at_boundary', 'Onward']
+           'cached_views', 'at_boundary', 'Onward']
 
 # %% ../../nbs/api/training/04_freezing.ipynb #787399f0
 import tempfile
@@ -207,17 +207,29 @@ def views_kept(
 # %% ../../nbs/api/training/04_freezing.ipynb #a38e9315
 _room = 4e9 # bytes of one part's rows in the cache
 
-def _from_cache(learn, views, prefix, frozen):
-    "Train and valid as batches of rows, each where it can be"
-    train, valid, labels, sees = learn.dls.train, learn.dls.valid, _labels(learn, views), touching(learn.cbs)
-    def fits(part, views): return views*prefix.bytes(learn.task.part(part).item) <= _room
-    if fits('valid', 1) and not any(cb.run_valid for cb in sees):
-        valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)
+def cached_views(
+    learn, # a Learner
+    views, # of each item that may be kept
+    prefix, # what is below them, see `Pretrained.boundary`
+    part # `train` or `valid`
+) -> int: # 0 where nothing is kept
+    "How many views of an item are read from the cache, where training begins at a boundary"
+    sees, is_train = touching(learn.cbs), part == 'train'
+    if views*prefix.bytes(learn.task.part(part).item) > _room: return 0
+    if not is_train: return 0 if any(cb.run_valid for cb in sees) else views
     joins = any(getattr(cb, 'joins_batches', False) for cb in learn.cbs) # images of elsewhere are put beside these
     same = learn.augment == 'none' or views > 1
-    if same and not joins and not sees and fits('train', views):
-        rows = part_features(learn, 'train', frozen, views)
-        train = RowLoader(prefix.drawn(rows), labels['train'], train.bs, shuffle=True, views=views, all_views=False)
+    return views if same and not joins and not sees else 0
+
+# %% ../../nbs/api/training/04_freezing.ipynb #6c6b7ec9
+def _from_cache(learn, views, prefix, frozen):
+    "Train and valid as batches of rows, each where it can be"
+    train, valid, labels = learn.dls.train, learn.dls.valid, _labels(learn, views)
+    if cached_views(learn, 1, prefix, 'valid'):
+        valid = RowLoader(part_features(learn, 'valid', frozen), labels['valid'], valid.bs)
+    if cached_views(learn, views, prefix, 'train'):
+        rows = prefix.drawn(part_features(learn, 'train', frozen, views))
+        train = RowLoader(rows, labels['train'], train.bs, shuffle=True, views=views, all_views=False)
     return train, valid
 
 # %% ../../nbs/api/training/04_freezing.ipynb #7a8323e3

@@ -143,9 +143,9 @@ def _seconds_above(learn, net, begin, x, y, read):
 
 # %% ../../nbs/api/training/06_phases.ipynb #8e6273f5
 def _seconds_of(learn, net, ph, views, x, y, read):
-    "Seconds of a phase once and for each epoch, and its peak memory"
+    "Seconds of a phase once and for each epoch, its peak memory, and bytes that go to the cache"
     train, valid = len(learn.dls.train), len(learn.dls.valid)
-    if on_rows(learn, stages(net), ph): return _seconds_of_rows(learn, net, views, x, y, read)
+    if on_rows(learn, stages(net), ph): return *_seconds_of_rows(learn, net, views, x, y, read), 0
     probe = copy.copy(learn)
     probe.model, probe.cbs = net, learn.cbs.copy()
     with at_boundary(probe, views, cached=False) as frozen:
@@ -153,12 +153,14 @@ def _seconds_of(learn, net, ph, views, x, y, read):
         for module in resting(net): module.eval()
         if frozen is None:
             step, mib = _step_of(learn, net, x, y)
-            return 0., train*max(step, read) + valid*step/3, mib
+            return 0., train*max(step, read) + valid*step/3, mib, 0
+        prefix = probe.from_boundary.prefix
         low, step, mib = _seconds_above(learn, net, probe.from_boundary, x, y, read)
-    views = views_kept(learn, views)
-    kept = (learn.augment == 'none' or views > 1) and not touching(learn.cbs)
-    once, again = (train*views*low, 0.) if kept else (0., low)
-    return once + valid*low, train*(step + again) + valid*step/3, mib
+    views = cached_views(learn, views_kept(learn, views), prefix, 'train')
+    held = cached_views(learn, 1, prefix, 'valid')
+    once, again = (train*views*low, 0.) if views else (0., low)
+    room = sum(n*prefix.bytes(learn.task.part(part).item) for part, n in (('train', views), ('valid', held)))
+    return once + valid*low, train*(step + again) + valid*step/3, mib, room
 
 # %% ../../nbs/api/training/06_phases.ipynb #cd5253e5
 def steps_of(
@@ -246,8 +248,10 @@ def _as_plan(how, rows, words):
              for i, row in enumerate(rows)]
     memory = f' and {mib:.0f} MiB' if mib else ''
     about = 'at most about' if how.watcher else 'about'
+    room = max(row['room'] for row in rows)/2**20
+    kept = f'What the frozen layers say goes to the cache, {room:,.0f} MiB. ' if room >= 1 else ''
     plan = Table(shown, f'{how!r}: {about} {seconds:.0f} s{memory}, estimated from measured steps. '
-                        f'Nothing was trained. {words}')
+                        f'Nothing was trained. {kept}{words}')
     plan.seconds, plan.mib = seconds, mib
     return plan
 
@@ -272,11 +276,11 @@ def _let_train(ss, trains):
 # %% ../../nbs/api/training/06_phases.ipynb #0268ef0a
 def _row_of(learn, how, ss, phase, cost, accumulate):
     "A row of the estimate"
-    once, each, mib = cost
+    once, each, mib, room = cost
     params = phase.params(ss).values()
     return dict(trains=_span(ss, phase.which(ss)), epochs=phase.epochs, batch=_batch_of(learn, ss, phase),
                 steps=steps_of(learn, ss, phase, how.views, accumulate), parameters=sum(p.numel() for p in params),
-                seconds=once + phase.epochs*each, mib=mib)
+                seconds=once + phase.epochs*each, mib=mib, room=room)
 
 # %% ../../nbs/api/training/06_phases.ipynb #a0036703
 def estimate(
