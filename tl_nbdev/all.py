@@ -52,6 +52,7 @@ from .adaptation.pretraining import continue_pretraining
 
 # %% ../nbs/api/apps/21_all.ipynb #7e11a002
 from .sharing import export, to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx, to_hub
+from .hosted import openai_task
 
 # %% ../nbs/api/apps/21_all.ipynb #565939b8
 _all_ = [
