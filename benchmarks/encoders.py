@@ -42,7 +42,7 @@ def encoder(sample, n, seed, model, how):
     learn, laps = transfer_learner(task, names[model], size=sizes[sample], seed=seed), Laps()
     with learn.no_bar(), learn.no_logging():
         if how == 'frozen': learn.transfer('feature')
-        else: learn.transfer('lpft', 3)
+        else: learn.transfer('lpft', 2)
     laps('train')
     return dict(value=_judged(task, learn.evaluate().probs), seconds=laps['train'], arithmetic=learn.mode.precision)
 
@@ -56,7 +56,7 @@ def _points(values): return [100*value for value in values]
 @call_parse
 def bench(
     samples:Annotated[str, dict(nargs='+', choices=tuple(sizes))]=tuple(sizes), # data
-    n:int=400, # labels in all
+    n:int=300, # labels in all
     seeds:int=3, # of the labels
     peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # what is measured
     again:bool=False, # measure anew what is there already
@@ -79,5 +79,5 @@ def bench(
             reached.append(goal(f'{sample}: {a.replace("_", " ")} − {b.replace("_", " ")}, points', mean(apart), show='{:+.1f}', ends=interval(apart), than=0))
     records.write(table=table, reached=reached, measurements=runs,
                   remarks=[f'{n} labels in all, of which a tenth chooses, and {n} texts to test, the same for each seed; {", ".join(f"{sample}: {size} tokens" for sample, size in sizes.items())}. '
-                           'Trained: a head first, then everything for three epochs (LP-FT). 95 % over seeds, paired.'],
+                           'Trained: a head first, then everything for two epochs (LP-FT). 95 % over seeds, paired.'],
                   arguments=dict(samples=samples, n=n, seeds=seeds, peers=peers))
