@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
-           'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase', 'Strategy', 'strategy', 'BitFit',
-           'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze', 'L2SP', 'LayerDecay',
-           'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner', 'watched', 'part_features',
-           'load_transfer', 'check_saved', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'paired_interval',
-           'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
-           'adapt', 'continue_pretraining']
+           'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase', 'Strategy',
+           'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze',
+           'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner', 'watched',
+           'part_features', 'load_transfer', 'check_saved', 'evaluate_saved', 'Picture', 'Result', 'calibration',
+           'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise',
+           'candidates', 'domain_gap', 'adapt', 'continue_pretraining']
 
 # %% ../nbs/api/apps/21_all.ipynb #f8c759a7
 from .base.settings import TransferError
@@ -20,6 +20,7 @@ from .vision.pixels import open_image
 from .text.texts import TextTask
 from .boxes.detection import DetectionTask
 from .generation.task import GenerationTask
+from .code.task import CodeTask
 
 # %% ../nbs/api/apps/21_all.ipynb #1f3e044b
 from .networks.stages import stages
@@ -56,8 +57,8 @@ from .hosted import openai_task
 
 # %% ../nbs/api/apps/21_all.ipynb #565939b8
 _all_ = [
-    'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask', 'open_image',
-    'stages', 'models', 'pretrained', 'text_pretrained',
+    'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
+    'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained',
     'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
     'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE',
     'transfer_learner', 'watched', 'part_features', 'load_transfer', 'check_saved', 'evaluate_saved',

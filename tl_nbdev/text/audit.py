@@ -109,6 +109,7 @@ class _Unknown:
         self.pieces = {} # number of a text → what is not known of it
         self.alike = []  # of each text, a hash of its tokens, or `None` where it was not read to its end
         self.marks = {}  # mark of the tokenizer, such as [SEP] → in how many texts somebody wrote it
+        self.kept = 'beginning' # what is read of a text that is too long
     def __len__(self): return len(self.pieces)
     def where(self):
         "What is not known → the numbers of the texts that hold it, the most frequent first"
@@ -172,7 +173,7 @@ def _look(items, p):
             lengths.append(round(len(ids)*more))
             unknown.alike.append(hash(tuple(ids)) if more == 1 else None)
             unknown.tokens, unknown.all = unknown.tokens + here, unknown.all + len(ids)
-    unknown.marks = _marks_written(items, tok)
+    unknown.marks, unknown.kept = _marks_written(items, tok), known.kept
     return np.array(lengths), known.most, f'tokens of {p.name}', unknown
 
 # %% ../../nbs/api/text/10_audit.ipynb #61a854c4
@@ -288,13 +289,13 @@ def _near_findings(df, items):
             *_found('nearly the same text under two labels', apart, 'decide which label is right')]
 
 # %% ../../nbs/api/text/10_audit.ipynb #86125be8
-def _long_finding(items, lengths, most, what):
+def _long_finding(items, lengths, most, what, kept):
     "Texts of which only a part is read"
     beyond = f'{100*np.maximum(lengths - most, 0).sum()/max(lengths.sum(), 1):.0f} % of all {what.partition(" ")[0]}'
     found = (f'texts of more than {most} {what} (median {int(np.median(lengths))}, longest {int(lengths.max()):,}, '
              f'and {beyond} are beyond)')
     return _found(found, [items[i] for i in np.flatnonzero(lengths > most)],
-                  'their beginning alone is read, unless size= is larger. long="windows" reads all')
+                  f'their {kept} alone is read, unless size= is larger. long="windows" reads all')
 
 # %% ../../nbs/api/text/10_audit.ipynb #063d407f
 def findings_of_texts(
@@ -311,7 +312,7 @@ def findings_of_texts(
                     'save the file as UTF-8 and read it again'),
             *_found('texts that look like binary data', [text for text in items if _binary(str(text))],
                     'remove them, or convert them to text'),
-            *_long_finding(items, lengths, most, what),
+            *_long_finding(items, lengths, most, what, unknown.kept),
             *_found('texts that hold their label', holding,
                     'a network would read the answer: take it out of the texts'),
             *_unknown_finding(task, unknown, what), *_alike_finding(task, unknown, what),

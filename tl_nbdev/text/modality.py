@@ -176,9 +176,8 @@ def doubtful(self:Texts, frozen, items):
 def remark(self:Texts, frozen, doubtful, of=1):
     "What must be said of an answer to a text that is longer than what is read of it"
     if not doubtful: return ''
-    which, their = (f'{doubtful} of {of} texts go', 'their') if of > 1 else ('the text goes', 'its')
-    end = 'end' if frozen.tokens.from_end else 'beginning'
-    return f'{which} beyond the {frozen.tokens.most} tokens that the model reads: {their} {end} alone was read'
+    which, their = (f'{doubtful} of {of} {self.nouns} go', 'their') if of > 1 else (f'the {self.noun} goes', 'its')
+    return f'{which} beyond the {frozen.tokens.most} tokens that the model reads: {their} {frozen.tokens.kept} alone was read'
 
 # %% ../../nbs/api/text/13_modality.ipynb #f16dcfa2
 @patch

@@ -95,7 +95,9 @@ _wheels = {p.name: p for p in [
                    pooling='last'),
     TextPretrained('Qwen2.5-Coder-0.5B-Instruct', 'transformers', 'wheel', 'Apache-2.0 (package: none stated)',
                    params=494032768, pooling='last')]}
-_elsewhere = {'awd-lstm': 'tl_nbdev.text.ulmfit'} # other kinds of networks, and the room that knows them
+# other kinds of networks, and the room that knows them
+_elsewhere = {'awd-lstm': 'tl_nbdev.text.ulmfit', 'magika': 'tl_nbdev.code.magika'}
+_of_library = dict(fastai='awd-lstm', magika='magika') # whose networks are of such a kind
 text_models = tuple(_wheels)
 
 longs = ('truncate', 'windows')
@@ -112,11 +114,11 @@ def _saved_before(folder):
     try:
         record = model_record(folder)
         known = record['pretrained']
-        if record['modality']['kind'] != 'text':
+        if 'pooling' not in known: # by which texts become vectors
             raise TransferError(f'{folder}: a model of {record["modality"]["kind"]}s ({known.get("name")}), '
                                 'the task is of texts')
         ours = known['library'] == 'transformers'
-        of = TextPretrained if ours else type(import_module(_elsewhere['awd-lstm']).start)
+        of = TextPretrained if ours else type(import_module(_elsewhere[_of_library[known['library']]]).start)
         inside = 'transformer' if ours and not (folder/'config.json').is_file() else ''
         here = dict(source='folder', where=folder, subfolder=inside, notes=(),
                     trust_remote_code=False) # what a folder says of itself is no reason to trust it

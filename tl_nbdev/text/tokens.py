@@ -28,6 +28,10 @@ class Tokens:
         limits = [limit for limit in (self.tok.model_max_length, positions) if limit and 0 < limit < 10**6]
         self.most = min([p.size, *limits]) # tokens of a window: what was asked for, or what can be taken
         self.from_end = getattr(self.tok, 'truncation_side', 'right') == 'left' # is the end what is kept?
+        self.both_ends = getattr(self.tok, 'both_ends', False) # are beginning and end what is kept?
+
+    @property
+    def kept(self): return 'beginning and end' if self.both_ends else 'end' if self.from_end else 'beginning'
 
     @property
     def window(self): return self.p.size
@@ -105,6 +109,7 @@ def _add(self:Tokens, items):
 def _clipped(self:Tokens, item):
     "As much of a text as could be read, by far"
     if isinstance(item, tuple): return tuple(map(self._clipped, item))
+    if self.both_ends: return item
     most = 12*self.most
     return item[-most:] if self.from_end else item[:most]
 
