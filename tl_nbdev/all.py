@@ -38,7 +38,7 @@ from .strategies.strategy import (
 from .training.learner import transfer_learner
 from .training.loop import watched
 from .training.phases import part_features
-from .training.saved import check_saved, load_transfer
+from .training.saved import load_transfer
 from .training.saving import evaluate_saved
 from .data.metrics import (
     Picture, Result, calibration, paired_interval, per_class, plot_confusion, plot_most_wrong)
