@@ -53,6 +53,7 @@ from .adaptation.pretraining import continue_pretraining
 
 # %% ../nbs/api/apps/21_all.ipynb #7e11a002
 from .sharing import export, to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx, to_hub
+from .sharing import writers, to_gguf
 from .hosted import openai_task
 
 # %% ../nbs/api/apps/21_all.ipynb #565939b8

@@ -7,7 +7,7 @@ __all__ = ['tl_models', 'tl_samples', 'tl_cache', 'tl_audit', 'tl_train', 'tl_ev
            'tl_gap', 'tl_adapt', 'tl_demo']
 
 # %% ../../nbs/api/apps/18_cli.ipynb #9422375f
-import os, sys, time
+import os, re, sys, time
 from pathlib import Path
 from fastcore.meta import delegates
 from ..base.settings import *
@@ -144,6 +144,9 @@ def tl_train(
     adapt:str='mcc',
     validator:str='im', # what chooses without the target's labels: source, entropy, im, snd, bnm or dev
     out:str=None, # folder for the model
+    items:int=None, # of a model that writes: conversations of test whose answers are judged, default 8, on a GPU 100
+    most:int=None, # of a model that writes: tokens of an answer that is judged, default as many as the references have
+    scorer:str=None, # of a model that writes: how answers are judged, such as ROUGE-L, chrF or compiles, with commas
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
@@ -165,7 +168,10 @@ def tl_train(
     learn = transfer_learner(task, model, seed=seed, **setup)
     print(learn.plan(strategy, epochs))
     if dry_run: return _planned(learn, strategy, epochs, json)
-    _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out)
+    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer))
+    judge = {name: value for name, value in judge.items() if value is not None}
+    task.modality.check_judging(judge)
+    _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #1c5a3a6f
 @command
@@ -174,6 +180,9 @@ def tl_eval(
     folder:str, # of a saved model
     data:str, # labelled: a folder, a table, or a sample's name
     limit:int=None, # at most so many items
+    items:int=None, # of a model that writes: conversations of test whose answers are judged, default 8, on a GPU 100
+    most:int=None, # of a model that writes: tokens of an answer that is judged, default as many as the references have
+    scorer:str=None, # of a model that writes: how answers are judged, such as ROUGE-L, chrF or compiles, with commas
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
@@ -183,9 +192,12 @@ def tl_eval(
     from tl_nbdev.training.saving import evaluate_saved
     model, start = load_transfer(folder), time.perf_counter()
     regression = kwargs.pop('regression', False) or not model.answer.named
+    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer))
+    judge = {name: value for name, value in judge.items() if value is not None}
+    model.modality.check_judging(judge)
     task = asked_task(data, limit, learn=False, like=model.modality, regression=regression, **kwargs)
     print_notes(task.notes)
-    result, lacking = evaluate_saved(model, task)
+    result, lacking = evaluate_saved(model, task, **judge)
     for label, count in lacking.items():
         print(f'  {count} {result.answer.counted} of class "{label}", which the model does not know, are left out')
     for file, why in task.skipped: print(f'  left out: {file}: {why}')
@@ -225,6 +237,40 @@ def _answers(model, asked, names, way):
     named.whose = rows.whose
     return named
 
+def _how(model, **options):
+    "The options of a model that writes. Raises `TransferError` where they are for another kind of model"
+    ends = {'\\n': '\n', '\\t': '\t', '\\\\': '\\'}
+    how = {name: value for name, value in options.items() if value is not None}
+    if 'stop' in how: how['stop'] = re.sub(r'\\[nt\\]', lambda found: ends[found[0]], how['stop'])
+    return model.modality.asked_how(how)[0]
+
+def _print_pieces(row, pieces):
+    "A row whose answer comes in pieces, as a line, or on a terminal with its line breaks. Gives the whole answer"
+    shown = str if sys.stdout.isatty() else _one_line
+    print(answer_line(row), end='\t', flush=True)
+    said = []
+    for piece in pieces:
+        said.append(piece)
+        print(shown(piece), end='', flush=True)
+    print('' if said else '(nothing)')
+    return ''.join(said)
+
+def _streamed(model, asked, names, how):
+    "As `_answers`, printed while it is written"
+    from tl_nbdev.base.samples import Table
+    rows, column = [], model.modality.column
+    for item, name in zip(asked, names):
+        row, number = dict(file=str(name)), sum('answer' in row for row in rows)
+        try:
+            if isinstance(item, TransferError): raise item
+            row = {column: model.modality.called(item, item, len(rows)), **row}
+            answer = _print_pieces(row, model.stream(item, number=number, **how))
+            rows.append({column: row[column], 'answer': answer, 'file': str(name)})
+        except TransferError as e:
+            rows.append({**row, 'error': str(e)})
+            print(answer_line(rows[-1]))
+    return Table(rows, '')
+
 def _write_found(model, asked, rows, draw, forms, like):
     "Draw and write what was found, if anything could be read"
     if all('error' in row for row in rows): return
@@ -247,28 +293,40 @@ def tl_predict(
     draw:str=None, # folder for the photos with what was found drawn into them
     coco:str=None, # new file for what was found, as COCO's results; --boxes names annotations whose numbers it uses
     yolo:str=None, # new folder for what was found, as YOLO's text files, and the photos
+    most:int=None, # of a model that writes: tokens of an answer at most, default 256
+    stop:str=None, # of a model that writes: an answer ends before this, where \\n is the end of a line
+    seed:int=None, # of a model that writes: of what is drawn, default 0
+    temperature:float=None, # of a model that writes: default 0, the best word each time; 1 draws as the network thinks
+    top_p:float=None, # of a model that writes: share of the probability that words are drawn from, default 1
+    stream:bool=False, # of a model that writes: show an answer while it is written
+    fill:bool=False, # of a model of code: files hold <FILL_ME> where something is missing
     json:str=None, # write the predictions there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Predict labels, or find things, and say why for items that can't be read"
+    "Predict labels, find things, or write, and say why for items that can't be read"
     from tl_nbdev.training.saved import load_transfer
     model, told = load_transfer(folder), {**data_options(**kwargs), **given(text=text, second=second)}
     way, forms, like = dict(score=score, tiles=tiles, overlap=overlap), given(coco=coco, yolo=yolo), told.pop('boxes', None)
     model.asked(**way)
-    asked, names, notes = model.modality.asked_for(files, told)
+    how = _how(model, most=most, stop=stop, seed=seed, temperature=temperature, top_p=top_p, stream=stream or None,
+               fill=fill or None)
+    aloud = how.pop('stream', False)
+    asked, names, notes = model.modality.asked_for(files, {**told, **({'fill': True} if how.pop('fill', False) else {})})
     _check_found(model, asked, files, draw, forms, like)
-    rows = _answers(model, asked, names, way)
+    rows = _streamed(model, asked, names, how) if aloud else _answers(model, asked, names, way | how)
     notes = [*notes, *rows.about.splitlines()]
     if any('error' not in row for row in rows): print_notes(notes, sys.stderr)
-    for row in rows: print(answer_line(row))
+    if not aloud:
+        for row in rows: print(answer_line(row))
     _out(list(rows), json)
     _write_found(model, asked, rows, draw, forms, like)
     _refuse_all_wrong(rows, model.modality)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #03671053
 def _print_run(run):
-    print(f'{run.model} {run.strategy!r} seed {run.seed}: {run.report}, {run.seconds:.0f} s', flush=True)
+    report = str(run.report).splitlines()[0]
+    print(f'{run.model} {run.strategy!r} seed {run.seed}: {report}, {run.seconds:.0f} s', flush=True)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #f256f396
 @command

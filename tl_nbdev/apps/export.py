@@ -18,6 +18,7 @@ def _formats():
     from tl_nbdev.sharing.export import targets
     # each adds its own
     from tl_nbdev.sharing import to_timm, to_transformers, to_sentence_transformers, to_program, to_onnx # noqa
+    from tl_nbdev.sharing import writers, to_gguf # noqa
     return targets
 
 # %% ../../nbs/api/apps/19_export.ipynb #f5fe4479
@@ -32,18 +33,24 @@ def _asked(to):
 @command
 def tl_export(
     model:str, # a saved model: a folder, or a name on a hub such as org/name or org/name@revision
-    to:str=None, # the format: timm, transformers, sentence-transformers, program or onnx
+    # the format: timm, transformers, sentence-transformers, program or onnx; of a model that writes transformers,
+    # adapters or gguf
+    to:str=None,
     out:str=None, # folder to make, where nothing is yet
+    weights:str=None, # of gguf: f32, f16 or q8_0, default f16
+    base:str=None, # of adapters: what the model began with, where that was a folder
     json:str=None, # write the record of the export there
     debug:bool=False # show the whole traceback of an error
 ):
     "Write a saved model for the tools of others, and try it with them"
-    from tl_nbdev.sharing.export import check_new
+    from tl_nbdev.sharing.export import check_new, check_options, target_called
     from tl_nbdev.training.saved import load_transfer
     _asked(to)
     if out is None: raise TransferError('no folder: say --out, where nothing is yet')
+    options = {name: value for name, value in dict(weights=weights, base=base).items() if value is not None}
+    check_options(target_called(to), options)
     check_new(out)
-    folder = load_transfer(model).export(out, to)
+    folder = load_transfer(model).export(out, to, **options)
     found = json_.loads((folder/'export.json').read_text('utf-8'))
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob('*') if file.is_file())
     print(f'{folder}: {", ".join(files)}')

@@ -43,20 +43,24 @@ def run_report(
     return dict(
         metric=result.metric, value=result.value, interval=result.interval, part=result.part,
         n_train=task.n('train'), n_valid=task.n('valid'), n_test=task.n('test'), classes=task.vocab,
-        **details, skipped=skipped_rows(task), notes=task.notes)
+        **details, **_closer(result), skipped=skipped_rows(task), notes=task.notes)
+
+def _closer(result): return {} if result.closer is None else dict(said=result.closer.as_dict())
 
 # %% ../../nbs/api/apps/17_reports.ipynb #1db1e6da
 def timed_training(
     learn, # a `TransferLearner`
     strategy, # a `Strategy`
     epochs, # `None`: the strategy's own
+    judge=None, # options of `evaluate`, a dict
     **kwargs # for `transfer`
 ): # → result on test, seconds
     "Train, and look how it does"
     from tl_nbdev.training.learner import watched
+    learn.task.modality.check_judging(judge or {})
     start = time.perf_counter()
     with watched(learn): learn.transfer(strategy, epochs, **kwargs)
-    result = learn.evaluate()
+    result = learn.evaluate(**(judge or {}))
     return result, max(time.perf_counter() - start, learn.transfers[-1]['seconds'])
 
 # %% ../../nbs/api/apps/17_reports.ipynb #87058920
@@ -80,9 +84,9 @@ def _planned(learn, strategy, epochs, json):
     _out(dict(strategy=strategy.name, seconds=plan.seconds, mib=plan.mib, phases=list(plan)), json, plan)
 
 # %% ../../nbs/api/apps/17_reports.ipynb #1a259149
-def _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out):
+def _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge=None):
     "Train, report on test, and save"
-    result, seconds = timed_training(learn, strategy, epochs, resume=resume, accumulate=accumulate)
+    result, seconds = timed_training(learn, strategy, epochs, judge, resume=resume, accumulate=accumulate)
     print(result)
     if (more := result.answer.printed(result)) is not None: print(more)
     details = training_details(learn, seconds, strategy, head, seed, out)

@@ -279,9 +279,10 @@ def _run(prog, f, args, first, many):
 
 # %% ../../nbs/api/apps/14_shell.ipynb #4695235a
 def _signed(argv):
-    "`--window -600,1500` is `--window=-600,1500`"
+    "`--window -600,1500` is `--window=-600,1500`, and `--top_p` is `--top-p`"
     words = []
     for word in argv:
+        if word.startswith('--'): word = re.sub('^[^=]+', lambda name: name[0].replace('_', '-'), word)
         is_value = words and re.fullmatch(r'--\w[\w-]*', words[-1]) and re.match(r'-[\d.]', word)
         if is_value: words[-1] += f'={word}'
         else: words.append(word)

@@ -500,3 +500,10 @@ def write(self:Answer,
 ): # its path. Raises `TransferError` for a format that it isn't written in
     "Write answers as other programs read them"
     raise TransferError(f'{form} is no format for {self.gives}: a JSON of all answers is what --json writes')
+
+# %% ../../nbs/api/data/12_answer.ipynb #16404372
+@patch
+def side_by_side(self:Answer,
+    results # name → `Result`
+): # a `Table`, `None` where nothing was looked at more closely
+    "What else was found out about several models"

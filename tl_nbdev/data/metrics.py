@@ -91,6 +91,7 @@ class Result:
     modality: object = field(default=None, repr=False) # what knows how to show the items
     answer: Answer = field(default=None, repr=False) # default what targets and classes say
     judge = None # function of items, from the answer, once it was needed
+    closer = None # what else was looked at, see `Modality.look_closer`
 
     def __post_init__(self):
         if self.answer is None: self.answer = answer_of(self.targets, self.classes)
@@ -106,7 +107,8 @@ class Result:
     def __repr__(self):
         note = '' if self.part == 'test' else ', selected on this split'
         low, high = self.interval
-        return f'{self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] on {self.part} (n={self.n}{note})'
+        more = '' if self.closer is None else f'\n{self.closer}'
+        return f'{self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] on {self.part} (n={self.n}{note}){more}'
 
 # %% ../../nbs/api/data/14_metrics.ipynb #851e48e7
 @patch

@@ -179,6 +179,64 @@ def answered(self:Modality,
 ) -> dict: # index → text, without what could not be answered; `None` where answers are numbers
     "What a network says about items in words of its own"
 
+# %% ../../nbs/api/data/17_modality.ipynb #155a6aec
+Modality.predict_options = () # of `predict`, for this kind of input alone, such as the length of a text
+
+def _owner_of_option(name):
+    "What the kinds of input are called that know an option of `predict`, `None` where none does"
+    return next((kind.nouns for kind in known_modalities().values() if name in kind.predict_options), None)
+
+@patch
+def asked_how(self:Modality,
+    options # of `predict`: name → value
+) -> tuple: # those that say how to answer, and the others. Raises `TransferError` for one of another kind of input
+    "Which options say how to answer"
+    how = {name: value for name, value in options.items() if name in self.predict_options}
+    others = {name: value for name, value in options.items() if name not in how}
+    for name in others:
+        owner = None if name in self.columns else _owner_of_option(name)
+        if owner: raise TransferError(f'{name} is for {owner}, and this is a model of {self.nouns}: leave it out')
+    return how, others
+
+# %% ../../nbs/api/data/17_modality.ipynb #21d29de3
+@patch
+def streamed(self:Modality,
+    frozen, # what answers
+    item, # one that could be read
+    **how # as of `answered`
+): # an iterator of strings. Raises `TransferError` where answers aren't written
+    "What a network says about an item, in pieces as they come"
+    raise TransferError(f'a model of {self.nouns} writes nothing that could come in pieces: leave stream out')
+
+# %% ../../nbs/api/data/17_modality.ipynb #b43e3874
+Modality.judge_options = () # of `evaluate`, for this kind of input alone, such as how many items are looked at more closely
+
+@patch
+def check_judging(self:Modality,
+    options # of `evaluate`: name → value
+):
+    "Raises `TransferError` for an option that this kind of input doesn't know"
+    odd = [name for name in options if name not in self.judge_options]
+    if odd: raise TransferError(f'{odd[0]} is no option of judging a model of {self.nouns}: leave it out')
+
+@patch
+def look_closer(self:Modality,
+    frozen, # what answers now
+    task, # a `Task`
+    part, # of it
+    before=None, # function that gives the same of the network as it came, `None` where that is not known
+    **how # of `judge_options`
+): # something that shows itself, with `as_dict`, or `None`
+    "What else can be said of a model on a part of a task"
+
+@patch
+def before_after(self:Modality,
+    closer, # from `look_closer`
+    n # items
+): # a `Table`. Raises `TransferError` where answers aren't written
+    "What was answered before training, and what after it, side by side"
+    raise TransferError(f'a model of {self.nouns} writes nothing that could be read before and after training: use evaluate')
+
 # %% ../../nbs/api/data/17_modality.ipynb #1d31da59
 @patch
 def asked_for(self:Modality,

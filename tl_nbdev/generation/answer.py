@@ -6,6 +6,7 @@
 __all__ = ['Written']
 
 # %% ../../nbs/api/generation/32_answer.ipynb #523e17e6
+from dataclasses import replace
 import numpy as np
 import torch
 from fastai.metrics import Metric
@@ -15,6 +16,7 @@ from ..base.samples import Table, brief
 from ..data.answers import *
 from ..data.metrics import *
 from .likelihood import *
+from .said import now
 from .turns import *
 
 # %% ../../nbs/api/generation/32_answer.ipynb #1176cf08
@@ -103,8 +105,20 @@ def printed(self:Written, result):
 
 @patch
 def details(self:Written, result):
-    "Perplexity and loss"
-    return [('In other units', _in_units(result))]
+    "Perplexity and loss, and what it says"
+    said = result.closer
+    more = [] if said is None else [('What it says', said.table()), ('Before and after training', said.samples())]
+    return [('In other units', _in_units(result)), *more]
+
+@patch
+def side_by_side(self:Written, results):
+    "What several networks say, and below them those who were taught nothing"
+    known = {name: result.closer for name, result in results.items() if result.closer is not None}
+    if not known: return None
+    first = next(iter(known.values()))
+    judged = {**{name: said.judged[now] for name, said in known.items()},
+              **{who: found for who, found in first.judged.items() if who != now}}
+    return replace(first, judged=judged, written={}).table()
 
 # %% ../../nbs/api/generation/32_answer.ipynb #e74d025e
 @patch

@@ -28,6 +28,7 @@ chat_formats = {
     'instruction': 'instruction, input and output, as Alpaca has',
     'preference': 'a chosen and a rejected answer, of which the chosen one is learned',
     'prompt': 'a prompt and its answer',
+    'fill': 'what stands before a gap, behind it and in it',
     'text': 'plain text, all of which is learned'}
 
 # %% ../../nbs/api/generation/01_formats.ipynb #e382a751
@@ -55,6 +56,7 @@ _keys = dict(
     messages='messages conversation dialogue dialog chat', sharegpt='conversations',
     instruction='instruction', input='input context', output='output response completion answer',
     prompt='prompt question query problem input', completion='completion response answer reply output target solution',
+    prefix='prefix', suffix='suffix', middle='middle',
     chosen='chosen', rejected='rejected', text='text content document code body',
     system='system system_prompt', tools='tools functions', history='history')
 _keys = {key: names.split() for key, names in _keys.items()}
@@ -76,6 +78,7 @@ def format_of(
     if has['instruction'] and has['output']: return 'instruction'
     if has['chosen']: return 'preference'
     if has['prompt'] and has['completion']: return 'prompt'
+    if has['prefix'] and has['suffix']: return 'fill'
     return 'text' if has['text'] else ''
 
 # %% ../../nbs/api/generation/01_formats.ipynb #70cc6c90
@@ -127,6 +130,11 @@ def _of_preference(record, where):
     whole = isinstance(chosen, list) and len(chosen) > 1
     return _of_turns(record, chosen, where) if whole or prompt is None else _of_answer(record, prompt, chosen, where)
 
+def _of_gap(record, where):
+    said = {key: content_of(_found(record, key), where) for key in ('prefix', 'suffix', 'middle')}
+    if is_blank(said['middle']): raise TransferError(f'{where}: nothing in it stands in the gap (middle)')
+    return Chat((Turn('prefix', said['prefix']), Turn('suffix', said['suffix']), Turn('assistant', said['middle'])))
+
 def _of_prompt(record, where): return _of_answer(record, _found(record, 'prompt'), _found(record, 'completion'), where)
 
 def _of_text(record, where):
@@ -138,7 +146,8 @@ def _of_text(record, where):
 _readers = dict(
     messages=lambda record, where: _of_turns(record, _found(record, 'messages'), where),
     sharegpt=lambda record, where: _of_turns(record, _found(record, 'sharegpt'), where),
-    instruction=_of_instruction, preference=_of_preference, prompt=_of_prompt, text=_of_text)
+    instruction=_of_instruction, preference=_of_preference, prompt=_of_prompt, fill=_of_gap,
+    text=_of_text)
 
 def chat_of_record(
     record, # a dict, as a line of a file holds it, or a string, which is a plain text
@@ -169,7 +178,7 @@ def _of_text_or_chat(text, where):
 def _can_be(record, format):
     "Does a record have the keys of a format that somebody named?"
     needs = dict(messages=('messages',), sharegpt=('sharegpt',), instruction=('instruction', 'output'), text=('text',),
-                 preference=('chosen',), prompt=('prompt', 'completion'))[format]
+                 preference=('chosen',), prompt=('prompt', 'completion'), fill=('prefix', 'suffix'))[format]
     return all(_found(record, key) is not None for key in needs)
 
 # %% ../../nbs/api/generation/01_formats.ipynb #3d079c0a
@@ -317,7 +326,7 @@ def _told_format(format, columns):
     if odd: raise TransferError(f'columns: there is no "{odd[0]}": use some of {", ".join(_keys)}')
     if format is None and columns:
         kinds = dict(messages='messages', sharegpt='sharegpt', instruction='instruction', chosen='preference',
-                     completion='prompt', prompt='prompt', text='text')
+                     completion='prompt', prompt='prompt', prefix='fill', suffix='fill', text='text')
         format = next((kind for key, kind in kinds.items() if key in columns), None)
     if format in (None, *chat_formats): return format
     raise TransferError(f'format="{format}": use one of {", ".join(chat_formats)}')
@@ -430,7 +439,10 @@ def record_of(
     "A conversation as a record of a format"
     chat = Chat.of(item, where)
     if format not in _writers: raise TransferError(f'format="{format}": use one of {", ".join(_writers)} to write')
-    return dict(text=chat.turns[0].content) if chat.is_text else _writers[format](chat, where)
+    if chat.is_text: return dict(text=chat.turns[0].content)
+    said = {turn.role: turn.content for turn in chat.turns}
+    if chat.has_gap and format != 'messages': return dict(prefix=said['prefix'], suffix=said['suffix'], middle=chat.answer or '')
+    return _writers[format](chat, where)
 
 # %% ../../nbs/api/generation/01_formats.ipynb #5343dd57
 def write_chats(

@@ -21,12 +21,14 @@ from ..base.settings import *
 from ..data.loaders import *
 from ..data.modality import *
 from ..data.tables import *
-from ..text.found import file_bytes
+from ..data.decoding import read_text
 from .audit import *
 from .formats import *
+from .middle import *
 from .network import *
 from .beginning import *
 from .rows import *
+from .said import *
 from .starts import *
 from .turns import *
 from .writing import *
@@ -40,6 +42,8 @@ class Chats(Modality):
     usual_model, usual_bs, usual_strategy, task_called = 'SmolLM2-135M-Instruct', 8, 'lora:8', 'generation'
     contenders = generators[:1]
     options = 'revision', 'tokenizer', 'learn', 'long'
+    predict_options = 'most', 'stop', 'seed', 'temperature', 'top_p', 'bs', 'stream', 'fill'
+    judge_options = 'items', 'most', 'scorer'
     unread, invites = 'conversations could be read', 'write a prompt'
     looked_for = ('conversations of which nothing is learned', 'roles out of order and empty answers',
                   'copies and near copies, also in two parts of the split', 'answers longer than the context',
@@ -77,9 +81,16 @@ def ready(self:Chats, item):
 @patch
 def called(self:Chats, asked, item=None, at=None):
     "What was said last"
-    try: said = Chat.of(asked).turns[-1].content
-    except (TransferError, IndexError): said = str(asked)
+    try: chat = Chat.of(asked)
+    except (TransferError, IndexError): return brief(str(asked), 60)
+    if chat.has_gap: return _around_gap(chat)
+    said = chat.turns[-1].content
     return brief(said, 60)
+
+def _around_gap(chat):
+    "The end of what stands before a gap, and the beginning of what stands behind it"
+    said = {turn.role: turn.content for turn in chat.turns}
+    return f'{said["prefix"][-28:]}{gap_marker}{said["suffix"][:20]}'
 
 # %% ../../nbs/api/generation/33_modality.ipynb #a0897920
 @patch
@@ -140,14 +151,77 @@ def answered(self:Chats,
     **how # see `write`
 ) -> dict: # index → text, without what could not be answered
     "What a network answers"
-    ids = {i: prompt for i, item in enumerate(items) if (prompt := frozen.asked(item)[0])}
-    with torch.no_grad(), frozen.mode.autocast(frozen.device):
-        said = write(frozen.net.writer, frozen.rows.tok, list(ids.values()), **how) if ids else []
-    return dict(zip(ids, said))
+    ids, said = {i: prompt for i, item in enumerate(items) if (prompt := frozen.asked(item)[0])}, {}
+    kinds = {True: [i for i in ids if Chat.of(items[i]).has_gap], False: [i for i in ids if not Chat.of(items[i]).has_gap]}
+    for gap, some in kinds.items():
+        with torch.no_grad(), frozen.mode.autocast(frozen.device):
+            texts = write(frozen.net.writer, frozen.rows.tok, [ids[i] for i in some], **how, **_for_gap(frozen, gap)) if some else []
+        said.update(zip(some, texts))
+    return dict(sorted(said.items()))
 
-# %% ../../nbs/api/generation/33_modality.ipynb #e020bbde
+def _for_gap(frozen, gap):
+    "How what stands in a gap is written"
+    return dict(ends=fill_ends(frozen.rows.tok), exact=True) if gap else {}
+
+# %% ../../nbs/api/generation/33_modality.ipynb #1c3c7970
+@patch
+def streamed(self:Chats, frozen, item, **how):
+    "What a network answers, in pieces"
+    ids, why = frozen.asked(item)
+    if why: raise TransferError(f'{self.called(item)}: {why}')
+    how.pop('bs', None) # one prompt is a batch by itself
+    how |= _for_gap(frozen, Chat.of(item).has_gap)
+    return stream(frozen.net.writer, frozen.rows.tok, ids, **how, around=lambda: frozen.mode.autocast(frozen.device))
+
+# %% ../../nbs/api/generation/33_modality.ipynb #cbcf6203
+def _as_it_came(p):
+    "The network that a saved model started from. Raises `TransferError` where it is not here"
+    if p.name not in generators or not _is_here(p.name):
+        raise TransferError(f'{p.name}, which it started from, is not here to be asked, too.')
+    start = writer_pretrained(p.name, size=p.size, learn=p.learn, long=p.long)
+    return start.frozen(start.body())
+
 def _is_here(name): return any(row['name'] == name and row['here'] == 'yes' for row in samples('weights'))
 
+class _Before:
+    "What a network said as it came, which is loaded when it is asked, and once for a task"
+    def __init__(self, modality, p, make):
+        self.modality, self.p, self.make, self.frozen = modality, p, make, None
+        self.kept = modality.__dict__.setdefault('said_before', {})
+        if (p.library != 'module' and p.source != 'random') or 'said_before' not in vars(modality): return
+        self.kept = {} # another module may have the same name
+
+    def __call__(self, items, most):
+        key = self.p.name, self.p.source, self.p.revision, str(self.p.where), most, *items
+        if key not in self.kept:
+            self.frozen = self.frozen or self.make()
+            self.kept[key] = self.modality.answered(self.frozen, items, most=most)
+        return self.kept[key]
+
+@patch
+def look_closer(self:Chats, frozen, task, part, before=None, items=None, most=None, scorer=None):
+    "What a network says, see `said_about`"
+    items = usual_items.get(frozen.device.type, usual_items['cpu']) if items is None else items
+    make, lacks = before, ''
+    if before is None and items: make, lacks = _made(frozen.p)
+    was = make and _Before(self, frozen.p, make)
+    def answer(prompts, most): return self.answered(frozen, prompts, most=most)
+    rows = task.part(part) if task.n(part) else task.df
+    return said_about(rows, task.part('train').item.to_list(), frozen.rows.tok, answer, was, items, most, scorer, part, lacks)
+
+def _made(p):
+    "A function that gives the network as it came, and why there is none"
+    try: found = _as_it_came(p)
+    except TransferError as e: return None, str(e)
+    return (lambda: found), ''
+
+@patch
+def before_after(self:Chats, closer, n):
+    "Some answers, side by side"
+    if closer is None: raise TransferError('plain texts have no prompt, so nothing is asked: look at predict')
+    return closer.samples(n)
+
+# %% ../../nbs/api/generation/33_modality.ipynb #e020bbde
 @patch
 def findings(self:Chats, task, model=None):
     "What can be said of conversations before training"
@@ -161,13 +235,25 @@ def findings(self:Chats, task, model=None):
 # %% ../../nbs/api/generation/33_modality.ipynb #fea0819a
 def _asked_in(path):
     "Prompts in a file, and what they are called"
-    if path.suffix.lower() in ('.txt', '.md'): return [file_bytes(path)], [str(path)]
+    if path.suffix.lower() in ('.txt', '.md'): return [read_text(path)[0]], [str(path)]
     table = read_chats(path)
     return [Chat.of(item).prompt.to_json() if Chat.of(item).answer else item for item in table.item], table['where'].to_list()
+
+def _gaps_in(files):
+    "Code with a gap, of files or as it is said, and what it is called"
+    if not files: raise TransferError(f'nothing is asked: name a file with {gap_marker} in it')
+    items = []
+    for each in files:
+        path = Path(each).expanduser()
+        text = read_text(path)[0] if len(str(each)) < 1000 and path.is_file() else str(each)
+        try: items.append(fill_in(text).to_json())
+        except TransferError as e: items.append(TransferError(str(e)))
+    return items, [brief(str(each), 60) for each in files]
 
 @patch
 def asked_for(self:Chats, files, told):
     "Prompts, or files of them"
+    if told.get('fill'): return *_gaps_in(files), []
     items, names = [], []
     given = [*files, *([told['text']] if told.get('text') else [])]
     if not given: raise TransferError('nothing is asked: write a prompt, or name a file of them')
@@ -188,9 +274,16 @@ def show(self:Chats, items, titles, caption='', across=4, over=None):
 @patch
 def of_json(self:Chats, value, longest=None):
     "A prompt, or messages, as a stranger sent them"
+    if isinstance(value, dict) and set(value) == {'prompt'}: value = value['prompt']
     if isinstance(value, str) and longest and len(value) > longest:
         raise TransferError(f'a prompt of {len(value):,} characters: {longest:,} are the most')
     return Chat.of(value).to_json()
+
+# %% ../../nbs/api/generation/33_modality.ipynb #68130543
+@patch(as_prop=True)
+def written_in(self:Chats):
+    "A prompt"
+    return ('prompt',)
 
 # %% ../../nbs/api/generation/33_modality.ipynb #425cfeae
 @patch(as_prop=True)

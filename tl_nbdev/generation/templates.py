@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from ..base.settings import *
 from ..base.display import *
 from .turns import *
+from .middle import filled
 
 # %% ../../nbs/api/generation/02_templates.ipynb #74d7ba18
 chatml = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -351,6 +352,12 @@ def _with_template(tok, chat, learn, where):
     notes += [f'turn {i} (assistant) is not learned: nobody can say where it is' for i in lost]
     return text, ids, offsets, spans, notes
 
+# %% ../../nbs/api/generation/02_templates.ipynb #278598cf
+def _with_gap(tok, chat, where):
+    "Code with a gap: text, tokens, what they cover, and the span of what stands in it"
+    ids, offsets, text, span = filled(tok, chat, where)
+    return text, ids, offsets, [] if span is None else [(len(chat) - 1, *span, True)]
+
 # %% ../../nbs/api/generation/02_templates.ipynb #2a740a2e
 def encoded(
     tok, # a fast tokenizer of transformers
@@ -362,7 +369,8 @@ def encoded(
     if learn not in ways_to_learn: raise TransferError(f'learn="{learn}": use one of {", ".join(ways_to_learn)}')
     chat, notes = Chat.of(item, where), []
     _check_tokenizer(tok, where)
-    if chat.is_text or _template_of(tok) is None:
+    if chat.has_gap: text, ids, offsets, spans = _with_gap(tok, chat, where)
+    elif chat.is_text or _template_of(tok) is None:
         text, spans = _in_plain(tok, chat)
         ids, offsets = _plain_tokens(tok, text, where)
     else: text, ids, offsets, spans, notes = _with_template(tok, chat, learn, where)
@@ -430,6 +438,7 @@ def prompt_of(
     chat = Chat.of(item, where)
     _check_tokenizer(tok, where)
     if chat.turns[-1].role == 'assistant': chat = chat.prompt
+    if chat.has_gap: return filled(tok, chat, where)[::2]
     plain = chat.is_text or _template_of(tok) is None
     text = _in_plain(tok, chat, cue=True)[0] if plain else rendered(tok, chat, True, where)
     return (_plain_tokens if plain else _tokens)(tok, text, where)[0], text
@@ -443,6 +452,7 @@ def pair_of(
     "The two sides that an encoder–decoder learns from"
     chat = Chat.of(item, where)
     if chat.answer is None or chat.is_text: raise TransferError(f'{where}: no answer in it to learn')
+    if chat.has_gap: raise TransferError(f'{where}: an encoder with a decoder fills in no gap: start from a decoder of code')
     if _template_of(tok) is None:
         source = tok('\n'.join(turn.content for turn in chat.prompt.turns))['input_ids']
         target, eos = list(tok(text_target=chat.answer)['input_ids']), tok.eos_token_id

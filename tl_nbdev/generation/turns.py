@@ -15,7 +15,7 @@ from ..base.display import *
 from ..data.tables import *
 
 # %% ../../nbs/api/generation/00_turns.ipynb #3a2e0f50
-roles = 'system', 'user', 'assistant', 'tool', 'text'
+roles = 'system', 'user', 'assistant', 'tool', 'text', 'prefix', 'suffix'
 
 # %% ../../nbs/api/generation/00_turns.ipynb #3f967431
 _known_roles = dict(
@@ -23,7 +23,7 @@ _known_roles = dict(
     user='user human prompter customer question q instruct',
     assistant='assistant gpt bot model chatgpt ai answer a agent functioncall',
     tool='tool function observation ipython toolresponse functionresponse',
-    text='text')
+    text='text', prefix='prefix', suffix='suffix')
 _known_roles = {word: role for role, words in _known_roles.items() for word in words.split()}
 
 def role_of(
@@ -125,6 +125,10 @@ class Chat:
     @property
     def is_text(self) -> bool: # a plain text?
         return len(self.turns) == 1 and self.turns[0].role == 'text'
+    @property
+    def has_gap(self) -> bool: # code before and behind a gap, and perhaps what stands in it?
+        said = [turn.role for turn in self.turns]
+        return sorted(said[:2]) == ['prefix', 'suffix'] and said[2:] in ([], ['assistant'])
 
 # %% ../../nbs/api/generation/00_turns.ipynb #77351bb4
 @patch

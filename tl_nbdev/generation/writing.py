@@ -7,7 +7,7 @@ __all__ = ['reads_up_to', 'padded', 'drawn', 'write', 'stream']
 
 # %% ../../nbs/api/generation/14_writing.ipynb #ba406674
 import queue, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 import torch
 from ..base.settings import *
@@ -119,11 +119,13 @@ def _cut(text, stop):
     found = [place for each in stop if (place := text.find(each)) >= 0]
     return text[:min(found)] if found else text
 
-def _text(ids, tok, ends, limit, stop):
-    "What the token numbers of an answer say"
+def _text(ids, tok, ends, limit, stop, exact=False):
+    "What the token numbers of an answer say, where `exact` with the space that some tokenizers leave out at a beginning"
     ids = ids[:limit]
     last = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return _cut(tok.decode(ids[:last], skip_special_tokens=True, clean_up_tokenization_spaces=False), stop)
+    lead = tok('☺', add_special_tokens=False)['input_ids'] if exact else []
+    text = tok.decode(lead + ids[:last], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return _cut(text.removeprefix(tok.decode(lead)) if lead else text, stop)
 
 # %% ../../nbs/api/generation/14_writing.ipynb #d95ae680
 def _watching(tok, begin, ends, limits, stop, told):
@@ -158,31 +160,31 @@ def _ready(net, config):
         for module, mode in modes.items(): module.training = mode
 
 # %% ../../nbs/api/generation/14_writing.ipynb #18df1dbd
-def _config(net, tok, most):
+def _config(net, tok, most, ends):
     "What `generate` is told: to take the best word, and nothing else"
     from transformers import GenerationConfig
     said = {name: getattr(net.generation_config, name, None) for name in _of_tokens}
-    ends = _ends(net, tok)
     pad = tok.pad_token_id if tok.pad_token_id is not None else ends[0] if ends else 0
     said = {name: token for name, token in said.items() if token is not None}
     return GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, use_cache=True, pad_token_id=pad,
-                            eos_token_id=ends or None, **said)
+                            eos_token_id=list(ends) or None, **said)
 
 # %% ../../nbs/api/generation/14_writing.ipynb #3331e649
 @torch.no_grad()
-def _write_batch(net, tok, prompts, numbers, most, temperature, top_p, seed, stop, told=None):
+def _write_batch(net, tok, prompts, numbers, most, temperature, top_p, seed, stop, told=None, ends=(), exact=False):
     "Answers to prompts that are written together, `numbers` being their places among all"
     from transformers import LogitsProcessorList, StoppingCriteriaList
-    answers, limits, config = net.config.is_encoder_decoder, _limits(net, prompts, most), _config(net, tok, most)
+    ends = sorted({*_ends(net, tok), *ends})
+    answers, limits, config = net.config.is_encoder_decoder, _limits(net, prompts, most), _config(net, tok, most, ends)
     x = {name: each.to(net.device) for name, each in padded(prompts, config.pad_token_id, not answers).items()}
-    begin, ends = 1 if answers else x['input_ids'].shape[1], _ends(net, tok)
+    begin = 1 if answers else x['input_ids'].shape[1]
     generators = [_seeded(seed, i) for i in numbers]
     def chance(ids, scores): return drawn(scores, generators, temperature, top_p)
     look = _watching(tok, begin, ends, limits, stop, told)
     with _ready(net, config), quiet_transformers():
         out = net.generate(**x, logits_processor=LogitsProcessorList([chance] if temperature else []),
                            stopping_criteria=StoppingCriteriaList([look]))
-    return [_text(row, tok, ends, limit, stop) for row, limit in zip(out[:, begin:].tolist(), limits)]
+    return [_text(row, tok, ends, limit, stop, exact) for row, limit in zip(out[:, begin:].tolist(), limits)]
 
 # %% ../../nbs/api/generation/14_writing.ipynb #b723de86
 def _batches(ids, limits, most, bs):
@@ -194,7 +196,9 @@ def _batches(ids, limits, most, bs):
 # %% ../../nbs/api/generation/14_writing.ipynb #840c8586
 def _asked(net, stop):
     "The network itself, and strings. Raises `TransferError` for what is no string"
-    stop = [stop] if isinstance(stop, str) else list(stop or ())
+    if isinstance(stop, str): stop = [stop]
+    elif stop is None or not hasattr(stop, '__iter__'): stop = () if stop is None else (stop,)
+    stop = list(stop)
     if any(not isinstance(each, str) or not each for each in stop):
         raise TransferError(f'stop={stop!r}: use strings of at least one character')
     if isinstance(net, Writer): return net.net, stop
@@ -209,7 +213,9 @@ def write(
     top_p=1., # share of the probability that words are drawn from, the best first
     seed=0, # of what is drawn
     stop=(), # strings before which a text ends, or one
-    bs=8 # prompts that are written on together
+    bs=8, # prompts that are written on together
+    ends=(), # numbers of further tokens that end a text
+    exact=False # keep a space at the beginning, which matters in code
 ): # a string, or a list of them. Raises `TransferError` for what is no prompt, or too long
     "What a network writes after prompts"
     _check_how(most, temperature, top_p, seed, bs)
@@ -219,7 +225,7 @@ def write(
     ids = [_as_ids(prompt, tok, i, answers) for i, prompt in enumerate(given)]
     texts = {}
     for some in _batches(ids, _limits(net, ids, most), most, bs):
-        written = _write_batch(net, tok, [ids[i] for i in some], some, most, temperature, top_p, seed, stop)
+        written = _write_batch(net, tok, [ids[i] for i in some], some, most, temperature, top_p, seed, stop, None, ends, exact)
         texts.update(zip(some, written))
     return texts[0] if one else [texts[i] for i in range(len(ids))]
 
@@ -236,25 +242,27 @@ def _sure(text, stop):
     return text[:len(text) - held]
 
 # %% ../../nbs/api/generation/14_writing.ipynb #3f403444
-def _worker(net, tok, ids, how, pieces, dropped):
+def _worker(net, tok, ids, how, number, around, pieces, dropped):
     "Write in a thread, and put what is new into a queue: token numbers, at last the text, or what went wrong"
     def told(new):
         pieces.put(('new', new[0]))
         return dropped.is_set()
-    try: pieces.put(('text', _write_batch(net, tok, [ids], [0], told=told, **how)[0]))
+    try:
+        with around(): text = _write_batch(net, tok, [ids], [number], told=told, **how)[0]
+        pieces.put(('text', text))
     except BaseException as e: pieces.put(('error', e)) # it is raised where somebody listens
 
-def _pieces(net, tok, ids, how):
+def _pieces(net, tok, ids, how, number, around):
     "The pieces of a text"
-    pieces, dropped, sent, ends = queue.Queue(), threading.Event(), '', _ends(net, tok)
-    thread = threading.Thread(target=_worker, args=(net, tok, ids, how, pieces, dropped), daemon=True)
+    pieces, dropped, sent, ends = queue.Queue(), threading.Event(), '', {*_ends(net, tok), *how['ends']}
+    thread = threading.Thread(target=_worker, args=(net, tok, ids, how, number, around, pieces, dropped), daemon=True)
     thread.start()
     try:
         kind = 'new'
         while kind == 'new':
             kind, value = pieces.get()
             if kind == 'error': raise value
-            text = value if kind == 'text' else _sure(_text(value, tok, ends, how['most'], ()), how['stop'])
+            text = value if kind == 'text' else _sure(_text(value, tok, ends, how['most'], (), how['exact']), how['stop'])
             if len(text) > len(sent) and text.startswith(sent):
                 yield text[len(sent):]
                 sent = text
@@ -271,11 +279,15 @@ def stream(
     temperature=0., # 0 takes the best word each time, 1 draws as the network thinks
     top_p=1., # share of the probability that words are drawn from, the best first
     seed=0, # of what is drawn
-    stop=() # strings before which the text ends, or one
+    stop=(), # strings before which the text ends, or one
+    ends=(), exact=False, # see `write`
+    number=0, # of the prompt among others: each is drawn with numbers of its own
+    around=nullcontext # function that gives the context of arithmetic, which is a thread's own
 ): # an iterator of strings. Raises `TransferError` for what is no prompt, or too long
     "What a network writes after a prompt, in pieces as they come, which joined are what `write` gives"
     _check_how(most, temperature, top_p, seed, 1)
     net, stop = _asked(net, stop)
     ids = _as_ids(prompt, tok, 0, net.config.is_encoder_decoder)
     _limits(net, [ids], most)
-    return _pieces(net, tok, ids, dict(most=most, temperature=temperature, top_p=top_p, seed=seed, stop=stop))
+    how = dict(most=most, temperature=temperature, top_p=top_p, seed=seed, stop=stop, ends=ends, exact=exact)
+    return _pieces(net, tok, ids, how, number, around)

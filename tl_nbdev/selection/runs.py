@@ -102,8 +102,9 @@ def _run_from_dict(task, plain, file):
 class Comparison(list):
     "Runs on the same split; shows itself as a table"
     task = kwargs = None
-    def _repr_markdown_(self): return self.table()._repr_markdown_()
-    def __repr__(self): return repr(self.table())
+    def _repr_markdown_(self): return '\n\n'.join(table._repr_markdown_() for table in self._tables())
+    def __repr__(self): return '\n\n'.join(map(repr, self._tables()))
+    def _tables(self): return [table for table in (self.table(), self.closer()) if table is not None]
 
 # %% ../../nbs/api/selection/00_runs.ipynb #136b8625
 @patch(as_prop=True)
@@ -204,6 +205,13 @@ def table(self:Comparison) -> Table:
     name, part, n = rows[0]['metric'], rows[0]['part'], rows[0]['n']
     return Table([_table_row(row, name, part, models) for row in rows],
                  _caption({row['seeds'] for row in rows}, part, n))
+
+# %% ../../nbs/api/selection/00_runs.ipynb #d04ea70c
+@patch
+def closer(self:Comparison): # a `Table`, `None` where nothing was looked at more closely
+    "What else was found out, of each group's first run"
+    found = {f'{model}, {how}': runs[0].report for (model, how), runs in self.groups.items()}
+    return self[0].report.answer.side_by_side(found) if self else None
 
 # %% ../../nbs/api/selection/00_runs.ipynb #301d11f7
 def _round_only(value, _):

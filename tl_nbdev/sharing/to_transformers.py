@@ -417,7 +417,7 @@ def as_transformers(self:DetectorPretrained, out, folder):
     return Written(_use_detector.replace('LEAST', f'{out.answer.least:g}'), off, len(want), facts, notes)
 
 # %% ../../nbs/api/sharing/03_to_transformers.ipynb #3c491609
-@add_target('transformers', 'A classifier as transformers has it', transformers='"tl_nbdev[text]"')
+@add_target('transformers', 'A model as transformers has it', transformers='"tl_nbdev[text]"')
 def to_transformers(
     out:Outgoing, # the model
     folder # an empty one

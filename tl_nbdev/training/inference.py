@@ -33,7 +33,8 @@ _predict = Learner.predict
 def predict(self:Learner,
     item, # the path of an image, an image in memory, a text, or a pair of texts
     proba=False, top=None, score=None, tiles=None, overlap=None, # see `Predictor.predict`
-    **kwargs # for fastai's own, which is used where the learner has no task
+    # of a model that writes: `most`, `stop`, `seed`, `temperature`, `top_p` and `stream`; without a task, for fastai's own
+    **kwargs
 ) -> tuple: # label, its number, `(classes,)` probabilities, or a number, twice. With `proba`, `top` or `tiles` as there
     "The answer to one item, as the saved model gives it. Raises `TransferError` for many, and for what can't be read"
     if not hasattr(self, 'task'): return _predict(self, item, **kwargs)
@@ -41,9 +42,13 @@ def predict(self:Learner,
     if not now.modality.is_one(item):
         raise TransferError(f'learn.predict answers about one item, and this is a {type(item).__name__}: '
                             'learn.predictor().predict(items) answers about many')
-    if proba or top or tiles is not None: return now.predict(item, proba, top, score, tiles, overlap)
+    how, others = now.modality.asked_how(kwargs)
+    if odd := [name for name in others if name not in ('rm_type_tfms', 'with_input')]: # these are fastai's
+        raise TransferError(f'learn.predict has no option "{odd[0]}": leave it out')
+    if how.pop('stream', False): return now.stream(item, **how)
+    if proba or top or tiles is not None: return now.predict(item, proba, top, score, tiles, overlap, **how)
     now = now.asked(score, tiles, overlap)
-    (held, probs, why), = now.answers([item])
+    (held, probs, why), = now.answers([item], **how)
     if probs is None: raise TransferError(f'{brief(now.modality.called(item, held), 60)}: {why}')
     if line := now.modality.remark(now.frozen, now.modality.doubtful(now.frozen, [held])): print(line)
     return now.answer.as_fastai(probs)

@@ -335,11 +335,20 @@ def _by_features(learn, part, rows):
     learn.model.to(device_of)
     return outputs
 
+# %% ../../nbs/api/training/13_learner.ipynb #f249cc09
+def _closer(learn, part, how):
+    "What takes longer to find out about a model"
+    p, frozen = learn.pretrained, frozen_body(learn)
+    def before(): return p.frozen(p.body(), learn.fit_how, learn.mode)
+    return learn.task.modality.look_closer(frozen, learn.task, part, before, **how)
+
 # %% ../../nbs/api/training/13_learner.ipynb #0f6f5141
 @patch
 def evaluate(self:Learner,
     part=None, # `test` or `valid`, default test where there is one
-    fast=True # from features, where body and head are apart, else by the Learner's own loop, which gives the same
+    fast=True, # from features, where body and head are apart, else by the Learner's own loop, which gives the same
+    closer=None, # also what takes longer, such as what a network writes? Default where the part is test
+    **how # of `Modality.judge_options`: of a model that writes `items`, `most` and `scorer`
 ) -> Result:
     "Value, interval and predictions on one part of the task"
     if not hasattr(self, 'task'):
@@ -348,13 +357,30 @@ def evaluate(self:Learner,
     task, part = self.task, part or self.task.reported
     if not task.n(part):
         raise TransferError(f'{task.name} has no {part} part: it has {", ".join(sorted(set(task.df.part)))}')
+    task.modality.check_judging(how)
     task.reads[part] += 1
     rows = task.part(part)
     from_features = fast and isinstance(self.model, Network)
     outputs = _by_features(self, part, rows) if from_features else _by_own_loop(self, rows)
     groups = rows.group.to_numpy() if 'group' in rows else None
-    return Result(task.metric, task.targets(part), task.answer.decoded(outputs), task.vocab, part,
-                  list(map(str, rows.item)), groups, task.modality, task.answer)
+    result = Result(task.metric, task.targets(part), task.answer.decoded(outputs), task.vocab, part,
+                    list(map(str, rows.item)), groups, task.modality, task.answer)
+    if closer or closer is None and (part == 'test' or how): result.closer = _closer(self, part, how)
+    return result
+
+# %% ../../nbs/api/training/13_learner.ipynb #c9279b0a
+@patch
+def before_after(self:Learner,
+    n=5, # items
+    part=None, # default test where there is one
+    **how # of `Modality.judge_options`: `most` and `scorer`
+): # a `Table`. Raises `TransferError` for a network that doesn't write
+    "What was said about some items before training, and what after it, beside what was wanted"
+    if not hasattr(self, 'task'): raise TransferError('before_after needs a task: make the learner with transfer_learner')
+    task, part = self.task, part or self.task.reported
+    task.modality.check_judging(how)
+    closer = _closer(self, part, {**how, 'items': n}) if task.modality.judge_options else None
+    return task.modality.before_after(closer, n)
 
 # %% ../../nbs/api/training/13_learner.ipynb #33a815a4
 Learner.save_transfer = save_transfer

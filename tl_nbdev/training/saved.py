@@ -63,13 +63,14 @@ def probs(self:Predictor,
 # %% ../../nbs/api/training/07_saved.ipynb #c21280ab
 @patch
 def answers(self:Predictor,
-    items # a list
+    items, # a list
+    **how # of `Modality.predict_options`
 ) -> list: # of `(item, prediction or None, why not)`
     "The prediction for each item, or the reason why there is none"
     ready = [self.modality.ready(item) for item in items]
     readable = [i for i, (_, why) in enumerate(ready) if not why]
     read = [ready[i][0] for i in readable]
-    said = self.modality.answered(self.frozen, read)
+    said = self.modality.answered(self.frozen, read, **how)
     predicted = self.probs(read) if said is None else said
     found = {readable[k]: prediction for k, prediction in predicted.items()}
     reason = lambda i, item, why: '' if i in found else why or self.frozen.why_not(item)
@@ -142,6 +143,20 @@ def asked(self:Predictor,
     made.answer = self.answer.above(score)
     return made
 
+# %% ../../nbs/api/training/07_saved.ipynb #c05b67ca
+@patch
+def stream(self:Predictor,
+    item, # one
+    **how # of `Modality.predict_options`
+): # an iterator of strings. Raises `TransferError` for many items, for one that can't be read, and where nothing is written
+    "What a model writes about an item, in pieces as they come"
+    if not self.modality.is_one(item):
+        raise TransferError(f'one {self.modality.noun} is streamed at a time, and this is a {type(item).__name__}: '
+                            'ask about them one by one, or leave stream out')
+    held, why = self.modality.ready(item)
+    if why: raise TransferError(f'{brief(self.modality.called(item, held), 60)}: {why}')
+    return self.modality.streamed(self.frozen, held, **how)
+
 # %% ../../nbs/api/training/07_saved.ipynb #ecc3ae59
 @patch
 def _about(self:Predictor, answers, doubts):
@@ -161,19 +176,21 @@ def predict(self:Predictor,
     tiles=None, # pixels of a side: each photo is looked at in such tiles, for small things in large photos
     overlap=None, # share of a tile that it has in common with the next one, default 0.2
     # of a table: `file` for images, `text` and `second` for texts, default the usual name, or the only one
-    # that looks like it
-    **columns
+    # that looks like it. Of a model that writes: `most`, `stop`, `seed`, `temperature`, `top_p` and `stream`
+    **kwargs
 ) -> Table: # rows of `file` (or `text`) with `label` and `probability`, or `value`, or `error` for what can't be read
     "The label of each item, and for one that can't be read the reason. Of what is found in photos, a row a box"
     _check_asked(self.answer, proba, top)
     self = self.asked(score, tiles, overlap)
+    how, columns = self.modality.asked_how(kwargs)
+    if how.pop('stream', False): return self.stream(items, **how)
     items = self.modality.given(items, **columns)
     one = self.modality.is_one(items)
     parts = [items] if hasattr(items, '__len__') else chunked(items, 256)
     rows, whose, doubtful, doubts, done = [], [], 0, [], 0 # of a generator, the items are never all in memory
     for part in [[items]] if one else parts:
         part = list(part)
-        answers = self.answers(part) if tiles is None else self.answers_in_tiles(part, tiles, overlap)
+        answers = self.answers(part, **how) if tiles is None else self.answers_in_tiles(part, tiles, overlap)
         doubtful += self.modality.doubtful(self.frozen, [item for item, said, _ in answers if said is not None])
         extents = self._about(answers, doubts if tiles is None else [])
         for i, (extent, (item, prediction, why)) in enumerate(zip(extents, answers)):

@@ -93,7 +93,7 @@ def save_transfer(
 ) -> Path: # raises `TransferError` if what was saved doesn't give the same probabilities
     "Save a model with all that its use needs, and check it"
     folder, net, p = Path(folder).expanduser(), learn.model, learn.pretrained
-    info = _about_model(learn, result or learn.evaluate())
+    info = _about_model(learn, result or learn.evaluate(closer=False))
     ready = Predictor(Network(net.body, net.head), p, info, learn.mode)
     info |= dict(check=probed(ready), probe=sampled(ready))
     if not np.isfinite([*info['check'], *info['probe']]).all():
@@ -192,12 +192,17 @@ def _known_part(answer, df):
 
 def evaluate_saved(
     predictor:Predictor, # from `load_transfer`
-    task # labelled data, all parts of which are read
+    task, # labelled data, all parts of which are read
+    closer=True, # also what takes longer, such as what a network writes?
+    **how # of `Modality.judge_options`
 ) -> tuple: # the `Result`, and class → number of items (or boxes) of classes that the model lacks
     "How a saved model does on other labelled data. Classes that it lacks are counted and left out"
     _check_kinds(predictor.answer, task.answer)
+    predictor.modality.check_judging(how)
     df, lacks = _known_part(predictor.answer, task.df)
     if not len(df):
         raise TransferError(f'{task.name}: none of its classes ({", ".join(task.vocab[:5])}) is known to the model '
                             f'({", ".join(predictor.classes[:5])})')
-    return _judged(predictor, df), lacks
+    result = _judged(predictor, df)
+    if closer: result.closer = predictor.modality.look_closer(predictor.frozen, task, 'test', **how)
+    return result, lacks
