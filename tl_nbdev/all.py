@@ -7,9 +7,9 @@ __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTas
            'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase', 'Strategy',
            'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze',
            'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner', 'watched',
-           'part_features', 'load_transfer', 'check_saved', 'evaluate_saved', 'Picture', 'Result', 'calibration',
-           'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise',
-           'candidates', 'domain_gap', 'adapt', 'continue_pretraining']
+           'part_features', 'load_transfer', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'paired_interval',
+           'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
+           'adapt', 'continue_pretraining']
 
 # %% ../nbs/api/apps/21_all.ipynb #f8c759a7
 from .base.settings import TransferError
@@ -62,6 +62,6 @@ _all_ = [
     'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained',
     'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
     'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE',
-    'transfer_learner', 'watched', 'part_features', 'load_transfer', 'check_saved', 'evaluate_saved',
+    'transfer_learner', 'watched', 'part_features', 'load_transfer', 'evaluate_saved',
     'Picture', 'Result', 'calibration', 'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong',
     'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining']

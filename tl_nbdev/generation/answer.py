@@ -106,19 +106,23 @@ def printed(self:Written, result):
 @patch
 def details(self:Written, result):
     "Perplexity and loss, and what it says"
-    said = result.closer
+    said, lost = (getattr(result.closer, name, None) for name in ('said', 'forgotten'))
     more = [] if said is None else [('What it says', said.table()), ('Before and after training', said.samples())]
+    if lost is not None: more.append(('What it forgot', lost.table()))
     return [('In other units', _in_units(result)), *more]
 
 @patch
 def side_by_side(self:Written, results):
     "What several networks say, and below them those who were taught nothing"
-    known = {name: result.closer for name, result in results.items() if result.closer is not None}
+    looked = {name: result.closer for name, result in results.items() if result.closer is not None}
+    known = {name: each.said for name, each in looked.items() if each.said is not None}
     if not known: return None
     first = next(iter(known.values()))
     judged = {**{name: said.judged[now] for name, said in known.items()},
               **{who: found for who, found in first.judged.items() if who != now}}
-    return replace(first, judged=judged, written={}).table()
+    table = replace(first, judged=judged, written={}).table()
+    lost = {name: each.forgotten.said for name, each in looked.items() if each.forgotten is not None}
+    return Table([{**row, 'general prose': lost.get(row[''], '')} for row in table], table.about) if lost else table
 
 # %% ../../nbs/api/generation/32_answer.ipynb #e74d025e
 @patch

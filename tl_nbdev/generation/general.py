@@ -88,7 +88,12 @@ class Forgotten:
 
     @property
     def change(self): return better_perplexity(self.after, self.before) # `ratio` of perplexities, `interval`, `verdict`
+    @property
+    def said(self): return _change(self.change) # in a few words
     def table(self): return Table([_line(self)], _about(self))
+    def as_dict(self): # what JSON can hold
+        said = {name: dict(zip(('value', 'interval'), perplexity(each))) for name, each in (('before', self.before), ('after', self.after))}
+        return dict(said, **self.change, texts=self.before.n, about=self.about)
     def __repr__(self): return repr(self.table())
     def _repr_markdown_(self): return self.table()._repr_markdown_()
 
@@ -103,12 +108,14 @@ def forgotten(
 # %% ../../nbs/api/generation/31b_general.ipynb #6ef3d974
 _said = dict(better='nothing is forgotten', worse='something is forgotten')
 
+def _change(apart):
+    change, *ends = (100*(ratio - 1) for ratio in (apart['ratio'], *apart['interval']))
+    return f'{change:+.1f} % [{ends[0]:+.1f}, {ends[1]:+.1f}]'
+
 def _line(found):
     "Before, after, and the change, as a row"
     (was, _), (now, _), apart = perplexity(found.before), perplexity(found.after), found.change
-    change, *ends = (100*(ratio - 1) for ratio in (apart['ratio'], *apart['interval']))
-    return {'perplexity before': f'{was:.4g}', 'after': f'{now:.4g}',
-            'change [95 %]': f'{change:+.1f} % [{ends[0]:+.1f}, {ends[1]:+.1f}]',
+    return {'perplexity before': f'{was:.4g}', 'after': f'{now:.4g}', 'change [95 %]': _change(apart),
             'verdict': _said.get(apart['verdict'], apart['verdict'])}
 
 def _about(found):

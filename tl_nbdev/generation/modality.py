@@ -29,6 +29,8 @@ from .network import *
 from .beginning import *
 from .rows import *
 from .said import *
+from .general import *
+from .looked import *
 from .starts import *
 from .turns import *
 from .writing import *
@@ -43,7 +45,7 @@ class Chats(Modality):
     contenders = generators[:1]
     options = 'revision', 'tokenizer', 'learn', 'long'
     predict_options = 'most', 'stop', 'seed', 'temperature', 'top_p', 'bs', 'stream', 'fill'
-    judge_options = 'items', 'most', 'scorer'
+    judge_options = 'items', 'most', 'scorer', 'general'
     unread, invites = 'conversations could be read', 'write a prompt'
     looked_for = ('conversations of which nothing is learned', 'roles out of order and empty answers',
                   'copies and near copies, also in two parts of the split', 'answers longer than the context',
@@ -185,6 +187,10 @@ def _is_here(name): return any(row['name'] == name and row['here'] == 'yes' for 
 
 class _Before:
     "What a network said as it came, which is loaded when it is asked, and once for a task"
+    def network(self):
+        self.frozen = self.frozen or self.make()
+        return self.frozen
+
     def __init__(self, modality, p, make):
         self.modality, self.p, self.make, self.frozen = modality, p, make, None
         self.kept = modality.__dict__.setdefault('said_before', {})
@@ -194,20 +200,27 @@ class _Before:
     def __call__(self, items, most):
         key = self.p.name, self.p.source, self.p.revision, str(self.p.where), most, *items
         if key not in self.kept:
-            self.frozen = self.frozen or self.make()
-            self.kept[key] = self.modality.answered(self.frozen, items, most=most)
+            self.kept[key] = self.modality.answered(self.network(), items, most=most)
         return self.kept[key]
 
 @patch
-def look_closer(self:Chats, frozen, task, part, before=None, items=None, most=None, scorer=None):
-    "What a network says, see `said_about`"
+def look_closer(self:Chats, frozen, task, part, before=None, items=None, most=None, scorer=None, general=None):
+    "What a network says, see `said_about`, and what it forgot"
+    texts, about = general_asked(general, frozen.device.type)
     items = usual_items.get(frozen.device.type, usual_items['cpu']) if items is None else items
     make, lacks = before, ''
-    if before is None and items: make, lacks = _made(frozen.p)
+    if before is None and (items or texts): make, lacks = _made(frozen.p)
     was = make and _Before(self, frozen.p, make)
     def answer(prompts, most): return self.answered(frozen, prompts, most=most)
     rows = task.part(part) if task.n(part) else task.df
-    return said_about(rows, task.part('train').item.to_list(), frozen.rows.tok, answer, was, items, most, scorer, part, lacks)
+    said = said_about(rows, task.part('train').item.to_list(), frozen.rows.tok, answer, was, items, most, scorer, part, lacks)
+    lost = _lost(frozen, was, texts, about) if was and texts else None
+    return Looked(said, lost) if said is not None or lost is not None else None
+
+def _lost(frozen, was, texts, about):
+    "What a network forgot of texts, `None` for an encoder with a decoder, which doesn't go on with texts"
+    if frozen.net.writer.answers: return None
+    return forgotten(known_losses(was.network(), texts), text_losses(frozen, texts), about)
 
 def _made(p):
     "A function that gives the network as it came, and why there is none"
@@ -218,8 +231,9 @@ def _made(p):
 @patch
 def before_after(self:Chats, closer, n):
     "Some answers, side by side"
-    if closer is None: raise TransferError('plain texts have no prompt, so nothing is asked: look at predict')
-    return closer.samples(n)
+    if closer is None or closer.said is None:
+        raise TransferError('plain texts have no prompt, so nothing is asked: look at predict')
+    return closer.said.samples(n)
 
 # %% ../../nbs/api/generation/33_modality.ipynb #e020bbde
 @patch
