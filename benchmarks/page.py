@@ -19,6 +19,7 @@ questions = dict(
     kills='Killed at any moment: does it end as if nothing had happened?',
     labels='A thousand labels, texts: as good as the Trainer, and faster?',
     lora='LoRA: as fast as peft with the Trainer?',
+    pairs='How often is a function found by what it does?',
     pretraining='Texts of a domain, read before: is it worth it?',
     scaling='Does memory stay flat when data grow?',
     scores='Is LogME computed fast, and right?',

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
-           'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase', 'Strategy',
-           'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze',
-           'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner', 'watched',
-           'part_features', 'load_transfer', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'paired_interval',
+           'CodeTask', 'PairsTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase',
+           'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
+           'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner',
+           'watched', 'load_transfer', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'paired_interval',
            'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
            'adapt', 'continue_pretraining']
 
@@ -21,6 +21,7 @@ from .text.texts import TextTask
 from .boxes.detection import DetectionTask
 from .generation.task import GenerationTask
 from .code.task import CodeTask
+from .code.search import PairsTask
 
 # %% ../nbs/api/apps/21_all.ipynb #1f3e044b
 from .networks.stages import stages
@@ -37,7 +38,6 @@ from .strategies.strategy import (
 # %% ../nbs/api/apps/21_all.ipynb #8d596805
 from .training.learner import transfer_learner
 from .training.loop import watched
-from .training.phases import part_features
 from .training.saved import load_transfer
 from .training.saving import evaluate_saved
 from .data.metrics import (
@@ -59,9 +59,9 @@ from .hosted import openai_task
 # %% ../nbs/api/apps/21_all.ipynb #565939b8
 _all_ = [
     'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
-    'CodeTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained',
+    'CodeTask', 'PairsTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained',
     'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
     'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE',
-    'transfer_learner', 'watched', 'part_features', 'load_transfer', 'evaluate_saved',
+    'transfer_learner', 'watched', 'load_transfer', 'evaluate_saved',
     'Picture', 'Result', 'calibration', 'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong',
     'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining']

@@ -14,7 +14,9 @@ from .shell import _one_line, as_parts, as_shown_bands, as_window, in_shell_word
 
 # %% ../../nbs/api/apps/15_ask.ipynb #7e8b768f
 def data_options(
-    task:str=None, # image, text, boxes or generation (a network learns to write), default what DATA look like
+    # image, text, boxes, generation (a network learns to write) or pairs (what belongs together), default what DATA
+    # look like
+    task:str=None,
     label:str=None, # column of labels, for a table, where a column may also be named by its number, from 0
     text:str=None, # column of texts, for a table of texts
     second:str=None, # column of second texts, where an item is a pair

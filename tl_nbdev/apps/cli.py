@@ -279,6 +279,18 @@ def _write_found(model, asked, rows, draw, forms, like):
     from tl_nbdev.training.pictures import draw_answers
     draw_answers(model, asked, rows, draw)
 
+# %% ../../nbs/api/apps/18_cli.ipynb #7ad0c3e1
+def _searched(model, queries, among, top, json):
+    "What a model finds among others, in lines and as JSON"
+    if not queries: raise TransferError('nothing is looked for: say it in words, such as "reads a JSON file"')
+    rows = model.search(queries, among, 5 if top is None else top)
+    for row in rows:
+        if row['place'] == 1 and len(queries) > 1: print(_one_line(row['text']))
+        told = [f'{row["place"]}', f'{row["similarity"]:.3f}', row.get('where', ''), row['found'][:100]]
+        print(_one_line('\t'.join(filter(None, told))))
+    print_notes([rows.about], sys.stderr)
+    _out(list(rows), json)
+
 # %% ../../nbs/api/apps/18_cli.ipynb #40bdb09b
 @command
 @delegates(data_options, but=['label', 'group', 'part', 'delim', 'regression', *learning_options])
@@ -300,13 +312,17 @@ def tl_predict(
     top_p:float=None, # of a model that writes: share of the probability that words are drawn from, default 1
     stream:bool=False, # of a model that writes: show an answer while it is written
     fill:bool=False, # of a model of code: files hold <FILL_ME> where something is missing
+    among:str=None, # of a model that searches: a folder, a table or a text file, FILES being what is looked for, in words
+    top:int=None, # how many it lists, default 5
     json:str=None, # write the predictions there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Predict labels, find things, or write, and say why for items that can't be read"
+    "Predict labels, find things in photos, search among texts, or write, and say why for items that can't be read"
     from tl_nbdev.training.saved import load_transfer
     model, told = load_transfer(folder), {**data_options(**kwargs), **given(text=text, second=second)}
+    if among: return _searched(model, [*files, *([text] if text else [])], among, top, json)
+    if top is not None: raise TransferError('--top says how many a search lists: say in what, with --among')
     way, forms, like = dict(score=score, tiles=tiles, overlap=overlap), given(coco=coco, yolo=yolo), told.pop('boxes', None)
     model.asked(**way)
     how = _how(model, most=most, stop=stop, seed=seed, temperature=temperature, top_p=top_p, stream=stream or None,

@@ -259,6 +259,15 @@ def judge(self:Answer,
     score = self.scores[metric]
     return lambda ids: score(targets[ids], predictions[ids])
 
+# %% ../../nbs/api/data/12_answer.ipynb #0992abc0
+@patch
+def of_part(self:Answer,
+    targets, # `(n, …)`, see `targets`
+    predictions # `(n, …)`, see `decoded`
+) -> np.ndarray: # `(n, width)`
+    "What is judged, of the predictions of a whole part: they themselves, unless items are compared with each other"
+    return predictions
+
 # %% ../../nbs/api/data/12_answer.ipynb #2c514f95
 @patch
 def check_metric(self:Answer,
@@ -343,7 +352,8 @@ def from_dict(cls:Answer,
     return cls(**fields)
 
 # %% ../../nbs/api/data/12_answer.ipynb #11de36da
-_homes = dict(boxes='tl_nbdev.boxes.answer', generation='tl_nbdev.generation.answer') # kinds of rooms that aren't always open
+_homes = dict(boxes='tl_nbdev.boxes.answer', generation='tl_nbdev.generation.answer',
+              matching='tl_nbdev.pairs.answer') # kinds of rooms that aren't always open
 
 def answer_called(
     kind # its name

@@ -95,6 +95,7 @@ class Result:
 
     def __post_init__(self):
         if self.answer is None: self.answer = answer_of(self.targets, self.classes)
+        self.probs = self.answer.of_part(self.targets, self.probs)
         self.value, self.interval = float('nan'), [float('nan')]*2
         try: self.value = self.score()
         except ValueError: return # not defined on these items: the model is kept all the same

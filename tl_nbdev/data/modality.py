@@ -179,6 +179,18 @@ def answered(self:Modality,
 ) -> dict: # index → text, without what could not be answered; `None` where answers are numbers
     "What a network says about items in words of its own"
 
+# %% ../../nbs/api/data/17_modality.ipynb #93001668
+@patch
+def searched(self:Modality,
+    frozen, head, # what answers: a body that is ready for passes, and its head
+    query, # a first side, or several
+    among, # second sides, or where they are found, such as a folder
+    top=5, # how many are listed
+    **how # what else a modality takes
+): # a `Table`, raises `TransferError` where there is nothing to search
+    "The candidates that are most similar to a query"
+    raise TransferError(f'this is a model of {self.nouns}, which searches nothing: use predict')
+
 # %% ../../nbs/api/data/17_modality.ipynb #155a6aec
 Modality.predict_options = () # of `predict`, for this kind of input alone, such as the length of a text
 
@@ -435,7 +447,7 @@ def start_of(self:Modality,
 
 # %% ../../nbs/api/data/17_modality.ipynb #15f8566b
 _homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection',
-              chat='tl_nbdev.generation.task', code='tl_nbdev.code.task')
+              chat='tl_nbdev.generation.task', code='tl_nbdev.code.task', pair='tl_nbdev.code.search')
 
 # %% ../../nbs/api/data/17_modality.ipynb #7ae35c37
 def modality_called(

@@ -157,7 +157,7 @@ def _why_anew(head, had, per_class, task):
         return f'{whose} was trained for another kind of label ({kinds}): it gets a new head'
     if not all(map(is_alike, new)): return f'{whose} was made for other features: it gets a new head'
     if not task.answer.named:
-        biased = any(new[name].dim() == 1 for name in per_class)
+        biased = not per_class or any(new[name].dim() == 1 for name in per_class)
         return '' if biased else f'{whose} has no bias and can\'t be set to another scale: a new one is made'
     if matched(had.names, task.vocab): return ''
     if unnamed(had.names):

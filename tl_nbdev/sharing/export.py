@@ -27,6 +27,7 @@ from ..data.modality import *
 from ..vision.modality import Images
 from ..text.found import Pair
 from ..text.modality import Texts
+from ..pairs.modality import TextPairs
 from ..training.saved import *
 from fastai.basics import Learner, patch
 
@@ -57,6 +58,12 @@ _sentences = ('A probe.', 'Another one, which is a good deal longer, and says as
 def made_up(self:Texts):
     "Three texts, or pairs of them"
     return [Pair((text, _sentences[0])) for text in _sentences] if self.pairs else list(_sentences)
+
+# %% ../../nbs/api/sharing/00_export.ipynb #c51d0a7e
+@patch
+def made_up(self:TextPairs):
+    "Three pairs of texts"
+    return [Pair((text, _sentences[0])) for text in _sentences]
 
 # %% ../../nbs/api/sharing/00_export.ipynb #d5e43e12
 def _pattern(width, height, turn):

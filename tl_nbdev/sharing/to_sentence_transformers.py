@@ -7,6 +7,7 @@ __all__ = ['pooling_modes', 'head_layers', 'to_sentence_transformers']
 
 # %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #4ea63194
 import copy, tempfile
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -16,6 +17,10 @@ from ..networks.start import *
 from ..text.sources import *
 from ..text.encoders import *
 from ..text.tokens import *
+from ..networks.heads import *
+from ..pairs.modality import *
+from ..pairs.start import *
+from ..pairs.towers import *
 from .export import *
 from .parts import *
 from .to_transformers import *
@@ -147,6 +152,40 @@ def as_sentence_transformer(self:TextPretrained, out, folder):
     outputs = _again(folder, list(out.items))
     off = check_alike(out.answer.heard(outputs), out.answers(out.items), out.answer, 'sentence-transformers')
     return Written(_use.replace('ANSWERS', out.answer.by_code), off, len(out.items), dict(tokens=Tokens(self).most))
+
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #d5115f73
+_use_of_pairs = '''from sentence_transformers import SentenceTransformer
+
+encoder = SentenceTransformer('FOLDER')
+vectors = encoder.encode(['What is asked', 'One candidate', 'Another one'], convert_to_tensor=True)
+answers = vectors[:1]@vectors[1:].T # similarities
+'''
+
+def _turned(head):
+    "A projection that both sides share, as a layer of sentence-transformers. Raises `TransferError` for another one"
+    if hasattr(head, 'second') or not isinstance(head.first, Turned):
+        raise TransferError('sentence-transformers: it has one encoder for both sides, and here each has its own: train '
+                            'with projections=1')
+    weight = head.first.linear.weight
+    return _dense(torch.eye(len(weight)) + head.first.gain*weight, None, nn.Identity())
+
+# %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #28eec98a
+@patch
+def as_sentence_transformer(self:PairPretrained, out, folder):
+    "One encoder for both sides, with its projection"
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+    check_plain(self.built_by, 'sentence-transformers', may=('prompt', 'lower', 'dense', 'normalize'))
+    last, inner = _turned(out.net.head), replace(out, net=Network(out.net.body.first, nn.Identity()), p=self.built_by)
+    said = dict(prompts={'default': self.built_by.prompt}, default_prompt_name='default') if self.built_by.prompt else {}
+    with quiet_transformers():
+        made = SentenceTransformer(modules=[*_modules(inner), last, Normalize()], device='cpu', **said)
+        made.save(str(folder), create_model_card=False)
+        again = SentenceTransformer(str(folder), device='cpu')
+    sides = [again.encode(list(side), convert_to_tensor=True, show_progress_bar=False) for side in zip(*out.items)]
+    vectors = torch.cat(sides, 1).detach().clone()
+    off = check_alike(out.answer.decoded(vectors), out.answers(out.items), out.answer, 'sentence-transformers')
+    return Written(_use_of_pairs, off, len(out.items), dict(tokens=Tokens(self.built_by).most))
 
 # %% ../../nbs/api/sharing/04_to_sentence_transformers.ipynb #6735b07d
 @add_target('sentence-transformers', 'An encoder of texts as sentence-transformers has it, and its head beside it',

@@ -71,6 +71,25 @@ def write(self:Predictor,
     if texts[0] is None: raise TransferError(ready[0][1] or self.frozen.why_not(ready[0][0]))
     return texts[0]
 
+# %% ../../nbs/api/training/11_inference.ipynb #eba105ac
+@patch
+def search(self:Predictor,
+    query, # what is looked for, one or several
+    among, # candidates, or where they are found: a list, a table, a file, or a folder
+    top=5, # how many are listed
+    **how # what else a modality takes: of texts `words`, how much words in common count beside the vectors
+): # a `Table`. Raises `TransferError` for a model that searches nothing, and where there is nothing to search
+    "The candidates that are most similar to a query, the best first"
+    if top < 1: raise TransferError(f'top={top}: use 1 or more')
+    return self.modality.searched(self.frozen, self.head, query, among, top, **how)
+
+@patch
+def search(self:Learner,
+    query, among, top=5, **how # see `Predictor.search`
+): # a `Table`
+    "The candidates that are most similar to a query, as the learner is now"
+    return self.predictor().search(query, among, top, **how)
+
 # %% ../../nbs/api/training/11_inference.ipynb #938927d2
 @patch
 def choose_score(self:Learner,
