@@ -52,7 +52,7 @@ def _measured(learn, general):
     from tl_nbdev.training.freezing import frozen_body
     said = text_losses(frozen_body(learn), general)
     half = len(general)//2
-    return dict(test=learn.evaluate('test').probs, choosing=said[:half], general=said[half:])
+    return dict(test=learn.evaluate('test', closer=False).probs, choosing=said[:half], general=said[half:])
 
 def adapt(kind, seed, limit):
     "Adapters on all layers, one epoch, and what stands on the way back to the start (WiSE-FT: Wortsman et al. 2022)"
