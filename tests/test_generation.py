@@ -238,3 +238,25 @@ def test_a_plan_says_how_much_goes_to_the_cache():
     many = GenerationTask.from_records([dict(prompt=f'{record["prompt"]} ({n})', completion=record['completion']) for record in records for n in range(400)])
     plan = estimate(learner(many, 'llama'), FineTune(1), 2)
     assert 'goes to the cache' in plan._repr_markdown_()
+
+
+# a base of four bits
+
+def test_a_packed_base_learns_by_adapters_alone_and_is_whole_again_when_it_is_saved(task, tmp_path):
+    pytest.importorskip('bitsandbytes')
+    made('llama').save_pretrained(tmp_path/'source')
+    tok.save_pretrained(tmp_path/'source')
+    learn = transfer_learner(task, tmp_path/'source', seed=0, bits=4)
+    assert sum(type(module).__name__ == 'Packed' for module in learn.model.modules()) == 21
+    before = learn.evaluate('train').value
+    transfer(learn, LoRA(4, epochs=3, lr=3e-3))
+    assert learn.evaluate('train').value > before
+    assert not any(type(module).__name__ == 'Packed' for module in learn.model.modules()) # merged into whole weights
+    want = learn.predictor().write(['What is the capital of Peru?'], most=6)
+    assert load_transfer(learn.save_transfer(tmp_path/'saved')).write(['What is the capital of Peru?'], most=6) == want
+    with pytest.raises(TransferError, match='packed.*use adapters'): transfer(transfer_learner(task, tmp_path/'source', bits=4), 'full', 1)
+
+def test_without_bitsandbytes_four_bits_are_refused_in_a_line(task, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', None)
+    with pytest.raises(TransferError, match=r'pip install "tl_nbdev\[quantized\]"'): learner(task, 'llama', bits=4)
+    with pytest.raises(TransferError, match='has 4 bits a weight'): learner(task, 'llama', bits=8)

@@ -43,7 +43,7 @@ class Chats(Modality):
     example = 'What is the capital of Peru?'
     usual_model, usual_bs, usual_strategy, task_called = 'SmolLM2-135M-Instruct', 8, 'lora:8', 'generation'
     contenders = generators[:1]
-    options = 'revision', 'tokenizer', 'learn', 'long'
+    options = 'revision', 'tokenizer', 'learn', 'long', 'bits'
     predict_options = 'most', 'stop', 'seed', 'temperature', 'top_p', 'bs', 'stream', 'fill'
     judge_options = 'items', 'most', 'scorer', 'general'
     unread, invites = 'conversations could be read', 'write a prompt'

@@ -23,6 +23,7 @@ from ..networks.passes import *
 from ..networks.start import *
 from ..text.encoders import _as_texts
 from ..text.sources import *
+from .bits import *
 from .rows import *
 from .start import *
 from .starts import *
@@ -67,6 +68,7 @@ class WriterPretrained(Pretrained):
     learn: str = 'answers' # one of `ways_to_learn`
     long: str = 'begin' # one of `ways_when_long`
     revision: str = None # commit on a hub
+    bits: int = None # of a weight of the layers under adapters, default as they are
     built_by: object = field(default=None, repr=False, compare=False) # a `GenerationStart`
     by_itself, one_vector, reads = True, False, 'conversations'
     left_out = 'where', 'reading', 'built_by', 'notes'
@@ -82,10 +84,13 @@ class WriterPretrained(Pretrained):
 def body(self:WriterPretrained, weights=True):
     "The network, with the weights that were published, or that were saved here"
     mine = weights and saved_here(self)
-    made = WritingBody(self.built_by.network(weights and not mine))
+    net = self.built_by.network(weights and not mine)
+    if self.bits and weights and not mine: pack_layers(net, self.bits)
+    made = WritingBody(net)
     if mine:
         state = {name.removeprefix('body.'): value for name, value in load_folder(self.where)[0].items()}
         made.load_state_dict(state)
+        if self.bits: pack_layers(net, self.bits)
     return made.eval()
 
 # %% ../../nbs/api/generation/31_network.ipynb #9ad5bfc6
@@ -110,9 +115,11 @@ def writer_pretrained(
     size=None, # tokens that are read at once, default 1,024, or as many as the network has positions for
     revision=None, tokenizer=None, # see `generator_start`
     learn='answers', # one of `ways_to_learn`
-    long='begin' # one of `ways_when_long`
+    long='begin', # one of `ways_when_long`
+    bits=None # 4 packs the layers under adapters, see `pack_layers`
 ) -> WriterPretrained: # raises `TransferError` for what doesn't write
     "A network that writes, to start from"
+    if bits is not None: packer(bits)
     if isinstance(what, WriterPretrained): return what if size is None else replace(what, size=size)
     start = _start_of(what, source, revision, tokenizer)
     most = start.size or 10**9
@@ -121,7 +128,7 @@ def writer_pretrained(
     library = 'module' if start.source == 'module' else start.library
     return WriterPretrained(start.name, library, start.source, start.licence, size or min(_usual_context, most),
                             start.params, getattr(start.where, 'where', start.where), notes=start.notes, learn=learn,
-                            long=long, revision=start.revision, built_by=start)
+                            long=long, revision=start.revision, bits=bits, built_by=start)
 
 # %% ../../nbs/api/generation/31_network.ipynb #ed2dac86
 class Rows:
@@ -198,3 +205,4 @@ class WriterRecord(StartRecord):
     learn: Word
     long: Word
     revision: NotRequired[Line | None]
+    bits: NotRequired[int | None]

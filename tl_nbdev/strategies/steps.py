@@ -178,7 +178,11 @@ def params(self:Phase,
     if not below and len(which) > 1:
         raise TransferError(f'no {self.only} parameters in the stages that should train: '
                             'this strategy would train the head alone')
-    return below | (ss[-1].weights if ss.new_head or not below else _kept(ss[-1], self.only))
+    found = below | (ss[-1].weights if ss.new_head or not below else _kept(ss[-1], self.only))
+    packed = [name for name, parameter in found.items() if not parameter.is_floating_point()]
+    if not packed: return found
+    raise TransferError(f'{len(packed)} of the weights that should train are packed, such as {packed[0]}: use adapters '
+                        '(lora:8), or start without bits')
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #dabbf001
 class Step:
@@ -328,7 +332,8 @@ def _peft():
 def _takes_adapter(module):
     "Is it a linear layer, or an ungrouped convolution?"
     if type(module).__name__ == 'Conv1D': return True
-    return type(module) in (nn.Linear, nn.Conv2d) and getattr(module, 'groups', 1) == 1
+    plain = type(module) in (nn.Linear, nn.Conv2d) and getattr(module, 'groups', 1) == 1
+    return plain or hasattr(module, 'whole') # or is packed
 
 def _adaptable(net, ss):
     "Layers of the body that take an adapter, and layers that a user may have meant and that take none"
@@ -401,10 +406,11 @@ def prepare(self:Adapters, net):
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #aa05a844
 def _merge(net):
-    "Each adapted layer is an ordinary one again, with the change in its weights"
+    "Each adapted layer is an ordinary one again, with the change in its weights. Packed ones are unpacked first"
     from peft.tuners.lora import LoraLayer
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if not isinstance(module, LoraLayer): continue
+        if whole := getattr(module.get_base_layer(), 'whole', None): module.base_layer = whole()
         if not module.merged: module.merge()
         net.set_submodule(name, module.get_base_layer())
 
