@@ -260,3 +260,18 @@ def test_without_bitsandbytes_four_bits_are_refused_in_a_line(task, monkeypatch)
     monkeypatch.setitem(sys.modules, 'bitsandbytes', None)
     with pytest.raises(TransferError, match=r'pip install "tl_nbdev\[quantized\]"'): learner(task, 'llama', bits=4)
     with pytest.raises(TransferError, match='has 4 bits a weight'): learner(task, 'llama', bits=8)
+
+
+# what doesn't fit
+
+@pytest.mark.parametrize('kind', ['llama', 't5'])
+def test_a_prompt_longer_than_the_context_teaches_nothing_and_stops_nobody(kind):
+    odd = [dict(prompt='What is the capital '*200, completion='Lima', part=part) for part in ('train', 'valid', 'test')]
+    given = [dict(record, part=('train', 'train', 'valid', 'test')[i % 4]) for i, record in enumerate(records)] + odd
+    learn = learner(GenerationTask.from_records(given, part='part'), kind, size=64)
+    assert sum('that don\'t fit' in note for note in learn.task.notes) == 1
+    transfer(learn, 'lora:2', 1)
+    result = learn.evaluate(closer=False)
+    assert (result.probs[:, 1] == 0).sum() == 1 and np.isfinite(result.value)
+    assert np.allclose(result.probs, learn.evaluate(fast=False, closer=False).probs, rtol=1e-3, atol=1e-3)
+    with pytest.raises(TransferError, match='no conversation fits'): learner(GenerationTask.from_records([dict(each, part=part) for part in ('train', 'valid', 'test') for each in odd], part='part'), kind, size=64)

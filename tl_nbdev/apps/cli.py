@@ -125,6 +125,7 @@ def tl_train(
     long:str=None, # of texts longer than that: truncate or windows
     pooling:str=None, # of texts: mean, cls, last, max or attention
     revision:str=None, # of a model on the hub: a commit
+    bits:int=None, # of a model that writes: 4 packs its layers under adapters, which needs bitsandbytes
     # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
     # for boxes none, flip, crop, strong or mosaic, default crop
     augment:str=None,
@@ -147,6 +148,7 @@ def tl_train(
     items:int=None, # of a model that writes: conversations of test whose answers are judged, default 8, on a GPU 100
     most:int=None, # of a model that writes: tokens of an answer that is judged, default as many as the references have
     scorer:str=None, # of a model that writes: how answers are judged, such as ROUGE-L, chrF or compiles, with commas
+    general:str=None, # of a model that writes: a file of texts that it shouldn't forget, or none
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
@@ -160,7 +162,7 @@ def tl_train(
     from tl_nbdev.training.learner import transfer_learner
     introduce(task)
     setup = dict(head=head, class_weights=weights, bs=bs, augment=augment, fit=fit, size=size, compile=compile,
-                 checkpointing=checkpointing, **given(long=long, pooling=pooling, revision=revision))
+                 checkpointing=checkpointing, **given(long=long, pooling=pooling, revision=revision, bits=bits))
     if target:
         other = target_task(target, task, seed, **kwargs)
         introduce(other)
@@ -168,7 +170,7 @@ def tl_train(
     learn = transfer_learner(task, model, seed=seed, **setup)
     print(learn.plan(strategy, epochs))
     if dry_run: return _planned(learn, strategy, epochs, json)
-    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer))
+    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer), general=general)
     judge = {name: value for name, value in judge.items() if value is not None}
     task.modality.check_judging(judge)
     _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge)
@@ -183,6 +185,7 @@ def tl_eval(
     items:int=None, # of a model that writes: conversations of test whose answers are judged, default 8, on a GPU 100
     most:int=None, # of a model that writes: tokens of an answer that is judged, default as many as the references have
     scorer:str=None, # of a model that writes: how answers are judged, such as ROUGE-L, chrF or compiles, with commas
+    general:str=None, # of a model that writes: a file of texts that it shouldn't forget, or none
     json:str=None, # write the report there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
@@ -192,7 +195,7 @@ def tl_eval(
     from tl_nbdev.training.saving import evaluate_saved
     model, start = load_transfer(folder), time.perf_counter()
     regression = kwargs.pop('regression', False) or not model.answer.named
-    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer))
+    judge = dict(items=items, most=most, scorer=scorer and words_of(scorer), general=general)
     judge = {name: value for name, value in judge.items() if value is not None}
     model.modality.check_judging(judge)
     task = asked_task(data, limit, learn=False, like=model.modality, regression=regression, **kwargs)

@@ -76,7 +76,8 @@ def answering_batch(
     if none is not None:
         raise TransferError(f'item {none} is learned from its first token, and an encoder needs a prompt')
     answers = [item['ids'][start:end] for item, (start, end) in zip(items, cuts)]
-    return writing_batch(prompts, pad)[0], _rows(answers, -100)
+    labels = _rows(answers, -100)
+    return writing_batch(prompts, pad)[0], labels if labels.shape[1] else labels.new_full((len(labels), 1), -100)
 
 # %% ../../nbs/api/generation/13_writer.ipynb #f7850624
 def finished(
