@@ -123,7 +123,7 @@ def bench(
     out:str=None # folder of the records; default benchmarks/results
 ):
     "Search among functions, frozen and trained"
-    records, runs, got = Records('pairs', again, out), [], {}
+    records, runs, got = Records('pairs', again, out, earlier=True), [], {}
     def measure(job, ours=True, **args):
         runs.append(records.measure(job, ours=ours, limit=limit, **args))
         return runs[-1]['found']

@@ -33,7 +33,7 @@ def _learner(kind, seed, limit):
     from tl_nbdev.generation.task import GenerationTask
     from tl_nbdev.training.learner import transfer_learner
     n, size = _sizes[kind]
-    task = GenerationTask.from_records([dict(text=text[:6000]) for text in _texts(kind)[:limit or n]], seed=seed, name=kind)
+    task = GenerationTask.from_records([dict(text=text[:900 if kind == 'licences' else 6000]) for text in _texts(kind)[:limit or n]], seed=seed, name=kind)
     return transfer_learner(task, model, seed=seed, size=size)
 
 def _moved(learn, start, end, share):

@@ -55,14 +55,15 @@ def as_items(
 
 # %% ../../nbs/api/generation/30_rows.ipynb #f74a0655
 class SomeDocuments(Transform):
-    "In training, four windows of a row with many, chosen at random and kept in order"
-    split_idx, most = 0, 4
+    "In training, some windows of a row with many, chosen at random and kept in order"
+    split_idx, most = 0, 512 # tokens, of at least one window
     def encodes(self, row:torch.Tensor): return row[self.places(row)]
 
     def places(self, row):
         "Which tokens of a row are taken"
         begin = (row % 2 == 1).nonzero()[:, 0].tolist()
-        if len(begin) <= self.most: return slice(None)
-        chosen = np.sort(drawing().choice(len(begin), self.most, replace=False))
         ends = [*begin[1:], len(row)]
+        n = max(1, self.most//max(end - start for start, end in zip(begin, ends)))
+        if len(begin) <= n: return slice(None)
+        chosen = np.sort(drawing().choice(len(begin), n, replace=False))
         return torch.cat([torch.arange(begin[i], ends[i]) for i in chosen])
