@@ -9,7 +9,7 @@ from .common import Laps, Meter, Records, fresh_cache, goal, interval
 model = 'SmolLM2-135M-Instruct'
 kinds = 'icd', 'licences', 'python'
 everyone = ('ours', 'trl_default', 'trl_tuned')
-quick = dict(seeds=[0], kinds=['icd'], limit=60, steps=2, repeats=1)
+quick = dict(seeds=[0], kinds=['icd'], limit=60, steps=1, repeats=1)
 shares = (.3, .5, 1.) # of the way from the start to the end of training
 
 
@@ -34,7 +34,7 @@ def _learner(kind, seed, limit):
     from tl_nbdev.training.learner import transfer_learner
     n, size = _sizes[kind]
     task = GenerationTask.from_records([dict(text=text[:900 if kind == 'licences' else 6000]) for text in _texts(kind)[:limit or n]], seed=seed, name=kind)
-    return transfer_learner(task, model, seed=seed, size=size)
+    return transfer_learner(task, model, seed=seed, size=size, bs=4)
 
 def _moved(learn, start, end, share):
     "Put the weights on the way from the start to the end of training"
@@ -191,7 +191,7 @@ def bench(
     seeds:Annotated[int, dict(nargs='+')]=(0, 1, 2), # of what is learned and forgotten
     kinds:Annotated[str, dict(nargs='*', choices=kinds)]=kinds, # of texts
     repeats:int=3, # of each peer
-    steps:int=10, # of each peer, eight items each
+    steps:int=3, # of each peer, eight items each
     peers:Annotated[str, dict(nargs='*', choices=everyone)]=everyone, # what is measured
     limit:int=None, # at most so many texts
     again:bool=False, # measure anew what is there already
