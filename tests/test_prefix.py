@@ -3,13 +3,13 @@ import warnings
 from types import SimpleNamespace
 
 import pytest, timm, torch
-import tl_nbdev.networks.prefix as prefix_page
+import tl_nbdev.networks.finding as prefix_page
 from torch import nn
 from torch.nn.functional import interpolate
 from test_own_loss import nets as _nets
 from tl_nbdev.boxes.own_loss import detector
 from tl_nbdev.networks.passes import folded, weights_hash
-from tl_nbdev.networks.prefix import find_prefix
+from tl_nbdev.networks.finding import find_prefix
 from tl_nbdev.networks.stages import resting, stages
 
 class Wrapped(nn.Module):

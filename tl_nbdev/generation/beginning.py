@@ -14,7 +14,8 @@ from torch import nn
 from fastcore.basics import patch
 from ..base.settings import *
 from ..networks.flow import _outermost
-from ..networks.prefix import _instead, _left_as_was
+from ..networks.finding import _left_as_was
+from ..networks.prefix import _instead
 from ..networks.stages import *
 from ..networks.store import *
 from .network import *

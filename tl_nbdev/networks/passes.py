@@ -18,7 +18,7 @@ from ..base.settings import *
 from .start import *
 from .modes import *
 from .store import *
-from .prefix import *
+from .finding import *
 
 # %% ../../nbs/api/networks/13_passes.ipynb #41003d79
 _all_ = ['FeatureStore', 'Features', 'folded', 'Mode', 'fastest'] # of the rooms before, which go with them

@@ -19,7 +19,7 @@ from ..networks.stages import *
 from ..networks.passes import *
 from ..networks.heads import *
 from ..data.tasks import *
-from ..networks.prefix import *
+from ..networks.finding import *
 from .loop import *
 from fastai.basics import Callback, DataLoaders, Learner, trainable_params
 from fastai.callback.fp16 import MixedPrecision
