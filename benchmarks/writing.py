@@ -26,7 +26,7 @@ def _texts(kind):
     random.Random(0).shuffle(found)
     return found
 
-_sizes = dict(icd=(1000, 64), licences=(120, 256), python=(320, 192)) # texts, and tokens of each that are read
+_sizes = dict(icd=(1000, 64), licences=(80, 256), python=(160, 160)) # texts, and tokens of each that are read
 
 def _learner(kind, seed, limit):
     "A Learner of texts"
