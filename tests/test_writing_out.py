@@ -175,7 +175,7 @@ def test_a_network_learns_to_fill_and_a_shell_asks_it(tmp_path):
     done = shell('tl-predict', tmp_path/'model', tmp_path/'a.py', tmp_path/'none.py', '--fill', '--json', tmp_path/'said.json')
     one, other = json.loads((tmp_path/'said.json').read_text('utf-8'))
     assert done.returncode == 0 and one['answer'] == ' x + 1' and 'no <FILL_ME> in it' in other['error'], done.stderr
-    judged = learn.evaluate(scorer='compiles', items=2).closer
+    judged = learn.evaluate(scorer='compiles', items=2).closer.said
     assert judged.judged['now']['compiles'].value == 1 and 'as it came, 4 examples' not in judged.judged
 
 def test_texts_become_examples():
@@ -273,16 +273,17 @@ def test_the_shell_exports(home, tmp_path):
 
 def test_what_trains_nothing_stands_beside_what_was_trained(home):
     _, learn, model = home
-    said = learn.evaluate(items=5).closer
+    said = learn.evaluate(items=5).closer.said
     assert list(said.judged) == ['now', 'as it came', 'as it came, 4 examples', 'nearest answer', 'commonest answer']
     assert list(said.judged['now']) == ['exact match', 'ROUGE-L', 'chrF'] and len(said.prompts) == 5
     assert said.written['now'] == [learn.predict(prompt, most=said.most)[0] for prompt in said.prompts]
     first = transfer_learner(learn.task, learn.pretrained, seed=0)
     assert said.written['as it came'] == [first.predict(prompt, most=said.most)[0] for prompt in said.prompts]
     assert 'nearest answer' in str(learn.evaluate(items=2)) and learn.evaluate('valid').closer is None
-    assert learn.evaluate(items=0).closer is None and learn.evaluate(closer=False).closer is None
+    assert learn.evaluate(items=0, general=False).closer is None and learn.evaluate(closer=False).closer is None
+    assert learn.evaluate(items=0).closer.said is None and learn.evaluate(items=0).closer.forgotten.before.n == 16
     result, _ = evaluate_saved(model, learn.task, items=3)
-    assert 'is not here to be asked' in result.closer.lacks and list(result.closer.judged)[0] == 'now'
+    assert 'is not here to be asked' in result.closer.said.lacks and list(result.closer.said.judged)[0] == 'now'
 
 def test_before_and_after_can_be_read(home):
     _, learn, _ = home
@@ -290,13 +291,13 @@ def test_before_and_after_can_be_read(home):
     assert len(table) == 3 and list(table[0]) == ['prompt', 'reference', 'before', 'after']
     texts = GenerationTask.from_records([dict(text=f'{land} {city} '*9) for land, city in cities.items() for _ in range(2)], name='texts')
     plain = transfer_learner(texts, made('llama'), tokenizer=tok, seed=0)
-    assert plain.evaluate().closer is None
+    assert plain.evaluate().closer.said is None and plain.evaluate(general=False).closer is None
     with pytest.raises(TransferError, match='have no prompt'): plain.before_after()
 
 def test_a_user_judges_in_their_own_way(home):
     _, learn, _ = home
     def short(written, wanted, prompt): return float(len(written) < len(prompt))
-    assert list(learn.evaluate(items=2, scorer=[short, 'compiles']).closer.judged['now']) == ['short', 'compiles']
+    assert list(learn.evaluate(items=2, scorer=[short, 'compiles']).closer.said.judged['now']) == ['short', 'compiles']
     for odd in (dict(items=-1), dict(items='all'), dict(scorer='bleu'), dict(scorer='pass@1'), dict(scorer=[3]), dict(most=0), dict(colour=2)):
         with pytest.raises(TransferError) as e: learn.evaluate(**odd)
         assert '\n' not in str(e.value)
@@ -311,7 +312,7 @@ def test_every_table_has_them(home):
     assert done.returncode == 0 and said['n'] == 3 and list(said['values']['nearest answer']) == ['ROUGE-L'] and 'as it came' in done.stdout, done.stderr
     judged = shell('tl-eval', to/'model', to/'chats.jsonl', '--items', 2)
     assert judged.returncode == 0 and 'exact match' in judged.stdout, judged.stderr
-    assert [heading for heading, _ in learn.task.answer.details(learn.evaluate(items=2))] == ['In other units', 'What it says', 'Before and after training']
+    assert [heading for heading, _ in learn.task.answer.details(learn.evaluate(items=2))] == ['In other units', 'What it says', 'Before and after training', 'What it forgot']
 
 def test_a_plain_table_of_other_models_is_as_it_was():
     assert Chat.of_text('x').is_text and not Chat.of_text('x').has_gap
