@@ -177,6 +177,12 @@ def _share_rows(found):
                      'and rises by': _percent([run['rows'][-1]['general']['ratio'] - 1 for run in runs])})
     return rows
 
+def _spread(runs, name, part):
+    "The ends of an interval in percent: over seeds, or where there is one, over items"
+    if len(runs) > 1: return [100*end for end in interval([run[name] for run in runs])]
+    ends = [100*(end - 1) for row in runs[0]['rows'] if row['share'] == runs[0]['chosen'] for end in row[part]['interval']]
+    return ends if name == 'forgotten' else [-ends[1], -ends[0]]
+
 def _percent(values):
     low, high = interval(values) if len(values) > 1 else (None, None)
     return f'{100*sum(values)/len(values):.1f} %' + (f' [{100*low:.1f}, {100*high:.1f}]' if low is not None else '')
@@ -208,8 +214,8 @@ def bench(
     for seed in range(repeats):
         for what, peer in got:
             if not seed or what not in once: got[what, peer].append(measured(peer, peer == 'ours', what=what, seed=seed, steps=steps))
-    reached = [goal(f'{kind}: test perplexity falls by, %', 100*median(run['learned'] for run in o), least=10 if kind == 'python' else 15) for kind, o in found.items()]
-    reached += [goal(f'{kind}: general perplexity rises by, %', 100*median(run['forgotten'] for run in o), most=5) for kind, o in found.items()]
+    reached = [goal(f'{kind}: test perplexity falls by, %', 100*median(run['learned'] for run in o), least=10 if kind == 'python' else 15, ends=_spread(o, 'learned', 'test')) for kind, o in found.items()]
+    reached += [goal(f'{kind}: general perplexity rises by, %', 100*median(run['forgotten'] for run in o), most=5, ends=_spread(o, 'forgotten', 'general')) for kind, o in found.items()]
     ratios = {f'{what}, {peer}': [a['tokens_a_second']/b['tokens_a_second'] for a, b in zip(got[what, 'ours'], got[what, peer])] for what, peer in got if peer != 'ours' and 'ours' in peers}
     for name, ratio in ratios.items(): reached.append(goal(f'{name}: tokens a second, ours / its', median(ratio), least=1.5, ends=interval(ratio)))
     for what, peer in got:
