@@ -59,6 +59,7 @@ def bench(
     n:int=300, # labels in all
     seeds:int=3, # of the labels
     peers:Annotated[str, dict(nargs='+', choices=everyone)]=everyone, # what is measured
+    frozen:Annotated[str, dict(nargs='*', choices=tuple(sizes))]=(), # data on which nothing is trained whole
     again:bool=False, # measure anew what is there already
     out:str=None # folder of the records; default benchmarks/results
 ):
@@ -67,6 +68,7 @@ def bench(
     for seed in range(seeds):
         for sample in samples:
             for peer in peers:
+                if sample in frozen and peer.endswith('trained'): continue
                 runs.append(records.measure(peer, ours=peer != 'tfidf', sample=sample, n=n, seed=seed))
                 got.setdefault((sample, peer), []).append(runs[-1]['found'])
     table = [{'texts': sample, 'who': peer.replace('_', ' '), 'accuracy % on test': f'{100*mean(run["value"] for run in o):.1f}', 'each': ', '.join(f'{100*run["value"]:.1f}' for run in o)}
@@ -80,4 +82,4 @@ def bench(
     records.write(table=table, reached=reached, measurements=runs,
                   remarks=[f'{n} labels in all, of which a tenth chooses, and {n} texts to test, the same for each seed; {", ".join(f"{sample}: {size} tokens" for sample, size in sizes.items())}. '
                            'Trained: a head first, then everything for two epochs (LP-FT). 95 % over seeds, paired.'],
-                  arguments=dict(samples=samples, n=n, seeds=seeds, peers=peers))
+                  arguments=dict(samples=samples, n=n, seeds=seeds, peers=peers, frozen=frozen))
