@@ -202,6 +202,7 @@ def test_only_one_room_removes_and_replaces():
                     'jobs': ["(self.folder / 'end.json').unlink(missing_ok=True)"],
                     'pretraining': ['_plan(out).unlink(missing_ok=True)'],
                     'locks': ['os.unlink(job)'], # the file of its own job, in a temporary folder
+                    'writers': ["(folder / 'README.md').unlink(missing_ok=True)"], # peft's, in a folder that is just being made
                     'samples': ['file.unlink()']}, rest # in a temporary folder
 
 
