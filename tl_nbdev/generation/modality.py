@@ -176,12 +176,12 @@ def streamed(self:Chats, frozen, item, **how):
     return stream(frozen.net.writer, frozen.rows.tok, ids, **how, around=lambda: frozen.mode.autocast(frozen.device))
 
 # %% ../../nbs/api/generation/33_modality.ipynb #cbcf6203
-def _as_it_came(p):
+def _as_it_came(p, mode=None):
     "The network that a saved model started from. Raises `TransferError` where it is not here"
     if p.name not in generators or not _is_here(p.name):
         raise TransferError(f'{p.name}, which it started from, is not here to be asked, too.')
     start = writer_pretrained(p.name, size=p.size, learn=p.learn, long=p.long)
-    return start.frozen(start.body())
+    return start.frozen(start.body(), mode=mode)
 
 def _is_here(name): return any(row['name'] == name and row['here'] == 'yes' for row in samples('weights'))
 
@@ -209,7 +209,7 @@ def look_closer(self:Chats, frozen, task, part, before=None, items=None, most=No
     texts, about = general_asked(general, frozen.device.type)
     items = usual_items.get(frozen.device.type, usual_items['cpu']) if items is None else items
     make, lacks = before, ''
-    if before is None and (items or texts): make, lacks = _made(frozen.p)
+    if before is None and (items or texts): make, lacks = _made(frozen.p, frozen.mode)
     was = make and _Before(self, frozen.p, make)
     def answer(prompts, most): return self.answered(frozen, prompts, most=most)
     rows = task.part(part) if task.n(part) else task.df
@@ -222,9 +222,9 @@ def _lost(frozen, was, texts, about):
     if frozen.net.writer.answers: return None
     return forgotten(known_losses(was.network(), texts), text_losses(frozen, texts), about)
 
-def _made(p):
+def _made(p, mode):
     "A function that gives the network as it came, and why there is none"
-    try: found = _as_it_came(p)
+    try: found = _as_it_came(p, mode)
     except TransferError as e: return None, str(e)
     return (lambda: found), ''
 

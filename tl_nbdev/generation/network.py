@@ -166,13 +166,16 @@ def example(self:WriterPretrained, n=2):
     return rows
 
 # %% ../../nbs/api/generation/31_network.ipynb #936e389c
+_worth_measuring = 10**7 # parameters, below which a network is fast in any precision
+
 class FrozenWriter(FrozenItems):
     "A network that writes, over conversations"
     def __init__(self, net, p, fit=None, mode=None):
         super().__init__(net, p, fit, mode)
         self.rows = Rows(p)
-        about = f'{p.name} {sum(each.numel() for each in net.parameters())} writes'
-        self.mode = mode or fastest(self.net, about, p.size, self.device, self._example())
+        n = sum(each.numel() for each in net.parameters())
+        if mode is None and n >= _worth_measuring:
+            self.mode = fastest(self.net, f'{p.name} {n} writes', p.size, self.device, self._example())
 
     def _example(self):
         ids = torch.randint(2, 6, (4, min(64, self.p.size)), generator=torch.Generator().manual_seed(0))
