@@ -120,14 +120,16 @@ def highlighted(
         from pygments.lexers import get_lexer_by_name, guess_lexer
         lexer = get_lexer_by_name(language) if language else guess_lexer(source)
     except Exception: return f'<pre>{html.escape(shown)}</pre>' # Pygments, or a language that it knows, is missing
-    return highlight(shown, lexer, HtmlFormatter(noclasses=True))
+    ink = 'color: #1f2328; background: #f8f8f8' # on a dark page, too
+    return highlight(shown, lexer, HtmlFormatter(noclasses=True, prestyles=ink))
 
 # %% ../../nbs/api/code/06_modality.ipynb #1e5f74ee
 class ShownSources(Table):
     "Sources, each with its label, in colour where HTML is shown"
     def _repr_html_(self):
-        cells = ''.join(f'<div><b>{html.escape(str(row["label"]))}</b>{highlighted(row["code"])}</div>' for row in self)
-        return f'{cells}<p>{html.escape(self.about)}</p>' if self.about else cells
+        rows = [f'<tr><td>{html.escape(str(row["label"]))}</td><td>{highlighted(row["code"])}</td></tr>' for row in self]
+        table = f'<table><tr><th>label</th><th>code</th></tr>{"".join(rows)}</table>'
+        return f'{table}<p>{html.escape(self.about)}</p>' if self.about else table
 
 @patch
 def show(self:Codes, items, titles, caption='', across=4, over=None):

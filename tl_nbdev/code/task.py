@@ -81,7 +81,7 @@ def code_rows(
     unit='file', # what an item is: `file`, or `function`
     headers=True, # keep licences at the beginning?
     least=1, most=None # lines of a function
-) -> tuple: # a table of `code`, `file`, `language`, `name`, `line`, `_named`, and `[(name, why)]` of what was left out
+) -> tuple: # a table of `code`, `file`, `language`, `name`, `line` and what it is called, and `[(name, why)]` of what was left out
     "Items out of files"
     _check(unit, least, most)
     rows, left = [], []
