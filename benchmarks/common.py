@@ -81,15 +81,39 @@ def fresh_cache():
 
 # what is known about a measurement
 
+known_units = {'amx_bf16': 'AMX bf16', 'avx512_bf16': 'AVX-512 bf16', 'avx512f': 'AVX-512', 'avx2': 'AVX2', 'bf16': 'NEON bf16', 'asimd': 'NEON'} # the fastest first
+
+def units(
+    info # what Linux says of its processors
+) -> str: # names as Linux has them
+    "What the processor multiplies matrices with, the fastest first"
+    flags = re.search(r'^(?:flags|Features)\s*:\s*(.+)$', info, re.M)
+    return ' '.join(name for name in known_units if flags and name in flags[1].split())
+
 def machine() -> dict:
     "What a measurement's speed depends on, and nothing that tells whose machine it is"
     import torch
-    info = Path('/proc/cpuinfo')
-    cpu = re.search(r'^model name\s*:\s*(.+)$', info.read_text(), re.M) if info.exists() else None
+    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    cpu = re.search(r'^model name\s*:\s*(.+)$', info, re.M)
     d = device()
     return dict(cpu=cpu[1] if cpu else platform.processor() or platform.machine(), cores=os.cpu_count(), torch_threads=torch.get_num_threads(),
-                cpu_capability=torch.backends.cpu.get_cpu_capability(), memory_gib=round(os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30),
+                cpu_capability=torch.backends.cpu.get_cpu_capability(), units=units(info), memory_gib=round(os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30),
                 device=torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type, system=f'{platform.system()} {platform.machine()}')
+
+def same_machine(
+    a, b # from `machine`; one that was written down earlier may say less
+) -> bool:
+    "Do both say the same, as far as both say anything?"
+    return all(a[k] == b[k] for k in a.keys() & b.keys())
+
+def kind_of(
+    machine # from `machine`
+) -> str: # the GPU, or what the processor multiplies matrices with
+    "What measurements of different machines are told apart by"
+    if machine['device'] != 'cpu': return machine['device']
+    first = machine.get('units', '').split()[:1]
+    # records without units are of processors that multiply in bf16 where they have AVX-512
+    return known_units[first[0]] if first else machine['cpu_capability'].replace('AVX512', 'AVX-512 bf16')
 
 def code(
     modules=None # files, relative to the package; default all
@@ -196,6 +220,26 @@ def save_record(
     if not predicted: return beside.unlink(missing_ok=True)
     with whole(beside) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **predicted)
 
+def beside(
+    file, # of a record
+    machine # from `machine`
+) -> Path:
+    "Where the record of another kind of machine lies, while a newer one has its place"
+    return Path(file).parent/'other'/re.sub(r'\W+', '-', kind_of(machine)).lower()/Path(file).name
+
+def lay_beside(
+    file, # of a record, which is about to be written
+    machine # on which
+):
+    "A record of another kind of machine is kept, and one of this kind, which lay beside, is replaced"
+    for suffix in ('.json', '.npz'): beside(file, machine).with_suffix(suffix).unlink(missing_ok=True)
+    before = json.loads(file.read_text(encoding='utf-8'))['machine'] if file.exists() else machine
+    if kind_of(before) == kind_of(machine): return
+    to = beside(file, before)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ('.json', '.npz'):
+        if file.with_suffix(suffix).exists(): os.replace(file.with_suffix(suffix), to.with_suffix(suffix))
+
 class Records:
     """The measurements of one benchmark. While it runs, each is in a file of its own (in `runs`, which git doesn't
     keep), so that a run which was cut off goes on where it was; at the end all of them are in its record."""
@@ -225,8 +269,7 @@ class Records:
 
     def _holds(self, known, ours, anywhere):
         "Was it made on this machine, with these versions and this code?"
-        asked = ['versions'] if anywhere else ['machine', 'versions']
-        same = all(known[k] == self.here[k] for k in asked)
+        same = known['versions'] == self.here['versions'] and (anywhere or same_machine(known['machine'], self.here['machine']))
         return same and (not ours or self.earlier or known['code'] == code(known.get('modules')))
 
     def measure(self,
@@ -252,11 +295,11 @@ class Records:
         runs # of one job
     ) -> list: # of each, those of this machine if there are any
         "Seconds that `found` tells"
-        return [o['found']['seconds'] for o in runs if o['machine'] == self.here['machine']] or [o['found']['seconds'] for o in runs]
+        return [o['found']['seconds'] for o in runs if same_machine(o['machine'], self.here['machine'])] or [o['found']['seconds'] for o in runs]
 
     def _others(self, measurements):
         "What is said of measurements of another machine, a list of at most one sentence"
-        away = [o['machine'] for o in measurements if o['machine'] != self.here['machine']]
+        away = [o['machine'] for o in measurements if not same_machine(o['machine'], self.here['machine'])]
         shown = '{cpu}, {cores} cores, {cpu_capability}, {torch_threads} torch threads'
         said = '; '.join(sorted({shown.format(**m) for m in away}))
         return [f'{len(away)} of {len(measurements)} measurements are of another machine ({said}): what they found counts, '
@@ -276,6 +319,7 @@ class Records:
             file = self._file(o['job'], o['repeat'], o['arguments'])
             if key not in used and not file.exists(): write_json(file, o)
         dates = sorted(o['date'] for o in measurements)
+        lay_beside(self.file, self.here['machine'])
         save_record(self.file, measurements, **record, reached=reached, table=table, arguments=arguments, **self.here,
                     remarks=[*remarks, *self._others(measurements)], date=dates[-1], begun=dates[0])
 
@@ -284,7 +328,7 @@ def pairs(
     ours, theirs # lists of measurements, of one seed or split each, in the same order
 ) -> list: # of pairs of what they found
     "Those whose seconds may be compared: both of one machine"
-    return [(a['found'], b['found']) for a, b in zip(ours, theirs) if a['machine'] == b['machine']]
+    return [(a['found'], b['found']) for a, b in zip(ours, theirs) if same_machine(a['machine'], b['machine'])]
 
 
 # what is said about measurements

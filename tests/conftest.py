@@ -1,5 +1,5 @@
 "What the tests share: a cache of their own, small photos that can be learned, the commands in this process and in one of their own, a trained model."
-import io, json, os, signal, subprocess, sys
+import io, json, os, shutil, signal, subprocess, sys, tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,20 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as mp: # what is measured on a machine must not decide a test
         for k, v in dict(CACHE=own, DEVICE='cpu', PRECISION='fp32', LAYOUT='contiguous', OFFLINE='no').items(): mp.setenv(f'TL_{k}', str(v))
         yield own
+
+@pytest.fixture(scope='module', autouse=True)
+def temporary(tmp_path_factory):
+    "A folder for what the tests of a file lay down by the way, and its removal: a disk is soon full"
+    tmp_path_factory.getbasetemp() # pytest's own folders are beside it
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o1777) # as the folder above is, for tests of another user
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setenv('TMPDIR', folder)
+        mp.setattr(tempfile, 'tempdir', folder)
+        yield
+    if os.name == 'posix': subprocess.run(['rm', '-rf', folder]) # some are deeper than Python follows
+    else: shutil.rmtree(folder, ignore_errors=True)
+
 
 
 # photos

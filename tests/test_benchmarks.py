@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np, pytest
 from benchmarks import common, page as page_of
-from benchmarks.common import Records, answers, goal, load_record, verdict
+from benchmarks.common import Records, answers, goal, kind_of, load_record, same_machine, units, verdict
 
 root = Path(__file__).resolve().parent.parent
 results = root/'benchmarks'/'results'
@@ -76,6 +76,27 @@ def test_other_code_or_another_machine_is_measured_again(process, tmp_path):
         for file in (tmp_path/'runs/one').iterdir(): file.unlink()
     Records('one', folder=tmp_path, earlier=True).measure('job', seed=0)
     assert len(process) == 3
+
+def test_records_of_two_kinds_of_machine_lie_side_by_side(process, tmp_path):
+    first = Records('one', folder=tmp_path)
+    finish(first, [first.measure('job', seed=0)])
+    here, file = kind_of(first.here['machine']), tmp_path/'one.json'
+    later = Records('one', folder=tmp_path)
+    later.here['machine'] = dict(first.here['machine'], units='amx_bf16 avx2')
+    finish(later, [later.measure('job', seed=0)])
+    kept = tmp_path/'other'/re.sub(r'\W+', '-', here).lower()/'one.json'
+    assert kind_of(json.loads(kept.read_text())['machine']) == here and kind_of(json.loads(file.read_text())['machine']) == 'AMX bf16'
+    again = Records('one', folder=tmp_path)
+    finish(again, [again.measure('job', seed=0)])
+    assert kind_of(json.loads(file.read_text())['machine']) == here and not kept.exists()
+    assert [o.parent.name for o in (tmp_path/'other').rglob('one.json')] == ['amx-bf16']
+
+def test_units_and_kinds():
+    assert units('processor: 0\nflags\t\t: fpu avx2 amx_tile amx_bf16 avx512f\n') == 'amx_bf16 avx512f avx2'
+    assert units('Features\t: fp asimd bf16') == 'bf16 asimd' and units('') == ''
+    old = dict(device='cpu', cpu_capability='AVX2')
+    assert kind_of(old) == 'AVX2' and kind_of(old | dict(device='a GPU')) == 'a GPU' and kind_of(old | dict(units='avx512f avx2')) == 'AVX-512'
+    assert same_machine(old, old | dict(units='avx2')) and not same_machine(old, old | dict(device='cuda'))
 
 def test_records_are_few_and_small():
     files = [o for o in results.rglob('*') if o.is_file()]

@@ -30,7 +30,7 @@ def running(mark):
         if str(mark).encode() in arguments and each.parent.name != str(os.getpid()): found.append(arguments)
     return found
 
-def run(program, tests='', **limits): return run_tests(program, tests, run_code=True, limits=RunLimits(**{'seconds': 1.5, **limits}))
+def run(program, tests='', **limits): return run_tests(program, tests, run_code=True, limits=RunLimits(**{'seconds': 30, **limits}))
 
 
 # what programs try

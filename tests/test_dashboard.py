@@ -32,7 +32,7 @@ def look_at(page, url):
     for seconds in 60, 120, browser.patience:
         page.goto(url)
         try: return see(page, 'audit', 'train', seconds)
-        except Late: pass
+        except Late: page.faults.clear() # of the page that is left
     raise AssertionError(f'no audit on {url}')
 
 # not ours: a font of the network; Voilà's farewell to the kernel of a page that was loaded again (voila-dashboards/voila#1458);
@@ -48,8 +48,9 @@ def drawn(page, where, wide): # an image's bytes are decoded after it is in the 
 
 def set_number(page, name, value):
     box = page.locator(f'.t-{name} input')
-    box.fill(str(value))
-    box.press('Enter')
+    while box.input_value() != str(value): # what is measured meanwhile is shown there, too
+        box.fill(str(value))
+        box.press('Enter')
 
 def lay_down(page, name, folder): # a photo for the page of the site, where it is wanted
     if (to := os.environ.get('TL_SCREENSHOTS')): page.locator('.tl-dash').screenshot(path=str(Path(to)/f'{name}.png'))

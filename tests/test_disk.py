@@ -199,6 +199,9 @@ def test_only_one_room_removes_and_replaces():
     allowed = {'disk', 'disk_cache'}
     rest = {k: v for k, v in found.items() if k not in allowed}
     assert rest == {'checkpoint': ['self.folder.rmdir()'], # if it is empty
+                    'crews': ['shutil.rmtree(ship.copies, ignore_errors=True)'], # of files, in a temporary folder
+                    'parcels': ['mark.unlink(missing_ok=True)'], # of its own run
+                    'turns': ["(place.parent / f'.{place.name}.lock').unlink(missing_ok=True)"], # its own lock
                     'jobs': ["(self.folder / 'end.json').unlink(missing_ok=True)"],
                     'pretraining': ['_plan(out).unlink(missing_ok=True)'],
                     'locks': ['os.unlink(job)'], # the file of its own job, in a temporary folder

@@ -92,6 +92,23 @@ def test_the_loss_falls_and_both_ways_to_evaluate_agree(task, kind):
     assert fast.value > before and fast.value == pytest.approx(slow.value, rel=1e-4)
 
 
+def test_what_is_kept_of_one_network_is_read_by_no_other_with_the_same_weights(task):
+    transfer(learner(task, 'llama'), FeatureExtraction(epochs=1)) # all layers are frozen: what tokens are above them is kept
+    fresh = learner(task, 'llama')
+    fast, slow = fresh.evaluate('train'), fresh.evaluate('train', fast=False)
+    assert fast.probs.shape == slow.probs.shape and fast.value == pytest.approx(slow.value, rel=1e-4)
+
+def test_the_same_weights_under_another_configuration_have_features_of_their_own(task):
+    found = []
+    for window in (4, 64):
+        torch.manual_seed(0)
+        net = tf.MistralForCausalLM(tf.MistralConfig(**small, sliding_window=window))
+        learn = transfer_learner(task, net, tokenizer=tok, seed=0)
+        found.append(learn.evaluate('train').probs)
+        assert np.allclose(found[-1], learn.evaluate('train', fast=False).probs, rtol=1e-4)
+    assert not np.allclose(*found, rtol=1e-4)
+
+
 # what was learned is kept
 
 @pytest.mark.parametrize('kind', ['llama', 'qwen2', 't5', pytest.param('gpt2', marks=pytest.mark.slow), pytest.param('bart', marks=pytest.mark.slow)])

@@ -148,6 +148,17 @@ def test_many_steps_or_no_source_and_statistics_follow(task):
     quiet(fresh, 'full', 1)
     assert moved(before, fresh)
 
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ZeroDivisionError])
+def test_whoever_interrupts_finds_the_precision_that_was_there(task, error):
+    from tl_nbdev.networks.modes import Mode
+    learn, x = made(task, mode=Mode('bf16', 'channels_last')), torch.ones(2, 3, 32, 32)
+    def interrupt(*args): raise error
+    for go in (lambda: quiet(learn, 'full', 1), lambda: learn.fit(1), learn.lr_find, learn.validate, learn.get_preds):
+        hook = next(learn.model.body.children()).register_forward_hook(interrupt)
+        with learn.no_bar(), learn.no_logging(), pytest.raises(error): go()
+        hook.remove()
+        assert not torch.is_autocast_enabled('cpu') and not torch.overrides._len_torch_function_stack() and learn.model(x).dtype == torch.float32
+
 def test_train_bn_trains_norms_below_what_a_strategy_trains(task):
     learn = made(task, train_bn=True)
     norms = {n: m.weight.detach().clone() for n, m in learn.model.body.named_modules() if isinstance(m, nn.BatchNorm2d)}

@@ -244,7 +244,7 @@ def test_detectors_are_listed_by_any_name():
     listed = {name: tl('models', '--task', name).out for name in ('boxes', 'scene', 'object-detection')}
     assert len(set(listed.values())) == 1 and 'faster_rcnn:tf_efficientnet_lite0' in listed['boxes']
     assert tl('models', '--task', 'images').out == tl('models', '--task', 'image').out
-    refused(tl('models', '--task', 'smell'), 'there are boxes, code, generation, image, text')
+    refused(tl('models', '--task', 'smell'), 'there are audio, boxes, code, generation, image, text')
 
 def test_an_audit_speaks_of_boxes(made, tmp_path):
     (tmp_path/'photos').mkdir()

@@ -18,6 +18,7 @@ from tl_nbdev.data.answers import Regression
 from tl_nbdev.training.saved import check_saved, load_transfer
 from tl_nbdev.training.saving import saved_head
 from tl_nbdev.base.settings import TransferError
+from tl_nbdev.text import packing
 from tl_nbdev.text.texts import TextTask
 from tl_nbdev.text.tokens import Tokens, collate
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -541,3 +542,86 @@ def test_no_folder_turns_on_its_own_code(make, tmp_path):
     assert p.trust_remote_code is False
     with pytest.raises(TransferError, match=r'needs code of its own, which was not run \(code.C, code.M\)'): p.body()
     assert not (tmp_path/'ran').exists()
+
+
+# attention of packed texts, written out
+
+lengths = [1, 33, 64, 50, 300] # beside each other in memory by rows, or by columns
+
+def by_texts(*states):
+    texts = zip(*(each.split(lengths, 1) for each in states))
+    return torch.cat([packing._attended(*text, None, 0., .25) for text in texts], 1)
+
+def at_once(*states):
+    packing._ends.lengths = lengths
+    return packing._both_ways(*states, 0., .25)
+
+def attention(attend, dtype, spread=1.):
+    "What attention gives, and its gradients"
+    torch.manual_seed(0)
+    states = [torch.randn(2, sum(lengths), 16)*each for each in (spread, spread, 1.)]
+    states = [each.bfloat16().to(dtype).requires_grad_() for each in states]
+    out = attend(*states)
+    return out, *torch.autograd.grad(out.double().pow(2).sum(), states)
+
+def apart(found, exact): return [((a - b).norm()/b.norm()).item() for a, b in zip(found, exact)]
+
+@pytest.mark.parametrize('spread', [1., 3., 30.]) # the last ones are beyond what sums of exponentials hold
+def test_half_precision_at_once_is_as_near_as_text_by_text(spread):
+    exact = attention(by_texts, torch.double, spread)
+    plain, ours = (apart(attention(attend, torch.bfloat16, spread), exact) for attend in (by_texts, at_once))
+    assert all(one < 1.4*other for one, other in zip(ours, plain))
+
+def test_single_precision_attends_as_double_does():
+    assert max(apart(attention(at_once, torch.float32), attention(by_texts, torch.double))) < 1e-6
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.double])
+@pytest.mark.parametrize('n', [40, 64])
+def test_the_backward_pass_drops_what_the_forward_pass_dropped(dtype, n):
+    packing._ends.lengths = [n]
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, n, 8).to(dtype)
+    value = torch.eye(n, dtype=dtype).expand(4, n, n).clone().requires_grad_()
+    shares = packing._both_ways(query, key, value, .3, .3) # since values are those of the unit matrix
+    of_value, = torch.autograd.grad(shares, value, value.detach())
+    assert torch.equal(of_value == 0, shares.mT == 0)
+    assert torch.allclose(of_value, shares.mT, rtol=.02 if dtype == torch.bfloat16 else 1e-6)
+    whole = packing._both_ways(query, key, value, 0., .3)
+    kept = shares != 0
+    assert abs(kept.float().mean() - .7) < .02
+    assert torch.allclose(shares[kept], (whole/.7)[kept], rtol=.02 if dtype == torch.bfloat16 else 1e-4)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.double])
+@pytest.mark.parametrize('p', [.01, .1, .5, .9, .99999])
+def test_masks_have_their_share_of_zeros_wherever_numbers_lie(dtype, p):
+    torch.manual_seed(0)
+    for like in (torch.ones(301, 1001, dtype=dtype), torch.ones(1001, 301, dtype=dtype).T):
+        drop = packing.FastDropout(p)(like.requires_grad_())
+        spread = (p*(1 - p)/like.numel())**.5
+        assert abs((drop == 0).double().mean() - p) < 5*spread + 1e-4
+        assert abs(drop.double().mean() - 1) < 5*spread/(1 - p) + .005 or p > .99
+        beside = (drop[:, 1:] == 0).double().flatten(), (drop[:, :-1] == 0).double().flatten()
+        if p < .99: assert abs(torch.corrcoef(torch.stack(beside))[0, 1]) < .01
+
+@pytest.mark.parametrize('windows', [False, True])
+def test_texts_are_read_in_half_precision_as_in_single(windows):
+    config = tf.BertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
+    torch.manual_seed(0)
+    body, x = packing.TextBody(tf.BertModel(config)).eval(), torch.randint(5, 50, (4, 70))
+    for i, n in enumerate((70, 64, 3, 33)): x[i, n:] = -1
+    if windows: x = x.view(2, 2, 70)
+    with torch.no_grad():
+        exact = body(x)
+        with torch.autocast('cpu', torch.bfloat16): half = body(x)
+    assert body.offset is not None and (half - exact).norm() < .02*exact.norm()
+
+@pytest.mark.parametrize('n', [40, 64])
+def test_a_network_that_is_traced_attends_plainly(n):
+    packing._ends.lengths = [n]
+    torch.manual_seed(0)
+    states = torch.randn(3, 1, 4, n, 8).bfloat16()
+    def attend(*states): return packing._packed_attention(SimpleNamespace(), *states, None)[0]
+    with torch.no_grad():
+        traced = torch.jit.trace(attend, tuple(states), check_trace=False)
+        assert 'scaled_dot_product_attention' in str(traced.graph) and 'aminmax' not in str(traced.graph)
+        assert torch.allclose(traced(*states).float(), attend(*states).float(), atol=.03)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
-           'CodeTask', 'PairsTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained', 'Phase',
-           'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
-           'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE', 'transfer_learner',
-           'watched', 'load_transfer', 'evaluate_saved', 'Picture', 'Result', 'calibration', 'paired_interval',
-           'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise', 'candidates', 'domain_gap',
-           'adapt', 'continue_pretraining']
+           'CodeTask', 'PairsTask', 'AudioTask', 'ImageTextTask', 'CaptionTask', 'zero_shot', 'open_image', 'stages',
+           'models', 'pretrained', 'text_pretrained', 'Phase', 'Strategy', 'strategy', 'Contrastive',
+           'FeatureExtraction', 'FineTune', 'FullFineTune', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'WiSE',
+           'transfer_learner', 'watched', 'load_transfer', 'evaluate_saved', 'Picture', 'Result', 'calibration',
+           'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong', 'compare', 'score', 'advise',
+           'candidates', 'domain_gap', 'adapt', 'continue_pretraining']
 
 # %% ../nbs/api/apps/21_all.ipynb #f8c759a7
 from .base.settings import TransferError
@@ -22,18 +22,24 @@ from .boxes.detection import DetectionTask
 from .generation.task import GenerationTask
 from .code.task import CodeTask
 from .code.search import PairsTask
+from .audio.task import AudioTask
+from .audio import transcription # recordings with transcripts are an AudioTask, too
+from .multimodal.task import ImageTextTask
+from .multimodal.class_names import zero_shot
+from .multimodal.caption_task import CaptionTask
 
 # %% ../nbs/api/apps/21_all.ipynb #1f3e044b
 from .networks.stages import stages
 from .networks.hub import models
 from .vision.zoo import pretrained
 from .text.encoders import text_pretrained
+from .audio.starts import audio_pretrained
+from .audio.start import speech_pretrained
 
 # %% ../nbs/api/apps/21_all.ipynb #29467aea
 from .strategies.steps import Phase
 from .strategies.strategy import (
-    BitFit, Contrastive, FeatureExtraction, FineTune, FullFineTune, GradualUnfreeze, L2SP, LayerDecay, LoRA, LPFT,
-    Patience, Strategy, Surgical, WiSE, strategy)
+    Contrastive, FeatureExtraction, FineTune, FullFineTune, LayerDecay, LoRA, LPFT, Patience, Strategy, WiSE, strategy)
 
 # %% ../nbs/api/apps/21_all.ipynb #8d596805
 from .training.learner import transfer_learner
@@ -59,9 +65,10 @@ from .hosted import openai_task
 # %% ../nbs/api/apps/21_all.ipynb #565939b8
 _all_ = [
     'TransferError', 'Table', 'sample', 'samples', 'task_from', 'ImageTask', 'TextTask', 'DetectionTask', 'GenerationTask',
-    'CodeTask', 'PairsTask', 'open_image', 'stages', 'models', 'pretrained', 'text_pretrained',
-    'Phase', 'Strategy', 'strategy', 'BitFit', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
-    'GradualUnfreeze', 'L2SP', 'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'Surgical', 'WiSE',
+    'CodeTask', 'PairsTask', 'AudioTask', 'ImageTextTask', 'CaptionTask', 'zero_shot', 'open_image', 'stages', 'models',
+    'pretrained', 'text_pretrained',
+    'Phase', 'Strategy', 'strategy', 'Contrastive', 'FeatureExtraction', 'FineTune', 'FullFineTune',
+    'LayerDecay', 'LoRA', 'LPFT', 'Patience', 'WiSE',
     'transfer_learner', 'watched', 'load_transfer', 'evaluate_saved',
     'Picture', 'Result', 'calibration', 'paired_interval', 'per_class', 'plot_confusion', 'plot_most_wrong',
     'compare', 'score', 'advise', 'candidates', 'domain_gap', 'adapt', 'continue_pretraining']

@@ -1,5 +1,5 @@
 "Build the site in _docs: with Quarto where it is installed, else with smalldocs. A broken link or a path of this machine fails."
-import json, re, shutil, subprocess, sys
+import gc, json, re, shutil, subprocess, sys
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -125,4 +125,6 @@ if __name__ == '__main__':
     print('with', 'Quarto' if quarto else 'smalldocs, as Quarto is not installed')
     sidebar()
     with remembered(): (nbdev_docs.__wrapped__ if quarto else smalldocs)()
-    sys.exit('\n'.join(faults()) or 0)
+    found = '\n'.join(faults())
+    gc.freeze() # at the end IPython collects garbage once for each page, and would look at everything each time
+    sys.exit(found or 0)

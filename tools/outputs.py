@@ -8,7 +8,7 @@ got two hashes: of its own cells, and of what they import (`behind.py`). After t
     outputs.py --stale            say which those are
     outputs.py --test …           nbdev-test, with its options; what the notebooks show as they run is compared with what is stored
     outputs.py --stamp PAGE …     they were stored just now, by other means"""
-import json, multiprocessing, os, re, subprocess, sys
+import json, multiprocessing, os, re, subprocess, sys, tempfile
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -66,15 +66,18 @@ _temporary = re.compile(r'\btmp[a-z0-9_]{8}\b')
 _date = re.compile(r'\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?')
 _measured = re.compile(r'\d\s?(?:s|ms|µs|min|h|KiB|MiB|GiB|KB|MB|GB)\b|\b(?:seconds?|minutes?|ms|MiB|GiB|MB|GB)\b|\b\w+/s\b')
 _number = re.compile(r'[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
-_progress = re.compile(r'[^\n]*[█▉▊▋▌▍▎▏\r][^\n]*\n?')
+_progress = re.compile(r'[█▉▊▋▌▍▎▏\r]')
+_row = re.compile(r'[^\n]*\n?')
+_embedded = re.compile(r'base64,[A-Za-z0-9+/=]+') # a picture or a sound inside a page
 _decimal = re.compile(r'\d\.\d')
 _between = re.compile(r'[\s|:-]+') # columns are as wide as what is in them
 
 def _words(text): return _between.sub(' ', _number.sub('#', text)).strip()
 
 def _lasting(text):
-    "Without what no second run shows again: progress, addresses, temporary folders, dates, and where time or memory is measured, the numbers"
-    text = _temporary.sub('tmp', _date.sub('DATE', _address.sub('0x', _progress.sub('', text))))
+    "Without what no second run shows again: progress, addresses, temporary folders, dates, what is embedded as bytes, and where time or memory is measured, the numbers"
+    text = ''.join(line for line in _row.findall(_embedded.sub('base64', text)) if not _progress.search(line))
+    text = _temporary.sub('tmp', _date.sub('DATE', _address.sub('0x', text)))
     return _words(text) if _measured.search(text) else text.strip()
 
 def _shown(cell):
@@ -119,11 +122,18 @@ _marks = {} # of all pages, when the test began
 def _seen_file(page): return seen/f'{name(page).replace("/", "+")}.json'
 
 def test_page(fn, save=False, **kwargs):
-    "What nbdev runs for each notebook, in a process of its own: what another one left in memory must not decide a test"
+    "What nbdev runs for each notebook, in a process of its own: what another one left in memory, or on disk, must not decide a test"
     if not hasattr(os, 'fork') or sys.platform == 'darwin': return _test_page(fn, save, **kwargs)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: return _apart(fn, save, folder, **kwargs)
+
+def _apart(fn, save, folder, **kwargs):
+    "In a process of its own, whose temporary files are in a folder"
+    def run():
+        os.environ['TMPDIR'] = tempfile.tempdir = folder
+        there.send(_test_page(fn, save, **kwargs))
     fork = multiprocessing.get_context('fork')
     here, there = fork.Pipe(duplex=False)
-    child = fork.Process(target=lambda: there.send(_test_page(fn, save, **kwargs)))
+    child = fork.Process(target=run)
     child.start()
     there.close() # the child's copy is the last one, so that its end is seen
     try: return here.recv()

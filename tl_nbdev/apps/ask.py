@@ -14,15 +14,23 @@ from .shell import _one_line, as_parts, as_shown_bands, as_window, in_shell_word
 
 # %% ../../nbs/api/apps/15_ask.ipynb #7e8b768f
 def data_options(
-    # image, text, boxes, generation (a network learns to write) or pairs (what belongs together), default what DATA
-    # look like
+    # image, text, audio, transcription, boxes, generation (a network learns to write), pairs (what belongs together),
+    # image-text (pictures with texts) or captions (what is said about pictures), default what DATA look like
     task:str=None,
     label:str=None, # column of labels, for a table, where a column may also be named by its number, from 0
     text:str=None, # column of texts, for a table of texts
     second:str=None, # column of second texts, where an item is a pair
+    image:str=None, # column of pictures that have a caption each, default the one whose values are files
+    caption:str=None, # column of captions of pictures
+    question:str=None, # column of questions about pictures; of a model that answers such, a question itself
+    answer:str=None, # column of their answers
     group:str=None, # column of groups that must stay together
     file:str=None, # column of files, for a table of images, default the one whose values are files
     root:str=None, # folder in which these files are looked for, default that of the table
+    audio:str=None, # column of recordings, for a table of them, default the one whose values are recordings
+    transcript:str=None, # column of what is said in recordings, which a network learns to write down
+    start:str=None, # column of seconds at which a piece of a recording begins
+    end:str=None, # column of seconds at which it ends
     boxes:str=None, # a file of boxes in the photos of DATA: COCO's JSON, data.yaml, a folder of XML, or a table
     part:str=None, # column of the split: train, valid and test, or is_valid, or a fold
     delim:str=None, # separates several labels of one item

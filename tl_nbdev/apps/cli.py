@@ -109,35 +109,41 @@ def _refuse_with_target(**options):
 @delegates(data_options)
 def tl_train(
     data:str, # a folder, a table, or a sample's name
-    # a name, or a folder with config.json or transfer.json, default tf_efficientnet_lite0,
-    # all-MiniLM-L6-v2 for texts, or faster_rcnn:tf_efficientnet_lite0 for boxes
+    # a name, or a folder with config.json or transfer.json, default tf_efficientnet_lite0, all-MiniLM-L6-v2 for texts,
+    # faster_rcnn:tf_efficientnet_lite0 for boxes, speech-embedding for labels of recordings, whisper-tiny.en for
+    # transcripts, two joined by + for photos with captions
     model:str=None,
-    # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, bitfit, lora:8, l2sp, wise,
-    # textbook, contrastive, patience:3, joined with +, or a .json file, default feature, or last:2 with --target
+    # feature, last:N, full, gradual, lpft, layerdecay:0.75, surgical:early, lit, bitfit, lora:8, l2sp, wise,
+    # textbook, contrastive, patience:3, joined with +, or a .json file, default feature, last:4 for transcripts,
+    # connector for what is said about pictures, or last:2 with --target
     strategy:str=None,
-    head:str='linear', # linear, textbook, or own, that of a transformer's classification class; a detector has its own
+    head:str='linear', # linear, textbook, own (that of a transformer's class), or "class names"; a detector has its own
     epochs:int=None, # default the strategy's own
     seed:int=0, # of split, head and training
     limit:int=None, # at most so many items, stratified
     # accuracy, balanced_accuracy, f1 or auroc, for numbers r2, pearson or spearman, for boxes mAP, AP50, AP75 or AR100
     metric:str=None,
-    size:int=None, # pixels of the images, default what the model was trained with, or tokens of a text, default 256
+    # pixels of the images, default what the model was trained with, tokens of a text, default 256, or seconds of a
+    # window of sound
+    size:int=None,
     long:str=None, # of texts longer than that: truncate or windows
-    pooling:str=None, # of texts: mean, cls, last, max or attention
+    pooling:str=None, # of texts: mean, cls, last, max or attention; of recordings: mean, max or mean+max
     revision:str=None, # of a model on the hub: a commit
     bits:int=None, # of a model that writes: 4 packs its layers under adapters, which needs bitsandbytes
     # none, flip, flips, dihedral or affine, default flip, unless mirrored photos look like another class;
-    # for boxes none, flip, crop, strong or mosaic, default crop
+    # for boxes none, flip, crop, strong or mosaic, default crop; for recordings none, light, noise, mask, speed, phone
+    # or strong, default light
     augment:str=None,
     fit:str='squeeze', # squeeze, crop or pad; photos with boxes are squeezed
     weights:bool=False, # let rare classes count as much as frequent ones
-    # items in a batch, default 64 images, 32 texts or 16 photos with boxes where there are many, down to 8 where
-    # there are few
+    # items in a batch, default 64 images, 32 texts or recordings, or 16 photos with boxes where there are many, down to
+    # 8 where there are few
     bs:int=None,
     accumulate:int=1, # batches that make one step
     compile:bool=False, # by torch.compile
     checkpointing:bool=False, # of gradients: less memory, more time
     resume:bool=False, # write checkpoints, and go on where the same command was cut off
+    devices:int=None, # as many processes train, one a GPU, default one, or those that torchrun has started
     dry_run:bool=False, # train nothing, say what it would take
     target:str=None, # data of another domain, labelled or not: adapt to it, without its labels
     # how: dann, cdan, mdd, coral, mmd, jan, mcc, pseudo, or several at once as in mmd+mcc, or adabn, tent or none,
@@ -153,10 +159,11 @@ def tl_train(
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Adapt a pretrained network to labelled images, texts or photos with boxes, and report on test"
+    "Adapt a pretrained network to images, texts, recordings, or photos with boxes or captions, and report on test"
     from tl_nbdev.strategies.strategy import strategy as strategy_of
     if strategy: strategy = strategy_of(strategy)
-    if target: _refuse_with_target(dry_run=dry_run, resume=resume, accumulate=accumulate > 1, metric=metric)
+    if target:
+        _refuse_with_target(dry_run=dry_run, resume=resume, accumulate=accumulate > 1, metric=metric, devices=devices)
     task = asked_task(data, limit, seed, metric, **kwargs)
     strategy = strategy or strategy_of(_usual_strategy(task, target, adapt))
     from tl_nbdev.training.learner import transfer_learner
@@ -173,7 +180,7 @@ def tl_train(
     judge = dict(items=items, most=most, scorer=scorer and words_of(scorer), general=general)
     judge = {name: value for name, value in judge.items() if value is not None}
     task.modality.check_judging(judge)
-    _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge)
+    _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge, devices)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #1c5a3a6f
 @command
@@ -194,7 +201,7 @@ def tl_eval(
     from tl_nbdev.training.saved import load_transfer
     from tl_nbdev.training.saving import evaluate_saved
     model, start = load_transfer(folder), time.perf_counter()
-    regression = kwargs.pop('regression', False) or not model.answer.named
+    regression = kwargs.pop('regression', False) or model.answer.number
     judge = dict(items=items, most=most, scorer=scorer and words_of(scorer), general=general)
     judge = {name: value for name, value in judge.items() if value is not None}
     model.modality.check_judging(judge)
@@ -285,8 +292,9 @@ def _write_found(model, asked, rows, draw, forms, like):
 # %% ../../nbs/api/apps/18_cli.ipynb #7ad0c3e1
 def _searched(model, queries, among, top, json):
     "What a model finds among others, in lines and as JSON"
-    if not queries: raise TransferError('nothing is looked for: say it in words, such as "reads a JSON file"')
-    rows = model.search(queries, among, 5 if top is None else top)
+    from tl_nbdev.training.inference import Predictor # which knows how to search once this is read
+    if not queries: raise TransferError(f'nothing is looked for: say it in words, such as "{model.modality.example}"')
+    rows = Predictor.search(model, queries, among, 5 if top is None else top)
     for row in rows:
         if row['place'] == 1 and len(queries) > 1: print(_one_line(row['text']))
         told = [f'{row["place"]}', f'{row["similarity"]:.3f}', row.get('where', ''), row['found'][:100]]
@@ -315,13 +323,14 @@ def tl_predict(
     top_p:float=None, # of a model that writes: share of the probability that words are drawn from, default 1
     stream:bool=False, # of a model that writes: show an answer while it is written
     fill:bool=False, # of a model of code: files hold <FILL_ME> where something is missing
-    among:str=None, # of a model that searches: a folder, a table or a text file, FILES being what is looked for, in words
+    # of a model that searches: a folder, a table or a text file, FILES being what is looked for, in words or as a picture
+    among:str=None,
     top:int=None, # how many it lists, default 5
     json:str=None, # write the predictions there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
-    "Predict labels, find things in photos, search among texts, or write, and say why for items that can't be read"
+    "Predict labels, find things in photos, search, or write, and say why for items that can't be read"
     from tl_nbdev.training.saved import load_transfer
     model, told = load_transfer(folder), {**data_options(**kwargs), **given(text=text, second=second)}
     if among: return _searched(model, [*files, *([text] if text else [])], among, top, json)
@@ -353,7 +362,9 @@ def _print_run(run):
 def tl_compare(
     data:str, # a folder, a table, or a sample's name
     models:str=None, # what to start from, separated by commas, default as for tl-train
-    strategies:str='feature,last:2,full', # separated by commas, as for tl-train
+    # separated by commas, as for tl-train, default feature, last:2 and full, or of what writes about pictures
+    # connector, lora:8 and connector+language
+    strategies:str=None,
     seeds:int=1, # how many of each
     epochs:int=None, # for each, default each strategy's own
     seed:int=0, # of the split, and the first of the runs
@@ -368,21 +379,24 @@ def tl_compare(
     # there are few
     bs:int=None,
     runs:str=None, # folder for a JSON of each run, from which the same command goes on
+    # who carries runs out: processes:4, ray, ray:HOST:6379 or ray://HOST:10001, default this process
+    executor:str=None,
     json:str=None, # write the table there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
 ):
     "Several models and strategies on the same data: chosen on valid, reported on test, with intervals"
     from tl_nbdev.strategies.strategy import strategy
-    ways = [strategy(word) for word in words_of(strategies)]
+    ways = [strategy(word) for word in words_of(strategies)] if strategies else None
     task = asked_task(data, limit, seed, metric, **kwargs)
     from tl_nbdev.selection.compare import compare
     introduce(task)
     names = words_of(models) if models else None
-    found = compare(task, names, ways, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=_print_run)
+    found = compare(task, names, ways, seeds, epochs, seed, runs, size=size, augment=augment, bs=bs, tell=_print_run,
+                    executor=executor)
     best = found.best
     chosen = dict(model=best.model, strategy=best.strategy.name, seed=best.seed)
-    _out(dict(best=chosen, rows=found.rows(), skipped=skipped_rows(task), notes=task.notes), json, found)
+    _out(dict(best=chosen, rows=found.rows(), failed=list(found.failed), skipped=skipped_rows(task), notes=task.notes), json, found)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #a9200a41
 def _budget(text): return float(text) if text.replace('.', '', 1).isdigit() else text
@@ -394,7 +408,9 @@ def tl_advise(
     data:str, # a folder, a table, or a sample's name
     budget:str='5 min', # seconds, or such as "5 min"
     models:str=None, # candidates, separated by commas, default what needs no model hub
-    strategies:str='feature,last:2,full', # separated by commas, as for tl-train
+    # separated by commas, as for tl-train, default feature, last:2 and full, or of what writes about pictures
+    # connector, lora:8 and connector+language
+    strategies:str=None,
     epochs:int=None, # of each that trains the body, default its own
     params:int=None, # candidates of at most so many parameters
     licence:str=None, # candidates whose licence holds this word
@@ -407,6 +423,7 @@ def tl_advise(
     size:int=None, # pixels of the images, or tokens of a text
     bs:int=None, # items in a batch, default as for tl-train
     out:str=None, # folder for checkpoints, the plot and the trained winner, where the same command goes on
+    executor:str=None, # who trains side by side what may be asked for, as for tl-compare
     json:str=None, # write the advice there
     debug:bool=False, # show the whole traceback of an error
     **kwargs
@@ -414,13 +431,13 @@ def tl_advise(
     "Which model to start from and how much of it to train: measured within a budget"
     from tl_nbdev.strategies.strategy import strategy
     from tl_nbdev.selection.choose import advise, candidates
-    ways = [strategy(word) for word in words_of(strategies)]
+    ways = [strategy(word) for word in words_of(strategies)] if strategies else None
     task = asked_task(data, limit, seed, metric, **kwargs)
     introduce(task)
     among = candidates(task, words_of(models) if models else None, params, licence, latency, mib)
     race = Path(out)/'race' if out else None
     def tell(line): print(f'  {line}', flush=True)
-    advice = advise(task, _budget(budget), among, ways, epochs, seed, race, tell, **given(size=size, bs=bs))
+    advice = advise(task, _budget(budget), among, ways, epochs, seed, race, tell, executor, **given(size=size, bs=bs))
     _tell_advice(advice, task, out, json)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #fa4df772
@@ -447,7 +464,7 @@ def tl_gap(
     _out(report, json, found)
 
 # %% ../../nbs/api/apps/18_cli.ipynb #1c8d342a
-_not_of_texts = ['label', 'second', 'group', 'file', 'root', 'part', 'delim', 'regression', *learning_options]
+_not_of_texts = ['label', 'second', 'image', 'caption', 'question', 'answer', 'group', 'file', 'root', 'part', 'delim', 'regression', *learning_options]
 
 @command
 @delegates(data_options, but=_not_of_texts)

@@ -342,7 +342,7 @@ def _take(self:StrategyDashboard, _):
     if model not in self.model.options: self.model.options = [*self.model.options, model]
     with self._quietly():
         self.model.value = model
-        self.strategy.value = next((one for one in words if one in (word, name)), self.strategy.value)
+        self.strategy.value = next((one for one in self.choice.words if one in (word, name)), self.strategy.value)
         self.last.max = 1000
         if name == 'last': self.last.value = int(last)
     self._pick()

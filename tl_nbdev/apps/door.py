@@ -26,14 +26,18 @@ def _kind_called(name, kinds):
 # %% ../../nbs/api/apps/00_door.ipynb #01154eeb
 def kind_of_data(
     data, # a folder, a table, or the name of a sample
+    like=None, # the modality of a model that is asked about them, which knows no other kind
     **told # what is said of it, see `Modality.claims`
 ) -> type: # a subclass of `Modality`
     "The kind of input that is meant"
     import_plugins()
+    if like is not None and not told.get('task'): return type(like)
     path = Path(data).expanduser()
     info = None if path.exists() else sample_info(data)
     known = known_modalities()
-    if told.get('task'): return _kind_called(told['task'], known.values())
+    if told.get('task'):
+        also = (kind for kind in known.values() if told['task'] in kind.task_also and kind.claims(path, info, told))
+        return next(also, None) or _kind_called(told['task'], known.values())
     usual = known['image'], known['text']
     own = [kind for kind in known.values() if kind not in usual]
     own.sort(key=lambda kind: kind.__module__.startswith('tl_nbdev.')) # those of others first
@@ -48,7 +52,7 @@ def task_from(
     **told
 ) -> Task: # raises `TransferError` where nothing can be learned from it
     "The task that data name"
-    kind = kind_of_data(data, **told)
+    kind = kind_of_data(data, like, **told)
     told.pop('task', None)
     try: return kind.named(data, told, like)
     except NotThisKind:

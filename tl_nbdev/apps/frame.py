@@ -18,7 +18,7 @@ import ipywidgets as w
 class Frame(w.VBox):
     "A page of widgets: a line for messages, and handlers whose errors are shown"
     def __init__(self):
-        self._closed, self._quiet, self._lock = False, False, threading.RLock()
+        self._closed, self._quiet, self._lock = False, None, threading.RLock()
         self.message = w.HTML(message(''))
         super().__init__([w.HTML(style), self.message])
         self.add_class('tl-dash')
@@ -52,7 +52,7 @@ def why(
 def _guard(self:Frame, handler):
     "A handler whose errors are shown instead of lost"
     def safely(*args):
-        if self._quiet: return
+        if self._quiet == threading.get_ident(): return
         with self._lock:
             try: handler(*args)
             except Exception as error:
@@ -64,17 +64,22 @@ def _guard(self:Frame, handler):
 @patch
 @contextmanager
 def _quietly(self:Frame):
-    "Inside, handlers do nothing"
-    self._quiet = True
-    try: yield
-    finally: self._quiet = False
+    "Inside, handlers of this thread do nothing"
+    with self._lock:
+        before, self._quiet = self._quiet, threading.get_ident()
+        try: yield
+        finally: self._quiet = before
 
 # %% ../../nbs/api/apps/10_frame.ipynb #421abef8
 @patch
 def _on_change(self:Frame, widget, handler):
     "Call a handler when a widget has another value"
-    safely = self._guard(handler)
-    widget.observe(lambda change: safely(), 'value')
+    def chosen(value):
+        if widget.value != value:
+            with self._quietly(): widget.value = value
+        handler()
+    safely = self._guard(chosen)
+    widget.observe(lambda change: safely(change.new), 'value')
 
 # %% ../../nbs/api/apps/10_frame.ipynb #72b34715
 _open = {} # (what it shows, cell) → the page that was made there

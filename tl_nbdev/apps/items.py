@@ -40,7 +40,8 @@ def some_items(
     train, answer, larger = task.part('train'), task.answer, bool(task.answer.legend)
     n = n or (8 if larger else 12)
     some = train.groupby(answer.strata(train.label)).head(max(1, n//max(len(task.vocab), 1))).head(n)
-    items, labels = some.item.to_list(), [brief(answer.spoken(label), 26 if larger else 18) for label in some.label]
+    most = 26 if larger else 18 if answer.classes else 40
+    items, labels = some.item.to_list(), [brief(answer.spoken(label), most) for label in some.label]
     targets = dict(zip(map(id, items), answer.targets(some.label)))
     return task.modality.show(items, labels, across=4 if larger else 6,
                               over=lambda item, picture: answer.drawn(picture, targets[id(item)]))
@@ -62,7 +63,7 @@ def _drop_field(modality, take):
 # %% ../../nbs/api/apps/11_items.ipynb #9c55b646
 def _written_field(modality, take):
     "A field for what is written"
-    text = w.Textarea(description=f'a {modality.noun}', placeholder=modality.invites, layout=w.Layout(width='98%'))
+    text = w.Textarea(description='write here', placeholder=modality.invites, layout=w.Layout(width='98%'))
     button = w.Button(description='Predict')
     button.on_click(lambda _: take(text.value, None))
     return dict(text=text, ask_text=button)

@@ -70,7 +70,7 @@ def start_panel(
     "Where to start from"
     names = [row['name'] for row in choice.models()]
     if choice.model not in names: names.append(choice.model)
-    select = w.Select(options=names, value=choice.model, description='start from', rows=7, **_wide)
+    select = w.Select(options=names, value=choice.model, description='start from', rows=7, layout=w.Layout(width='560px', max_width='98%'), **_wide)
     return w.VBox([_filters(made), made.add('model', select), made.add('table', w.HTML())])
 
 # %% ../../nbs/api/apps/12_panels.ipynb #e46a97d3
@@ -84,12 +84,12 @@ def _labels_options(task):
 def _sliders(choice):
     "Name → widget, of what is chosen"
     full, narrow = w.Layout(width='420px', max_width='98%'), w.Layout(width='220px')
-    strategies = [(f'{word}: {what}', word) for word, what in words.items()]
+    strategies = [(f'{word}: {what}', word) for word, what in choice.words.items()]
     labels = _labels_options(choice.task)
     return dict(
         strategy=w.Dropdown(options=strategies, value=choice.word, description='strategy',
                             layout=full, **_wide),
-        last=w.IntSlider(value=2, min=1, max=max(choice.most, 1), description='last stages',
+        last=w.IntSlider(value=min(choice.last, max(choice.most, 1)), min=1, max=max(choice.most, 1), description='last stages',
                          layout=full, **_wide),
         wise=w.Checkbox(value=False, description='then interpolate with the start (WiSE)', indent=False),
         labels=w.SelectionSlider(options=labels, value=0, description=choice.task.answer.supply, layout=full, **_wide),

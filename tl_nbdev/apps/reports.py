@@ -57,9 +57,11 @@ def timed_training(
 ): # → result on test, seconds
     "Train, and look how it does"
     from tl_nbdev.training.learner import watched
+    from tl_nbdev.training.together import others_leave
     learn.task.modality.check_judging(judge or {})
     start = time.perf_counter()
     with watched(learn): learn.transfer(strategy, epochs, **kwargs)
+    others_leave()
     result = learn.evaluate(**(judge or {}))
     return result, max(time.perf_counter() - start, learn.transfers[-1]['seconds'])
 
@@ -84,9 +86,10 @@ def _planned(learn, strategy, epochs, json):
     _out(dict(strategy=strategy.name, seconds=plan.seconds, mib=plan.mib, phases=list(plan)), json, plan)
 
 # %% ../../nbs/api/apps/17_reports.ipynb #1a259149
-def _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge=None):
+def _trained(learn, task, strategy, epochs, resume, accumulate, head, seed, json, out, judge=None, devices=None):
     "Train, report on test, and save"
-    result, seconds = timed_training(learn, strategy, epochs, judge, resume=resume, accumulate=accumulate)
+    how = dict(resume=resume, accumulate=accumulate, devices=devices)
+    result, seconds = timed_training(learn, strategy, epochs, judge, **how)
     print(result)
     if (more := result.answer.printed(result)) is not None: print(more)
     details = training_details(learn, seconds, strategy, head, seed, out)
@@ -159,7 +162,7 @@ def answer_line(
     row # of `predict`, with its `file`
 ) -> str:
     "An answer as a line"
-    said = {name: value for name, value in row.items() if name != 'file'}
+    said = {name: value for name, value in row.items() if name != 'file' and str(value) != row['file']}
     if 'error' in said: return _one_line(f'{row["file"]}\tnot read: {said["error"]}')
     words = (f'{value:.6g}' if name == 'value' else str(value) or '(nothing)' for name, value in said.items()
              if value is not None)

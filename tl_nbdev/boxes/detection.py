@@ -214,10 +214,10 @@ def claims(cls:Scenes, path, info, told):
 @patch(cls_method=True)
 def named(cls:Scenes, data, told, like=None):
     "A task of boxes: a sample, photos with a file of boxes, or a file of boxes that finds its photos"
-    learn, read = told.get('learn', True), {name: told[name] for name in of_reading if told.get(name) is not None}
-    told = {name: value for name, value in told.items() if value is not None and value is not False}
+    told = said_of(told)
+    read = only(told, of_reading)
     refuse(told, ('label', 'delim', 'gather', 'file', 'parts', 'regression', 'classes', 'window', 'bands'), 'is not for boxes')
-    common = dict(only(told, ('limit', 'seed', 'metric')), learn=learn)
+    common = only(told, ('limit', 'seed', 'metric', 'learn'))
     if isinstance(like, Scenes) and like.reading: common['reading'] = like.reading
     boxes, columns = told.get('boxes'), only(told, ('group', 'part'))
     of_a_table = {**columns, **read}

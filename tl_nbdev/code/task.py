@@ -341,7 +341,7 @@ def claims(cls:Codes, path, info, told):
 @patch(cls_method=True)
 def named(cls:Codes, data, told, like=None):
     "A task of sources: of a sample, a table, or a folder of files"
-    told = {name: value for name, value in told.items() if value is not None and value is not False or name == 'learn'}
+    told = said_of(told)
     refuse(told, ('window', 'bands', 'second', 'boxes'), f'is not for sources, and {data} is of sources')
     path = Path(data).expanduser()
     info = None if path.exists() else sample_info(data)

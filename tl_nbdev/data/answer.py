@@ -27,6 +27,7 @@ class Answer:
     several = False   # does an item have a list of labels?
     exclusive = False # does each item have exactly one class?
     metric_shown = 'accuracy' # the name of what `shown_metric` measures
+    number = False    # is it a number, which a label may be where somebody says so?
     decimals = 6      # of what a model gives, in the file of a run
     def __init__(self,
         classes=() # their names, in the order in which a network learns them
@@ -353,7 +354,7 @@ def from_dict(cls:Answer,
 
 # %% ../../nbs/api/data/12_answer.ipynb #11de36da
 _homes = dict(boxes='tl_nbdev.boxes.answer', generation='tl_nbdev.generation.answer',
-              matching='tl_nbdev.pairs.answer') # kinds of rooms that aren't always open
+              matching='tl_nbdev.pairs.answer', transcription='tl_nbdev.audio.answer') # kinds of rooms that aren't always open
 
 def answer_called(
     kind # its name

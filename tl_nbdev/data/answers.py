@@ -10,12 +10,11 @@ __all__ = ['SingleLabel', 'MultiLabel', 'Regression', 'answer_kind', 'answer_of'
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
-from sklearn import metrics as skm
 from ..base.settings import TransferError
 from ..base.samples import brief
 from .labels import as_number, as_numbers, in_order
 from .answer import *
+from .counts import *
 from fastcore.basics import patch
 
 # %% ../../nbs/api/data/13_answers.ipynb #0f568d3e
@@ -33,16 +32,22 @@ def _balanced_accuracy(y, p):
 def _f1(y, p):
     "Macro F1, where several labels are chosen at 0.5 each"
     chosen = p > .5 if y.ndim > 1 else _top(p)
-    return float(skm.f1_score(y, chosen, average='macro', zero_division=0))
+    from sklearn.metrics import f1_score # here: who predicts asks for no score, and it loads slowly
+    return float(f1_score(y, chosen, average='macro', zero_division=0))
 
 # %% ../../nbs/api/data/13_answers.ipynb #a08a49ec
+def _by_class(y, p):
+    "A column of 0 and 1 for each class, and its scores; of two classes, the second alone"
+    if y.ndim == 1 and p.shape[1] == 2: return y[:, None], p[:, 1:]
+    return (np.eye(p.shape[1], dtype=int)[y] if y.ndim == 1 else y), p
+
 def _auroc(y, p):
     "Mean AUROC of classes with positives and negatives, each against the rest. Raises `ValueError` without any"
-    if y.ndim == 1 and p.shape[1] == 2: y, p = y[:, None], p[:, 1:]
-    elif y.ndim == 1: y = np.eye(p.shape[1], dtype=int)[y]
+    y, p = _by_class(y, p)
     known = [i for i in range(p.shape[1]) if 0 < y[:, i].sum() < len(y)]
     if not known: raise ValueError('one class only')
-    return float(np.mean([skm.roc_auc_score(y[:, i], p[:, i]) for i in known]))
+    from sklearn.metrics import roc_auc_score
+    return float(np.mean([roc_auc_score(y[:, i], p[:, i]) for i in known]))
 
 # %% ../../nbs/api/data/13_answers.ipynb #bf697aac
 _of_numbers = ('is of numbers: use accuracy, balanced_accuracy, f1 or auroc, or say regression=True if the label '
@@ -68,6 +73,28 @@ class SingleLabel(Answer):
 
     def unfit(self, kind): return _of_numbers if kind.name == 'regression' else super().unfit(kind)
 
+# %% ../../nbs/api/data/13_answers.ipynb #b1f44c4b
+def _many(metric, y, p):
+    "A function of draws that gives their values, `None` where they are found one by one"
+    several = y.ndim > 1
+    n, chosen = p.shape[1], p > .5 if several else _top(p)
+    def counts(draws): return label_counts(y, chosen, draws) if several else class_counts(y, chosen, draws, n)
+    if metric == 'f1': return lambda draws: mean_f1(counts(draws), everyone=several)
+    if metric == 'balanced_accuracy': return lambda draws: mean_recall(counts(draws))
+    if metric == 'auroc': return lambda draws: mean_auroc(*_by_class(y, p), draws)
+
+class _Counted:
+    "The score of some items, and of many draws of them"
+    def __init__(self, score, many):
+        self.score = score
+        if many: self.many = many
+    def __call__(self, ids): return self.score(ids)
+
+@patch
+def judge(self:SingleLabel, metric, targets, predictions):
+    "What is asked for the value on some of the items, or on many draws of them"
+    return _Counted(Answer.judge(self, metric, targets, predictions), _many(metric, targets, predictions))
+
 # %% ../../nbs/api/data/13_answers.ipynb #b74edbf2
 @add_answer
 class MultiLabel(Answer):
@@ -83,6 +110,12 @@ class MultiLabel(Answer):
     def chosen(self, predictions): return predictions > .5
     def indicators(self, values): return np.asarray(values).astype(int)
     def spoken(self, label): return ', '.join(label) or 'none'
+
+# %% ../../nbs/api/data/13_answers.ipynb #55499575
+@patch
+def judge(self:MultiLabel, metric, targets, predictions):
+    "What is asked for the value on some of the items, or on many draws of them"
+    return _Counted(Answer.judge(self, metric, targets, predictions), _many(metric, targets, predictions))
 
 # %% ../../nbs/api/data/13_answers.ipynb #b93a2dce
 @patch
@@ -158,9 +191,13 @@ def _number(score, y, p):
 
 def _pearson(a, b): return np.corrcoef(a, b)[0, 1] if np.ptp(b) else np.nan
 
-def _spearman(a, b): return _pearson(rankdata(a), rankdata(b))
+def _spearman(a, b):
+    from scipy.stats import rankdata
+    return _pearson(rankdata(a), rankdata(b))
 
-def _r2_of(y, p): return _number(skm.r2_score, y, p)
+def _r2_of(y, p):
+    from sklearn.metrics import r2_score
+    return _number(r2_score, y, p)
 
 def _pearson_of(y, p): return _number(_pearson, y, p)
 
@@ -171,7 +208,7 @@ def _spearman_of(y, p): return _number(_spearman, y, p)
 class Regression(Answer):
     "A number per item"
     name, words, gives, named, supply = 'regression', 'regression', 'a number', False, 'labels'
-    metric_shown = 'R²'
+    metric_shown, number = 'R²', True
     scores = dict(r2=_r2_of, pearson=_pearson_of, spearman=_spearman_of)
     def __init__(self,
         mean=0., # of the labels of train

@@ -25,7 +25,9 @@ class Modality:
     usual_model = None   # what to start from, where nobody says
     usual_bs = 64        # items in a batch, where there are many
     usual_strategy = 'feature' # how much trains, where nobody says
+    strategies = 'feature', 'last:2', 'full' # which are compared, where nobody says
     task_called = ''     # the kind of task, as one asks for it in a shell
+    task_also = ()       # further kinds of task that it serves, where the data are its own
     contenders = ()      # what a race is between, where nobody says
     augmentations = ('none',) # how training can vary items
     varies = 'none'      # how it does, where nobody says

@@ -50,10 +50,16 @@ def size_of_batches(
     "Items in a batch, where the user doesn't say"
     return next((o for o in (64, 32, 16) if o <= most and n >= o*steps_an_epoch), 8)
 
+# %% ../../nbs/api/data/15_loaders.ipynb #cecf9615
+def _taken(loader, batches):
+    "What is read here of batches: all, or what `takes` says"
+    return [loader.takes(ids) for ids in batches] if loader.takes else batches
+
 # %% ../../nbs/api/data/15_loaders.ipynb #40748701
 class Loader(TfmdDL):
     "fastai's loader, which reads with threads, leaves no item out, and can begin in the middle of an epoch"
     skip, ids = 0, None # batches to leave out (without worker processes), and items of the last batch
+    takes = None # list of a batch's items → those that are read here, where several processes take a batch apart
     _round = 0
     def __init__(self,
         dataset, # as for fastai's `TfmdDL`
@@ -75,7 +81,7 @@ class Loader(TfmdDL):
         if self.prebatched or not self.indexed: return super().sample()
         share, (self.offs, self.num_workers) = slice(self.offs, None, self.num_workers), (0, 1)
         # a worker process takes its share of the batches, not of the items
-        try: return evenly(list(super().sample()), self.bs)[share]
+        try: return _taken(self, evenly(list(super().sample()), self.bs))[share]
         finally: self.offs, self.num_workers = share.start, share.step
 
     def create_batches(self, samps):
@@ -84,6 +90,10 @@ class Loader(TfmdDL):
         else: yield from self._read(samps[self.skip:])
 
     def _batch(self, items): return self.do_batch([item for item in items if item is not None])
+
+    @property
+    def fewest(self): # items in a batch
+        return self.n//max(len(self), 1) if self.indexed and not self.prebatched else 0
 
 # %% ../../nbs/api/data/15_loaders.ipynb #9ad1401b
 @patch
@@ -163,7 +173,7 @@ class NewItems:
 # %% ../../nbs/api/data/15_loaders.ipynb #1aee92f9
 class RowLoader:
     "Rows and labels in batches, for a `DataLoaders`"
-    skip, ids = 0, None # as for `Loader`
+    skip, ids, takes = 0, None, None # as for `Loader`
     def __init__(self,
         rows, # `rows[list of numbers]`, view by view
         y, # a tensor of labels, one of each row
@@ -182,6 +192,8 @@ class RowLoader:
     def in_all(self): return self.n*(self.views if self.all_views else 1) # rows of an epoch
     def to(self, device): pass # rows are moved by the learner, a batch at a time
     def __len__(self): return -(-self.in_all//self.bs)
+    @property
+    def fewest(self): return self.in_all//max(len(self), 1) # items in a batch
 
     def _order(self):
         "Numbers of rows, in the order of this epoch"
@@ -192,6 +204,6 @@ class RowLoader:
         return [self.rng.randrange(self.views)*self.n + i for i in order]
 
     def __iter__(self):
-        for chunk in evenly(self._order(), self.bs)[self.skip:]:
+        for chunk in _taken(self, evenly(self._order(), self.bs)[self.skip:]):
             self.ids = [i % self.n for i in chunk]
             yield self.rows[chunk], self.y[chunk]

@@ -13,7 +13,6 @@ from io import BytesIO
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn import metrics as skm
 from ..base.settings import TransferError
 from ..base.samples import Table, brief
 from .answers import *
@@ -176,7 +175,8 @@ def per_class(
 ) -> Table:
     "Precision, recall and number of each class, with 95 % intervals (Wilson 1927)"
     given, chosen = r.answer.indicators(r.targets), r.answer.indicators(r.predicted)
-    precision, recall, _, sizes = skm.precision_recall_fscore_support(given, chosen, average=None, zero_division=0)
+    from sklearn.metrics import precision_recall_fscore_support
+    precision, recall, _, sizes = precision_recall_fscore_support(given, chosen, average=None, zero_division=0)
     called = chosen.sum(0)
     return Table({'class': name, 'items': int(n), 'precision': _share(right, calls), 'recall': _share(found, n)}
                  for name, n, calls, right, found in zip(r.classes, sizes, called, precision, recall))
@@ -186,7 +186,8 @@ def confusion(
     r:Result # of a task with one label per item
 ) -> np.ndarray: # `(classes, classes)`: row the true class, column the predicted one
     "How often each class was taken for each"
-    return skm.confusion_matrix(r.targets, r.predicted, labels=range(len(r.classes)))
+    from sklearn.metrics import confusion_matrix
+    return confusion_matrix(r.targets, r.predicted, labels=range(len(r.classes)))
 
 # %% ../../nbs/api/data/14_metrics.ipynb #887ea01d
 def most_confused(
@@ -309,6 +310,16 @@ def plot_numbers(
     axes.set(xlabel='true', ylabel='predicted', title=f'{r.metric} {r.value:.2f} on {r.part}, {r.n} items')
     return fig
 
+# %% ../../nbs/api/data/14_metrics.ipynb #5e30a9d1
+def _plot_parts(answer, parts):
+    "Items of each part"
+    figure = Picture(5, 1.1 + .26*len(parts))
+    axes = figure.add_subplot()
+    axes.barh(list(parts), [len(labels) for labels in parts.values()], color=[f'C{i}' for i in range(len(parts))])
+    axes.invert_yaxis()
+    axes.set_xlabel(answer.counted)
+    return figure
+
 # %% ../../nbs/api/data/14_metrics.ipynb #6ed2f731
 def _counts(answer, labels):
     "Items of each class, of several labels each counts"
@@ -320,7 +331,8 @@ def plot_sizes(self:Answer,
     parts, # name of a part → its labels, a `Series`
     most=30 # classes
 ) -> Picture:
-    "Items of each class and part"
+    "Items of each class and part, or of each part where there are no classes"
+    if not self.classes: return _plot_parts(self, parts)
     names = self.classes[:most]
     figure, left = Picture(5, 1.1 + .26*len(names)), np.zeros(len(names))
     axes = figure.add_subplot()

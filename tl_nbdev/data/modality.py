@@ -447,7 +447,9 @@ def start_of(self:Modality,
 
 # %% ../../nbs/api/data/17_modality.ipynb #15f8566b
 _homes = dict(image='tl_nbdev.vision.modality', text='tl_nbdev.text.modality', scene='tl_nbdev.boxes.detection',
-              chat='tl_nbdev.generation.task', code='tl_nbdev.code.task', pair='tl_nbdev.code.search')
+              chat='tl_nbdev.generation.task', code='tl_nbdev.code.task', pair='tl_nbdev.code.search',
+              audio='tl_nbdev.audio.task', speech='tl_nbdev.audio.transcription', caption='tl_nbdev.multimodal.caption_task',
+              **{'image-text': 'tl_nbdev.multimodal.class_names'})
 
 # %% ../../nbs/api/data/17_modality.ipynb #7ae35c37
 def modality_called(

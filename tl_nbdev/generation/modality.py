@@ -59,7 +59,7 @@ class Chats(Modality):
 def _listing(query=None):
     "Networks that write, and need no hub"
     found = [writer_pretrained(name) for name in generators if not query or query.lower() in name.lower()]
-    return Table([dict(name=p.name, parameters=p.params, licence=p.licence, source=p.source, available='yes') for p in found])
+    return Table([dict(name=p.name, parameters=f'{p.params or 0:,}', licence=p.licence, source=p.source, available='yes') for p in found])
 
 # %% ../../nbs/api/generation/33_modality.ipynb #d7e0485f
 @patch(cls_method=True)
@@ -213,9 +213,15 @@ def look_closer(self:Chats, frozen, task, part, before=None, items=None, most=No
     was = make and _Before(self, frozen.p, make)
     def answer(prompts, most): return self.answered(frozen, prompts, most=most)
     rows = task.part(part) if task.n(part) else task.df
-    said = said_about(rows, task.part('train').item.to_list(), frozen.rows.tok, answer, was, items, most, scorer, part, lacks)
+    train = task.part('train').item.to_list()
+    said = said_about(rows, train, frozen.rows.tok, answer, was, items, most, scorer, part, lacks, self.taught_nothing)
     lost = _lost(frozen, was, texts, about) if was and texts else None
     return Looked(said, lost) if said is not None or lost is not None else None
+
+@patch
+def taught_nothing(self:Chats, prompts, train):
+    "What the nearest and the commonest answer would be"
+    return taught_nothing(prompts, train)
 
 def _lost(frozen, was, texts, about):
     "What a network forgot of texts, `None` for an encoder with a decoder, which doesn't go on with texts"

@@ -106,12 +106,13 @@ def claims(cls:Chats, path, info, told):
     "Does a file hold conversations?"
     if info or 'label' in told or path.suffix.lower() not in _of_chats or not path.is_file(): return False
     record = _first_record(path)
+    if isinstance(record, dict) and (record.get('image') or record.get('images')): return False # about pictures
     return isinstance(record, dict) and format_of(record) not in ('', 'text')
 
 @patch(cls_method=True)
 def named(cls:Chats, data, told, like=None):
     "A task of conversations: of a file, or a folder of them"
-    told = {name: value for name, value in told.items() if value is not None and value is not False}
+    told = said_of(told)
     odd = ('label', 'second', 'delim', 'gather', 'file', 'root', 'boxes', 'parts', 'classes', 'window', 'bands', 'quotes')
     refuse(told, odd, 'is not for conversations')
     path = Path(data).expanduser()

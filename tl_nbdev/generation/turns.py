@@ -6,7 +6,7 @@
 __all__ = ['roles', 'role_of', 'content_of', 'Turn', 'turn_of', 'Chat']
 
 # %% ../../nbs/api/generation/00_turns.ipynb #ed2757f8
-import json
+import json, os
 from dataclasses import dataclass
 from numbers import Number
 from fastcore.basics import patch
@@ -113,15 +113,23 @@ def turn_of(
     return Turn(role_of(who, where), content_of(said, at), calls, **rest)
 
 # %% ../../nbs/api/generation/00_turns.ipynb #5d346a24
+def _called(image):
+    "What a picture is called: its file, or what it is in memory"
+    return os.path.basename(image) if isinstance(image, str) else f'a {type(image).__name__} in memory'
+
 @dataclass(frozen=True, repr=False)
 class Chat:
     "A conversation, or a plain text as one turn of the role `text`"
     turns: tuple = () # of `Turn`
     tools: str = '' # JSON of the functions that an assistant may call
-    def __post_init__(self): object.__setattr__(self, 'turns', tuple(self.turns))
+    images: tuple = () # files of the pictures that stand at the head of the user's first turn, or pictures in memory
+    def __post_init__(self):
+        object.__setattr__(self, 'turns', tuple(self.turns))
+        object.__setattr__(self, 'images', tuple(self.images))
     def __len__(self): return len(self.turns)
     def __repr__(self):
-        return '\n'.join(f'{turn.role}: {brief(turn.content or turn.calls, 100)}' for turn in self.turns)
+        shown = [f'picture: {brief(_called(image), 100)}' for image in self.images]
+        return '\n'.join(shown + [f'{turn.role}: {brief(turn.content or turn.calls, 100)}' for turn in self.turns])
     @property
     def is_text(self) -> bool: # a plain text?
         return len(self.turns) == 1 and self.turns[0].role == 'text'
@@ -144,14 +152,17 @@ def _shown(turn, most=2000):
     return f'**{turn.role}**: ' + '<br>'.join(lines)
 
 @patch
-def _repr_markdown_(self:Chat): return '\n\n'.join(map(_shown, self.turns))
+def _repr_markdown_(self:Chat):
+    pictures = [f'**picture**: {as_markdown(_called(image))}' for image in self.images]
+    return '\n\n'.join([*pictures, *map(_shown, self.turns)])
 
 # %% ../../nbs/api/generation/00_turns.ipynb #8c04b35f
 @patch
-def to_json(self:Chat) -> str: # `{"messages": [...]}`, and `tools` where there are any
+def to_json(self:Chat) -> str: # `{"messages": [...]}`, and `tools` and `images` where there are any
     "The one spelling of a conversation"
     made = dict(messages=self.messages())
     if self.tools: made['tools'] = json.loads(self.tools)
+    if self.images: made['images'] = list(map(os.fspath, self.images))
     return _json(made)
 
 # %% ../../nbs/api/generation/00_turns.ipynb #1e6f249d
@@ -171,12 +182,13 @@ def of(cls:Chat,
     if isinstance(item, Chat) and item.turns: return item
     if isinstance(item, Chat): item = []
     if isinstance(item, str): item = _record_in(item) or [Turn('user', as_text(item))]
-    tools = ''
+    tools, images = '', ()
+    if isinstance(item, dict): images = item.get('images') or ()
     if isinstance(item, dict): item, tools = item.get('messages'), _json_field(item, ('tools', 'functions'), where)
     if not isinstance(item, (list, tuple)) or not item:
         what = 'no turns' if isinstance(item, (list, tuple)) else f'a {type(item).__name__}'
         raise TransferError(f'{where or "a conversation"}: {what}, no conversation: give messages, or what a user says')
-    return Chat(tuple(turn_of(message, where) for message in item), tools)
+    return Chat(tuple(turn_of(message, where) for message in item), tools, images)
 
 # %% ../../nbs/api/generation/00_turns.ipynb #1e7945f9
 @patch(cls_method=True)
@@ -215,7 +227,7 @@ def answer(self:Chat) -> str: # `None` where nobody answers. That of a plain tex
 def prompt(self:Chat) -> Chat: # all of it where nobody answers, no turns for a plain text
     "What stands before the last answer"
     at = 0 if self.is_text else _last_answer(self)
-    return Chat(self.turns[:at], self.tools)
+    return Chat(self.turns[:at], self.tools, self.images)
 
 # %% ../../nbs/api/generation/00_turns.ipynb #bd230f3a
 @patch
@@ -224,7 +236,7 @@ def without_system(self:Chat) -> Chat: # a new one
     said = '\n\n'.join(turn.content for turn in self.turns if turn.role == 'system' and turn.content)
     rest = [turn for turn in self.turns if turn.role != 'system']
     at = next((i for i, turn in enumerate(rest) if turn.role == 'user'), None)
-    if not said: return Chat(tuple(rest), self.tools)
-    if at is None: return Chat((Turn('user', said), *rest), self.tools)
+    if not said: return Chat(tuple(rest), self.tools, self.images)
+    if at is None: return Chat((Turn('user', said), *rest), self.tools, self.images)
     rest[at] = Turn('user', f'{said}\n\n{rest[at].content}', name=rest[at].name)
-    return Chat(tuple(rest), self.tools)
+    return Chat(tuple(rest), self.tools, self.images)

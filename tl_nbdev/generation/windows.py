@@ -25,12 +25,12 @@ def _later_starts(chat):
 
 def _to_last_answer(chat):
     "A conversation without what stands behind its last answer, which teaches nothing"
-    return chat if chat.answer is None else Chat(chat.turns[:len(chat.prompt) + 1], chat.tools)
+    return chat if chat.answer is None else Chat(chat.turns[:len(chat.prompt) + 1], chat.tools, chat.images)
 
 def _from_turn(chat, at):
     "A conversation from a turn on, with what the system says at its beginning"
     head = [turn for turn in chat.turns[:1] if turn.role == 'system' and at > 0]
-    return Chat((*head, *chat.turns[at:]), chat.tools)
+    return Chat((*head, *chat.turns[at:]), chat.tools, chat.images)
 
 # %% ../../nbs/api/generation/03_windows.ipynb #f2818452
 def _shortest_cut(tok, chat, size, learn, where):

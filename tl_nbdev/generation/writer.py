@@ -232,6 +232,13 @@ def _packs_alike(self:Writer, ids, expected, near):
     except _refused: return False
     return torch.allclose(found.float(), expected.float(), rtol=10*near, atol=near*float(expected.abs().max()))
 
+# %% ../../nbs/api/generation/13_writer.ipynb #08dc6102
+@patch
+def __setstate__(self:Writer, state):
+    "A network that another process has sent names its attention, and here it is said what that is"
+    register_documents()
+    nn.Module.__setstate__(self, state)
+
 # %% ../../nbs/api/generation/13_writer.ipynb #025843fe
 def _by_document(each, which, n):
     "Sums of losses and numbers of tokens of `n` documents, `which` being that of each loss: `(n, 2)`"
@@ -239,11 +246,63 @@ def _by_document(each, which, n):
     return torch.stack([sums, torch.bincount(which, minlength=n).to(sums)], 1)
 
 @patch
+def _losses(self:Writer, states, labels):
+    "The sum and each of the log-losses, of what the head takes of the tokens before those that are learned"
+    head = self.net.get_output_embeddings()
+    return token_losses(states, labels, self.logits_of, list(head.parameters()), head.weight.shape[0])
+
+@patch
 def _loss(self:Writer, states, labels, which, n):
     "An `Output`, of what the head takes of the tokens before those that are learned"
-    head = self.net.get_output_embeddings()
-    total, each = token_losses(states, labels, self.logits_of, list(head.parameters()), head.weight.shape[0])
+    total, each = self._losses(states, labels)
     return Output(total/max(len(each), 1), _by_document(each, which, n))
+
+# %% ../../nbs/api/generation/13_writer.ipynb #52144103
+class _InGroups(torch.autograd.Function):
+    "The loss of groups of documents, one after the other, and its gradients, which are computed together with it"
+    @staticmethod
+    def forward(ctx, look, groups, *params):
+        sums, totals, rows = [None]*len(params), [], []
+        for group in groups:
+            with torch.enable_grad(): total, each = look(group)
+            found = torch.autograd.grad(total, params, allow_unused=True)
+            sums = [one if other is None else other if one is None else one.add_(other) for one, other in zip(sums, found)]
+            totals.append(total.detach())
+            rows.append(each.detach())
+        ctx.sums, each = sums, torch.cat(rows)
+        ctx.mark_non_differentiable(each)
+        return torch.stack(totals).sum(), each
+    @staticmethod
+    def backward(ctx, grad, _):
+        sums, ctx.sums = ctx.sums, None
+        return None, None, *(each if each is None else each.mul_(grad) for each in sums)
+
+# %% ../../nbs/api/generation/13_writer.ipynb #bdacd65a
+_kept_tokens = dict(cuda=1 << 14) # whose layers' states are kept at a time; elsewhere 512
+
+def _groups(lengths, most):
+    "Ranges of documents that lie end to end, of no more tokens than `most` where one alone has no more"
+    ranges, begin, n = [], 0, 0
+    for i, length in enumerate(lengths):
+        if n and n + length > most:
+            ranges.append(range(begin, i))
+            begin, n = i, 0
+        n += length
+    return [*ranges, range(begin, len(lengths))]
+
+# %% ../../nbs/api/generation/13_writer.ipynb #ccd61625
+@patch
+def _in_groups(self:Writer, tokens, lengths):
+    "What `_summed` says of documents, a few at a time where that saves memory"
+    params = [param for param in self.net.parameters() if param.requires_grad]
+    groups = _groups(lengths, _kept_tokens.get(tokens[0].device.type, 512))
+    whole = len(groups) == 1 or not params or not torch.is_grad_enabled() or 'states' in vars(self) # begins above layers
+    if whole: return self._summed(*tokens, lengths)
+    ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    def look(group):
+        part = slice(ends[group.start], ends[group.stop])
+        return self._summed(*(each[part] for each in tokens), lengths[group.start:group.stop])
+    return _InGroups.apply(look, groups, *params)
 
 # %% ../../nbs/api/generation/13_writer.ipynb #a6c9c6f6
 def _check_room(net, most):
@@ -253,14 +312,20 @@ def _check_room(net, most):
         raise TransferError(f'a document has {most:,} tokens, and the network has positions for {end:,}: cut it')
 
 @patch
+def _summed(self:Writer, ids, known, place, lengths):
+    "The sum of the losses of documents that lie end to end, and what there is of each `(documents, 2)`"
+    at = ((known != -100) & (place > 0)).nonzero()[:, 0]
+    which = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), ids.new_tensor(lengths))
+    total, each = self._losses(self.states(ids, lengths)[at - 1], known[at])
+    return total, _by_document(each, which[at], len(lengths))
+
+@patch
 def _learned(self:Writer, x, labels):
     "The same, of documents"
     lengths, real = _lengths(x)
     _check_room(self.net, max(lengths, default=0))
-    ids, known, place = x['ids'][real], labels[real], x['position'][real]
-    at = ((known != -100) & (place > 0)).nonzero()[:, 0]
-    which = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), ids.new_tensor(lengths))
-    return self._loss(self.states(ids, lengths)[at - 1], known[at], which[at], len(lengths))
+    total, each = self._in_groups((x['ids'][real], labels[real], x['position'][real]), lengths)
+    return Output(total/each[:, 1].sum().clamp(min=1), each)
 
 @patch
 def _answered(self:Writer, x, labels):

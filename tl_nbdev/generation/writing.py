@@ -171,12 +171,13 @@ def _config(net, tok, most, ends):
 
 # %% ../../nbs/api/generation/14_writing.ipynb #3331e649
 @torch.no_grad()
-def _write_batch(net, tok, prompts, numbers, most, temperature, top_p, seed, stop, told=None, ends=(), exact=False):
+def _write_batch(net, tok, prompts, numbers, most, temperature, top_p, seed, stop, told=None, ends=(), exact=False, beside=None):
     "Answers to prompts that are written together, `numbers` being their places among all"
     from transformers import LogitsProcessorList, StoppingCriteriaList
     ends = sorted({*_ends(net, tok), *ends})
     answers, limits, config = net.config.is_encoder_decoder, _limits(net, prompts, most), _config(net, tok, most, ends)
-    x = {name: each.to(net.device) for name, each in padded(prompts, config.pad_token_id, not answers).items()}
+    x = padded(prompts, config.pad_token_id, not answers) | (beside or {})
+    x = {name: each.to(net.device) for name, each in x.items()}
     begin = 1 if answers else x['input_ids'].shape[1]
     generators = [_seeded(seed, i) for i in numbers]
     def chance(ids, scores): return drawn(scores, generators, temperature, top_p)
@@ -187,11 +188,18 @@ def _write_batch(net, tok, prompts, numbers, most, temperature, top_p, seed, sto
     return [_text(row, tok, ends, limit, stop, exact) for row, limit in zip(out[:, begin:].tolist(), limits)]
 
 # %% ../../nbs/api/generation/14_writing.ipynb #b723de86
-def _batches(ids, limits, most, bs):
+def _batches(ids, limits, most, bs, alike=False):
     "Which prompts are written on together: those of like length, and by itself one that comes to the end of positions"
+    if alike: return _of_one_length(ids, limits, most, bs)
     roomy = sorted((i for i, limit in enumerate(limits) if limit == most), key=lambda i: len(ids[i]))
     alone = [[i] for i, limit in enumerate(limits) if limit < most]
     return [roomy[at:at + bs] for at in range(0, len(roomy), bs)] + alone
+
+def _of_one_length(ids, limits, most, bs):
+    "The same, where nothing may be padded"
+    found = {}
+    for i, (prompt, limit) in enumerate(zip(ids, limits)): found.setdefault((len(prompt), limit < most and i), []).append(i)
+    return [some[at:at + bs] for some in found.values() for at in range(0, len(some), bs)]
 
 # %% ../../nbs/api/generation/14_writing.ipynb #840c8586
 def _asked(net, stop):
@@ -215,7 +223,8 @@ def write(
     stop=(), # strings before which a text ends, or one
     bs=8, # prompts that are written on together
     ends=(), # numbers of further tokens that end a text
-    exact=False # keep a space at the beginning, which matters in code
+    exact=False, # keep a space at the beginning, which matters in code
+    beside=None # function of the numbers of some prompts of one length: what else the network is given, a dict of tensors
 ): # a string, or a list of them. Raises `TransferError` for what is no prompt, or too long
     "What a network writes after prompts"
     _check_how(most, temperature, top_p, seed, bs)
@@ -224,8 +233,9 @@ def write(
     given, answers = [prompts] if one else prompts, net.config.is_encoder_decoder
     ids = [_as_ids(prompt, tok, i, answers) for i, prompt in enumerate(given)]
     texts = {}
-    for some in _batches(ids, _limits(net, ids, most), most, bs):
-        written = _write_batch(net, tok, [ids[i] for i in some], some, most, temperature, top_p, seed, stop, None, ends, exact)
+    for some in _batches(ids, _limits(net, ids, most), most, bs, beside is not None):
+        how = most, temperature, top_p, seed, stop, None, ends, exact, beside and beside(some)
+        written = _write_batch(net, tok, [ids[i] for i in some], some, *how)
         texts.update(zip(some, written))
     return texts[0] if one else [texts[i] for i in range(len(ids))]
 
@@ -282,12 +292,13 @@ def stream(
     stop=(), # strings before which the text ends, or one
     ends=(), exact=False, # see `write`
     number=0, # of the prompt among others: each is drawn with numbers of its own
-    around=nullcontext # function that gives the context of arithmetic, which is a thread's own
+    around=nullcontext, # function that gives the context of arithmetic, which is a thread's own
+    beside=None # what else the network is given with this prompt, a dict of tensors
 ): # an iterator of strings. Raises `TransferError` for what is no prompt, or too long
     "What a network writes after a prompt, in pieces as they come, which joined are what `write` gives"
     _check_how(most, temperature, top_p, seed, 1)
     net, stop = _asked(net, stop)
     ids = _as_ids(prompt, tok, 0, net.config.is_encoder_decoder)
     _limits(net, [ids], most)
-    how = dict(most=most, temperature=temperature, top_p=top_p, seed=seed, stop=stop, ends=ends, exact=exact)
+    how = dict(most=most, temperature=temperature, top_p=top_p, seed=seed, stop=stop, ends=ends, exact=exact, beside=beside)
     return _pieces(net, tok, ids, how, number, around)

@@ -17,7 +17,7 @@ from .start import Pretrained
 from ..data.answers import Answer
 
 # %% ../../nbs/api/networks/08_heads.ipynb #1b38a4c8
-heads = ('linear', 'textbook', 'own')
+heads = ('linear', 'textbook', 'own', 'class names')
 
 def _textbook(dim, n_out): return [nn.Linear(dim, 256), nn.ReLU(), nn.Dropout(.5), nn.Linear(256, n_out)]
 
@@ -53,6 +53,21 @@ def head(self:Pretrained,
 def for_own_head(self:Pretrained):
     "The same start, ready for the kind of head that the network has itself"
     raise TransferError(f'{self.name} has no head of its own for other classes: use {", ".join(heads[:2])}')
+
+# %% ../../nbs/api/networks/08_heads.ipynb #bbe49e3e
+@patch
+def for_head(self:Pretrained,
+    kind # of head, or a module
+): # a `Pretrained`. Raises `TransferError` for a head that this network can't have
+    "The same start, ready for a kind of head"
+    if not isinstance(kind, str) or kind != 'class names': return self
+    raise TransferError(f'{self.name} reads no words, and head="class names" begins with them: start from a network of '
+                        'images and texts, such as CLIP, or one that was trained on captions')
+
+@patch
+def head_for(self:Pretrained, kind, dim:int, task) -> nn.Module: # `task`: a `Task`, else as for `head`
+    "A new head of this network for a task"
+    return self.head(kind, dim, task.n_out)
 
 # %% ../../nbs/api/networks/08_heads.ipynb #3d476fb5
 class Network(nn.Module):

@@ -22,6 +22,7 @@ class Stage:
     params: dict # name → `nn.Parameter`
     shared: tuple = () # names under which other stages use some of them too
     fixed: tuple = () # names of those that are constants, and never train
+    part: str = '' # of the network, where it says which it has, such as `vision`, `connector` and `language`
     @property
     def n(self): return sum(param.numel() for param in self.params.values())
     @property
@@ -31,6 +32,7 @@ class Stage:
 class Stages(list):
     "The stages of a network, input first, head last"
     scale = 1. # usual rates of the body are so many times those of a convolutional network with BatchNorm
+    adapted = () # parts whose layers get adapters where nobody says which, default all
     new_head = True # is the head made for a task? Else it came with the weights, as that of a network that writes
     def _repr_markdown_(self): return self.table()._repr_markdown_()
     def __repr__(self): return repr(self.table())
@@ -44,6 +46,7 @@ def table(self:Stages) -> Table:
     for stage in self:
         row = dict(depth=stage.depth, stage=stage.name, parameters=f'{stage.n:,}')
         if tied: row['also used as'] = ', '.join(stage.shared)
+        if any(stage.part for stage in self): row['part'] = stage.part
         rows.append(row)
     return Table(rows)
 
@@ -98,12 +101,18 @@ def _constant(net, name):
     if table and 'position' not in name: return False
     return any(param.requires_grad for param in (around if table else owner).parameters())
 
+# %% ../../nbs/api/networks/02_stages.ipynb #5a1d0c32
+def _rests(net, name):
+    "Is a frozen parameter of a part that says that it stays so?"
+    parts = name.split('.')[:-1]
+    return any(getattr(net.get_submodule('.'.join(parts[:i])), 'stays_frozen', False) for i in range(1, len(parts) + 1))
+
 # %% ../../nbs/api/networks/02_stages.ipynb #b5c74842
 @dataclass(frozen=True)
 class Born:
     "What was frozen when a network was made"
     frozen: tuple = () # names of parameters
-    fixed: tuple = () # of those, the constants, which stay so
+    fixed: tuple = () # of those, constants and what says that it rests, which stay so
 
 # %% ../../nbs/api/networks/02_stages.ipynb #c3bf95d5
 def born(
@@ -113,7 +122,7 @@ def born(
     "Which parameters were frozen when a network was made, and which of them are constants"
     if noted := getattr(net, 'born', None): return noted
     frozen = tuple(name for name, param in net.named_parameters() if not param.requires_grad)
-    found = Born(frozen, tuple(name for name in frozen if _constant(net, name)))
+    found = Born(frozen, tuple(name for name in frozen if _rests(net, name) or _constant(net, name)))
     if note: net.born = found
     return found
 
@@ -125,6 +134,17 @@ def _depths(params, depth, new_head=True):
         here = depth.get(name, 0)
         found[param] = which(found.get(param, here), here)
     return found
+
+# %% ../../nbs/api/networks/02_stages.ipynb #36f358af
+def _said_parts(net):
+    "Beginning of a parameter's name → the part of the network that it is of, where a module says so"
+    said = [(name, module.stage_parts) for name, module in net.named_modules() if getattr(module, 'stage_parts', None)]
+    return {f'{name}.{start}'.strip('.'): part for name, parts in said for part, starts in parts.items() for start in starts}
+
+def _part_of(name, parts):
+    "The part of a parameter, by the longest beginning of its name, empty where none is said"
+    return max(((start, part) for start, part in parts.items() if name.startswith(start)), default=('', ''),
+               key=lambda found: len(found[0]))[1]
 
 # %% ../../nbs/api/networks/02_stages.ipynb #bf5684b8
 def stages(
@@ -139,15 +159,16 @@ def stages(
     depth = {name: i for i, names in enumerate(cut) for name in names}
     new_head = not any(getattr(module, 'keeps_head', False) for module in net.modules())
     depths = _depths(everyone, depth, new_head)
-    found, never = Stages(), born(net).fixed
+    found, never, parts = Stages(), born(net).fixed, _said_parts(net)
     for i in range(len(cut)):
         params = {name: param for name, param in unique.items() if depths[param] == i}
         if not params: continue
         shared = tuple(name for name, param in everyone.items() if depths[param] == i != depth.get(name, 0))
         name, fixed = _name(params, unique.keys() - params.keys()), tuple(name for name in params if name in never)
-        found.append(Stage(name, len(found), params, shared, fixed))
+        found.append(Stage(name, len(found), params, shared, fixed, _part_of(next(iter(params)), parts)))
     found.scale = _scale(net, found[-1].params.values())
     found.new_head = new_head
+    found.adapted = next((module.adapted_parts for module in net.modules() if hasattr(module, 'adapted_parts')), ())
     return found
 
 # %% ../../nbs/api/networks/02_stages.ipynb #0fc52703

@@ -84,6 +84,15 @@ def remarks(self:Pretrained,
     "What one should know of this network, before it is trained"
     return []
 
+# %% ../../nbs/api/networks/03_start.ipynb #8fd7df0c
+@patch
+def loss_for(self:Pretrained,
+    network, # body and head
+    usual # the loss of the answer
+): # a loss
+    "The loss by which a network is trained, where the user names none"
+    return usual
+
 # %% ../../nbs/api/networks/03_start.ipynb #003a723a
 @patch
 def source_head(self:Pretrained) -> nn.Module:

@@ -135,15 +135,15 @@ class FeatureStore:
     def __init__(self,
         folder # one for each network, preprocessing and precision
     ):
-        self.folder, self.where, self.used, self.dim = Path(folder), {}, set(), None
-        for place in read_at(self.folder):
-            for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []: self._add(shard)
+        self.folder, self.where, self.used, self.dim, self.seen = Path(folder), {}, set(), None, set()
+        self.look()
 
 # %% ../../nbs/api/networks/11_store.ipynb #0d910f7c
 @patch
 def _know(self:FeatureStore, shard):
     "Remember where the keys of a shard are"
     self.dim = shard.dim
+    self.seen.add(shard.folder)
     self.where.update((bytes(key), (shard, i)) for i, key in enumerate(shard.keys))
 
 @patch
@@ -155,6 +155,13 @@ def _add(self:FeatureStore, folder):
         with suppress(OSError, TransferError): drop(folder)
         return
     if self.dim in (None, shard.dim): self._know(shard)
+
+@patch
+def look(self:FeatureStore):
+    "Know the shards that are there by now: other processes may have written some"
+    for place in read_at(self.folder):
+        for shard in sorted(place.glob('[!.]*')) if place.is_dir() else []:
+            if shard not in self.seen: self._add(shard)
 
 # %% ../../nbs/api/networks/11_store.ipynb #68a109a3
 @patch
@@ -168,6 +175,7 @@ def __contains__(self:FeatureStore,
         self.used.add(shard.folder)
         return True
     self.where = {k: v for k, v in self.where.items() if v[0] is not shard}
+    self.seen.discard(shard.folder)
     with suppress(OSError, TransferError): drop(shard.folder)
     return False
 

@@ -170,10 +170,13 @@ def example(self:PairPretrained, n=2):
 
 # %% ../../nbs/api/pairs/04_start.ipynb #ed5ed07d
 class PairFeatures:
-    "Rows of both sides, one beside the other: `len(f)`, `f.dim`, `f[indices]` is `(n, 2D)` float32"
+    """Rows of both sides, one beside the other: `len(f)`, `f.dim`, `f[indices]` is `(n, 2D)` float32. Where the first side
+    has several views, view by view, the second is the same in each"""
     def __init__(self, first, second): self.first, self.second, self.dim = first, second, first.dim + second.dim
     def __len__(self): return len(self.first)
-    def __getitem__(self, idxs): return torch.cat([self.first[idxs], self.second[idxs]], 1)
+    def __getitem__(self, idxs):
+        others = [i % len(self.second) for i in idxs]
+        return torch.cat([self.first[idxs], self.second[others]], 1)
 
 class FrozenPairs:
     "Towers made ready for passes over pairs without gradients"

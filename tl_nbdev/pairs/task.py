@@ -124,7 +124,7 @@ own_samples = {} # name → function of what was told that gives a task
 @patch(cls_method=True)
 def named(cls:TextPairs, data, told, like=None):
     "A task of pairs: of a table with two columns of texts, or what another room makes of a folder"
-    told = {name: value for name, value in told.items() if value is not None and value is not False}
+    told = said_of(told)
     odd = ('label', 'delim', 'gather', 'file', 'root', 'boxes', 'parts', 'classes', 'window', 'bands')
     refuse(told, odd, 'is not for pairs of texts')
     path, common = Path(data).expanduser(), only(told, ('group', 'part', 'limit', 'seed', 'metric', 'learn'))

@@ -69,21 +69,26 @@ class MatchHead(nn.Module):
         first, # of the first side, or of both: `(N, D)` → `(N, d)`
         second=None, # of the second side
         temperature=.05, # by which cosines are divided in the loss, at which it begins where it is learned
-        learned=False # does it train?
+        learned=False, # does it train?
+        width=None, # numbers of the first side, where the second has another number of them
+        bias=None, # what a loss adds to products, where a network learns it
+        coldest=.01 # the lowest temperature that is learned
     ):
         super().__init__()
-        self.first = first
+        self.first, self.width, self.coldest = first, width, coldest
         if second is not None: self.second = second
         scale = torch.tensor(-math.log(temperature)/2)
         if learned: self.scale = nn.Parameter(scale)
         else: self.register_buffer('scale', scale)
+        if bias is not None: self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     @property
-    def temperature(self): return math.exp(-2*min(self.scale.item(), _longest))
+    def longest(self): return -math.log(self.coldest)/2
+    @property
+    def temperature(self): return math.exp(-2*min(self.scale.item(), self.longest))
     def side(self, vectors, side): # `side`: 0 or 1
         project = self.first if side == 0 or not hasattr(self, 'second') else self.second
-        return F.normalize(project(vectors), dim=1)*self.scale.clamp(max=_longest).exp()
-    def forward(self, vectors):
-        return torch.cat([self.side(each, i) for i, each in enumerate(vectors.chunk(2, 1))], 1)
-
-_longest = -math.log(.01)/2
+        return F.normalize(project(vectors), dim=1)*self.scale.clamp(max=self.longest).exp()
+    def sides(self, vectors):
+        return vectors.chunk(2, 1) if self.width is None else vectors.tensor_split([self.width], 1)
+    def forward(self, vectors): return torch.cat([self.side(each, i) for i, each in enumerate(self.sides(vectors))], 1)

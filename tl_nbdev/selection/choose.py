@@ -7,6 +7,7 @@ __all__ = ['Advice', 'advise', 'few', 'many', 'far', 'source_distance', 'source_
 
 # %% ../../nbs/api/selection/08_choose.ipynb #e43790c0
 import time
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from .candidates import *
 from .candidates import _among
 from .race import *
 from .race import _Race, _answering, _expected, _glanced, _order, _seconds
+from .crews import *
 from .tuning import *
 from fastai.basics import Learner
 from fastcore.basics import patch
@@ -61,27 +63,41 @@ class Advice:
     def _repr_markdown_(self): return f'{self.table()._repr_markdown_()}\n\n```python\n{self.code}\n```'
     def __repr__(self): return f'{self.table()!r}\n\n{self.code}'
 
+# %% ../../nbs/api/selection/08_choose.ipynb #87a9c68e
+@contextmanager
+def _helped(race, executor):
+    "Let others train what the race may ask for, if there are any"
+    if executor is None:
+        yield
+        return
+    with at_work(executor) as crew, shipment(crew, race.task, race.ps, race.folder) as ship:
+        race.ship, race.at_once = ship, crew.at_once
+        try: yield
+        finally: race.ship, race.came = None, {}
+
 # %% ../../nbs/api/selection/08_choose.ipynb #57620b60
 def advise(
     task:Task, # with train, valid and test
     budget='5 min', # seconds, or such as `5 min`
     candidates=None, # names, folders, `Pretrained`, or bounds as `candidates` takes them, `dict(licence='Apache')`
-    strategies=('feature', 'last:2', 'full'), # `Strategy` objects or words of the shell
+    strategies=None, # `Strategy` objects or words of the shell, default those of the modality, `feature`, `last:2` and `full` as a rule
     epochs=None, # of each that trains the body, default its own
     seed=0,
     out=None, # folder for checkpoints and the answer: the same call goes on there
     tell=None, # called with a line for each step
+    executor=None, # who trains side by side what the race may ask for, as for `compare`, default nobody
     **kwargs # for `transfer_learner`
 ) -> Advice: # raises `TransferError` for a budget that is too small for one look
     """Which model, which strategy: a race within a budget, judged on valid.
     Interrupt it, and it answers from what it knows"""
-    hows, interrupted = [strategy(word) for word in strategies], False
+    hows, interrupted = [strategy(word) for word in strategies or task.modality.strategies], False
     if epochs is not None: check_epochs(epochs)
     race = _Race(task, _among(task, candidates), hows, _seconds(budget), epochs, seed, out, tell, kwargs)
     try:
-        race.look()
-        race.heads()
-        race.tune()
+        with _helped(race, executor):
+            race.look()
+            race.heads()
+            race.tune()
     except KeyboardInterrupt: interrupted = True
     advice = Advice(race, interrupted)
     if out: write_json(Path(out)/'advice.json', advice.as_dict())

@@ -91,6 +91,8 @@ class _Race:
         self.base = {}    # which rows the linear classifier gets right
         # seconds of an epoch, by the names of a network and a strategy: measured, and from a few steps
         self.rates, self.steps = {}, {}
+        # where others carry legs out: who is sent what, and what came
+        self.ship, self.at_once, self.came, self.sent_rows, self.rooms = None, 1, {}, {}, {}
 
     @property
     def left(self): return self.budget - (time.perf_counter() - self.began)
@@ -136,10 +138,11 @@ def pass_seconds(self:_Race, p):
 # %% ../../nbs/api/selection/06_race.ipynb #97c87aed
 @patch
 def features(self:_Race, p, parts):
-    "Features of rows of train and of valid, cached, and their classes"
-    frozen = self.learner(p).frozen_now
-    stored = [frozen.cached(rows.item.to_list(), rows.hash.to_list()) for rows in parts]
-    found = np.concatenate([one[range(len(one))].numpy() for one in stored])
+    "Features of rows of train and of valid, cached or sent, and their classes"
+    frozen, found = self.learner(p).frozen_now, self.sent_rows.get((p.name, sum(map(len, parts))))
+    if found is None:
+        stored = [frozen.cached(rows.item.to_list(), rows.hash.to_list()) for rows in parts]
+        found = np.concatenate([one[range(len(one))].numpy() for one in stored])
     if self.plain: return found, None
     number = {label: i for i, label in enumerate(self.task.vocab)}
     return found, np.array([number[label] for rows in parts for label in rows.label])
@@ -224,13 +227,16 @@ def _drop_behind(self:_Race, ps, right):
 def look(self:_Race):
     "Fit a linear classifier on features of a sample. Networks that are behind beyond doubt leave"
     parts, share = self._sample()
-    stay, right = [], {}
+    stay, right, glances = [], {}, not self.plain and len(self.ps) > 1
     for p in self.ps:
         if why := self._why_not(p, share, first=not stay):
             self.leave(self.new_entry(p, strategy('feature')), why)
             continue
         stay.append(p)
-        if not self.plain and len(self.ps) > 1: right[p.name] = self._glance(p, parts)
+        if glances and self.ship is None: right[p.name] = self._glance(p, parts)
+    if glances and self.ship is not None:
+        self.look_ahead(stay, parts)
+        right = {p.name: self._glance(p, parts) for p in stay}
     self.ps = self._drop_behind(stay, right) if right else stay
 
 # %% ../../nbs/api/selection/06_race.ipynb #593b18a9

@@ -102,6 +102,7 @@ def _run_from_dict(task, plain, file):
 class Comparison(list):
     "Runs on the same split; shows itself as a table"
     task = kwargs = None
+    failed = () # what became of runs that are missing, a line each
     def _repr_markdown_(self): return '\n\n'.join(table._repr_markdown_() for table in self._tables())
     def __repr__(self): return '\n\n'.join(map(repr, self._tables()))
     def _tables(self): return [table for table in (self.table(), self.closer()) if table is not None]
@@ -203,8 +204,8 @@ def table(self:Comparison) -> Table:
     "Value with interval, difference from the best by valid, what was trained, and what it took"
     rows, models = self.rows(), {run.model for run in self}
     name, part, n = rows[0]['metric'], rows[0]['part'], rows[0]['n']
-    return Table([_table_row(row, name, part, models) for row in rows],
-                 _caption({row['seeds'] for row in rows}, part, n))
+    caption = ' '.join([_caption({row['seeds'] for row in rows}, part, n), *self.failed])
+    return Table([_table_row(row, name, part, models) for row in rows], caption)
 
 # %% ../../nbs/api/selection/00_runs.ipynb #d04ea70c
 @patch

@@ -6,16 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #f80907c8
-import math, time
+import math
 import numpy as np
 from ..strategies.strategy import *
-from ..training.loop import *
 from ..training.learner import *
 from .uncertainty import *
 from .candidates import *
 from .race import *
 from .race import _Race
-from fastai.basics import Callback, CancelFitException
+from .ahead import *
 from fastcore.basics import patch
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #03478b95
@@ -48,25 +47,15 @@ def epoch_seconds(self:_Race, entry):
     if entry.least: return forward
     with learn.no_logging(): plan = learn.transfer(entry.how, entry.of, dry_run=True)
     self.steps[key] = (plan.seconds + self._judging(entry.p))/entry.of
+    self.rooms[key] = plan.mib
     return self.steps[key]
-
-# %% ../../nbs/api/selection/07_tuning.ipynb #dd4fdf21
-class _Stop(Callback):
-    "End a fit when its time is over"
-    order = 90
-    def __init__(self, at): self.at, self.stopped = at, False
-    def after_batch(self):
-        if not self.training or time.perf_counter() <= self.at: return
-        self.stopped = True
-        raise CancelFitException()
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #26d06989
 @patch
-def _load(self:_Race, entry):
-    "Let the learner of an entry have its weights"
-    if entry.state is None and not entry.feature:
-        entry.state = next(other.state for other in self.entries if other.p is entry.p and other.feature)
-    if entry.state is not None: self.learner(entry.p).model.load_state_dict(entry.state)
+def state_before(self:_Race, entry):
+    "The weights that an entry begins with, `None` for those of a new learner"
+    if entry.state is not None or entry.feature: return entry.state
+    return next(other.state for other in self.entries if other.p is entry.p and other.feature)
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #72c15383
 @patch
@@ -78,9 +67,9 @@ def _checkpoint(self:_Race, entry, epochs):
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #05faa461
 @patch
-def _judge(self:_Race, entry):
+def _judge(self:_Race, entry, result):
     "What an entry reached on valid"
-    result, n = self.learner(entry.p).evaluate('valid'), len(self.rows[0])
+    n = len(self.rows[0])
     right = () if self.plain else (self.base[entry.p.name][n:], self.base[entry.p.name][:n])
     entry.judged = Judged(result, *right)
 
@@ -93,45 +82,36 @@ def _account(self:_Race, entry, took):
     else: self.rates[entry.p.name, entry.how.name] = entry.seconds/entry.epochs
     entry.whole = entry.seconds/entry.epochs*entry.of
 
-# %% ../../nbs/api/selection/07_tuning.ipynb #971ce628
-@patch
-def _stop(self:_Race, entry):
-    "What ends a fit. Nothing ends a head on rows of features, nor a single epoch, without which nothing is known"
-    needed = entry.feature and (not entry.p.by_itself or entry.of == 1)
-    judging = min(.5*self.budget, self._judging(entry.p))
-    return _Stop(math.inf if needed else self.began + 1.1*self.budget - judging)
-
 # %% ../../nbs/api/selection/07_tuning.ipynb #ca4f195b
 @patch
 def _cut_off(self:_Race, entry):
     "The budget ended a fit. A head that was cut off is the only one there is, a body doesn't count"
     if entry.feature: entry.short = entry.how.epochs
     else: entry.of, entry.out = entry.epochs + 1, 'the budget was over before it was done'
-    if self.folder: self.learner(entry.p).checkpoint.clear()
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #5cb9e75c
 @patch
+def _trained_here(self:_Race, entry, epochs):
+    "As `taken`, by this process"
+    learn, state, stop = self.learner(entry.p), self.state_before(entry), Stop(self.until(entry))
+    if state is not None: learn.model.load_state_dict(state)
+    took = leg(learn, entry.how, epochs, self.seed + entry.epochs, stop, self._checkpoint(entry, epochs))
+    return dict(took=took, stopped=stop.stopped, state=state_of(learn), valid=learn.evaluate('valid'))
+
+@patch
 def train(self:_Race, entry, epochs):
-    "Some epochs, from where the entry is"
-    start, learn, stop = time.perf_counter(), self.learner(entry.p), self._stop(entry)
-    self._load(entry)
-    keep = self._checkpoint(entry, epochs)
-    seeded(self.seed + entry.epochs)
-    try:
-        with watched(learn), learn.added_cbs(stop):
-            learn.transfer(entry.how, epochs, resume=keep is not None, folder=keep)
+    "Some epochs, from where the entry is: by others ahead, or now"
+    try: found = self.taken(entry, epochs) or self._trained_here(entry, epochs)
     except KeyboardInterrupt:
         self.leave(entry, f'interrupted after {entry.epochs} of {entry.of} epochs')
         raise
-    self._judge(entry)
-    entry.legs = *entry.legs, epochs
-    entry.state = {name: weight.detach().clone() for name, weight in learn.model.state_dict().items()}
-    took = max(time.perf_counter() - start, learn.transfers[-1]['seconds'])
-    if stop.stopped: self._cut_off(entry)
-    self._account(entry, took)
+    self._judge(entry, found['valid'])
+    entry.legs, entry.state = (*entry.legs, epochs), found['state']
+    if found['stopped']: self._cut_off(entry)
+    self._account(entry, found['took'])
     if entry not in self.entries: self.entries.append(entry)
     self.tell(f'{entry.p.name} {entry.how.name}, {entry.epochs} of {entry.of} epochs: '
-              f'{100*entry.estimate:.1f} %, {took:.0f} s')
+              f'{100*entry.estimate:.1f} %, {found["took"]:.0f} s')
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #2eac306f
 @patch
@@ -182,6 +162,7 @@ def _one_epoch(self:_Race, entry):
 @patch
 def _need(self:_Race, entry):
     "What a head takes before it is known, and seconds"
+    if self.is_there(entry, entry.of): return 'nothing', 0.
     if entry.p.by_itself: return 'its head', self.epoch_seconds(entry)*entry.of
     return 'the rest of the features', (self.n - self.looked.get(entry.p.name, 0))*self.item[entry.p.name]
 
@@ -189,11 +170,13 @@ def _need(self:_Race, entry):
 def heads(self:_Race):
     "All features of the networks that are left, and their heads, with time kept back for the cheapest body"
     first, kept = self.cheapest(self.ps), 0.
-    for p in sorted(self.ps, key=lambda p: p is not first):
-        entry = self.new_entry(p, strategy('feature'))
+    order = sorted(self.ps, key=lambda p: p is not first)
+    asked = [self.new_entry(p, strategy('feature')) for p in order]
+    self.ahead([(entry, entry.of) for entry in asked if self.ship and self._need(entry)[1] <= .8*self.left])
+    for p, entry in zip(order, asked):
         if any(other.done for other in self.entries):
             what, need = self._need(entry)
-            if need > min(.8*self.left, self.left - kept):
+            if need and need > min(.8*self.left, self.left - kept):
                 self.leave(entry, f'{what} would take about {need:.0f} s')
                 continue
         else: self._shorten(entry)
@@ -246,9 +229,13 @@ def _lead(self:_Race):
 @patch
 def _cheapest_body(self:_Race, first):
     "Learn which strategies pay, where it is cheap"
-    for entry in self.promising(self.bodies(first)):
+    def pays(entry):
         entry.whole = self.epoch_seconds(entry)*entry.of
-        if self._lead() < 1 and entry.whole <= .7*self.left: self.train(entry, entry.of)
+        return self._lead() < 1 and (self.is_there(entry, entry.of) or entry.whole <= .7*self.left)
+    entries = self.promising(self.bodies(first))
+    self.ahead([(entry, entry.of) for entry in entries if self.ship and pays(entry)])
+    for entry in entries:
+        if pays(entry): self.train(entry, entry.of)
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #55c9ead6
 @patch
@@ -260,7 +247,7 @@ def _affordable(self:_Race, pairs):
         dearest = max(.7*other.whole for other in (entry, *starting))
         if spent + .3*entry.whole + dearest < self.left:
             starting.append(entry)
-            spent += .3*entry.whole
+            spent += .3*entry.whole/self.at_once
         elif entry.whole > self.left:
             self.waits(entry, f'it would take {"more than" if entry.least else "about"} {entry.whole:.0f} s')
         else: self.waits(entry, 'no budget was left for it')
@@ -270,39 +257,47 @@ def _affordable(self:_Race, pairs):
 @patch
 def _begin(self:_Race, starting):
     "Train the first third of their epochs"
+    if self._lead() < 1: self.ahead([(entry, math.ceil(.3*entry.of)) for entry in starting])
     for entry in starting:
         if self._lead() >= 1:
             self.leave(entry, 'the leader makes no error on valid, which nothing can surpass')
-        elif entry.of*self.epoch_seconds(entry) < self.left: self.train(entry, math.ceil(.3*entry.of))
+        elif self.fits(entry, math.ceil(.3*entry.of), entry.of): self.train(entry, math.ceil(.3*entry.of))
         else: self.waits(entry, 'no budget was left for it')
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #038a644c
 @patch
 def _go_on(self:_Race, starting):
     "Train the rest of their epochs, as long as the leader can be caught"
-    gains = []
-    for entry in sorted((entry for entry in starting if entry.judged), key=lambda entry: -entry.estimate):
+    gains, begun = [], [entry for entry in starting if entry.judged]
+    rest = [(entry, entry.of - entry.epochs) for entry in begun if not entry.done and not entry.out]
+    if self._lead() < 1: self.ahead([one for one in rest if self.need(*one) <= self.left])
+    for entry in sorted(begun, key=lambda entry: -entry.estimate):
         if entry.done or entry.out: continue
-        lead, need = self._lead(), self.epoch_seconds(entry)*(entry.of - entry.epochs)
+        lead, need = self._lead(), self.need(entry, entry.of - entry.epochs)
         hopeless = gains and entry.estimate + max(.02, *gains) < lead
         if lead >= 1 or hopeless: self.leave(entry, 'it could no longer catch the leader')
-        elif need > self.left: self.waits(entry, f'the rest of it would take about {need:.0f} s')
+        elif need and need > self.left: self.waits(entry, f'the rest of it would take about {need:.0f} s')
         else:
             was = entry.estimate
             self.train(entry, entry.of - entry.epochs)
             gains.append(entry.estimate - was)
 
+# %% ../../nbs/api/selection/07_tuning.ipynb #8f9504c1
+@patch
+def _may_win(self:_Race, entry):
+    "May an entry that was not begun still surpass the leader?"
+    lead, (mean, covariance) = self._lead(), self.predicted([entry])
+    return not entry.judged and lead < 1 and mean[0] + 1.96*covariance[0, 0]**.5 > lead
+
 # %% ../../nbs/api/selection/07_tuning.ipynb #ed142258
 @patch
 def _use_the_rest(self:_Race, pairs):
     "Whole runs for entries that were not begun and may still surpass the leader"
+    def pays(entry): return self._may_win(entry) and self.fits(entry, entry.of)
+    self.ahead([(entry, entry.of) for entry in pairs if self.ship and pays(entry)])
     for entry in pairs:
-        lead, (mean, covariance) = self._lead(), self.predicted([entry])
-        may_win = mean[0] + 1.96*covariance[0, 0]**.5 > lead
-        if entry.judged or lead >= 1 or not may_win: continue
-        need = self.epoch_seconds(entry)*entry.of
-        if need >= self.left: continue
-        entry.out, entry.waits, entry.whole = '', False, need
+        if not pays(entry): continue
+        entry.out, entry.waits, entry.whole = '', False, self.epoch_seconds(entry)*entry.of
         self.train(entry, entry.of)
 
 # %% ../../nbs/api/selection/07_tuning.ipynb #d036d921

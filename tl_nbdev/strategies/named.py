@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'FeatureExtraction', 'FineTune', 'FullFineTune', 'GradualUnfreeze', 'LPFT', 'LayerDecay', 'Surgical',
-           'BitFit', 'LoRA', 'Contrastive', 'Textbook', 'L2SP', 'WiSE', 'Patience']
+           'LiT', 'BitFit', 'Parts', 'LoRA', 'Contrastive', 'Textbook', 'L2SP', 'WiSE', 'Patience']
 
 # %% ../../nbs/api/strategies/01_named.ipynb #d550cf37
 import inspect
@@ -311,6 +311,16 @@ def Surgical(
     said = (stages,) if isinstance(stages, (str, int)) else tuple(stages)
     return Strategy(f'surgical:{",".join(map(str, said))}', (Phase(said, **_rate(lr, 3e-4)),), epochs)
 
+# %% ../../nbs/api/strategies/01_named.ipynb #93144e9b
+@_spelled
+def LiT(
+    tower='body.text', # that trains, by the beginning of its stages' names
+    lr=None, # highest rate, default 1e-3, scaled below the head as is usual for the network (`Stages.scale`)
+    epochs=5
+) -> Strategy:
+    "Train one tower and the head, and leave the other tower locked (LiT: Zhai et al. 2022)"
+    return Strategy('lit', (Phase((tower,), **_rate(lr, 1e-3)),), epochs)
+
 # %% ../../nbs/api/strategies/01_named.ipynb #d243a00d
 @_spelled
 def BitFit(
@@ -320,6 +330,19 @@ def BitFit(
     "Train the biases alone, and the head (Ben Zaken, Goldberg and Ravfogel 2022)"
     return Strategy('bitfit', (Phase('all', lr, only='bias'),), epochs)
 
+# %% ../../nbs/api/strategies/01_named.ipynb #916f22e0
+@_spelled
+def Parts(
+    parts='connector', # one of `vision`, `connector` and `language`, or a tuple of several
+    lr=None, # highest rate, default 1e-3 of a connector alone, else `slice(1e-4, 1e-3)`, scaled as for `FineTune`
+    epochs=5
+) -> Strategy:
+    "Train parts of a network by their names, as LLaVA does: the connector, or connector and language (Liu et al. 2023)"
+    said = (parts,) if isinstance(parts, str) else tuple(parts)
+    alone = said == ('connector',) and lr is None
+    rate = dict(lr=1e-3) if alone else _rate(lr, slice(1e-4, 1e-3))
+    return Strategy('+'.join(said), (Phase(said, **rate),), epochs)
+
 # %% ../../nbs/api/strategies/01_named.ipynb #1407575e
 @_spelled
 def LoRA(
@@ -328,12 +351,14 @@ def LoRA(
     targets=None, # layers by the end of their names, default linear layers and ungrouped convolutions of the body
     lr=1e-3, # highest rate
     epochs=5,
-    last=None # stages of the body that get one, counted from the head, default all: what lies below runs once
+    last=None, # stages of the body that get one, counted from the head, default all: what lies below runs once
+    part=None # of a network that has such, whose layers alone get one, as `language`
 ) -> Strategy:
     "Train low-rank changes of the body's layers, and the head (Hu et al. 2022), which needs peft"
     if isinstance(targets, str): targets = (targets,)
-    step = Adapters(r, alpha, tuple(targets) if targets else None, last)
+    step = Adapters(r, alpha, tuple(targets) if targets else None, last, part)
     name = f'lora:{r}' if last is None else f'lora:{r}@last:{last}'
+    if part: name = f'{name}@{part}'
     trains = 'all' if last is None else last
     return Strategy(name, (Phase(trains, lr, only='adapter'),), epochs, steps=(step,))
 

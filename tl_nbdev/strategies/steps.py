@@ -21,11 +21,15 @@ def _called(name, ss):
     "The body stages of a name"
     if isinstance(ss, int):
         raise TransferError(f'stage "{name}" by name needs the network, not the number of its stages')
-    found = [stage.depth for stage in ss if stage.name == name]
+    found = [stage.depth for stage in ss if name in (stage.name, stage.part)]
     if not found: found = [stage.depth for stage in ss if any(key.startswith(f'{name}.') for key in stage.params)]
     if found: return found
-    names = ', '.join(stage.name for stage in ss)
+    names = ', '.join(dict.fromkeys([*filter(None, (stage.part for stage in ss)), *(stage.name for stage in ss)]))
     raise TransferError(f'no stage "{name}": this network has {names}, or early, middle, late')
+
+def _are_parts(train, ss):
+    "Does a phase name parts of the network alone, which say all that trains?"
+    return not isinstance(ss, int) and {*train} <= {stage.part for stage in ss} - {''}
 
 # %% ../../nbs/api/strategies/00_steps.ipynb #5cf59a93
 _thirds = ('early', 'middle', 'late')
@@ -114,7 +118,9 @@ def which(self:Phase,
         raise TransferError('the network has one stage only, so there is no body below the head: put a head on it')
     if train == 'head': return [n - 1]
     if train in ('all', 'gradual'): return list(range(n))
-    if isinstance(train, tuple): return sorted({n - 1}.union(*(_meant(stage, ss) for stage in train)))
+    if isinstance(train, tuple):
+        head = set() if _are_parts(train, ss) else {n - 1}
+        return sorted(head.union(*(_meant(stage, ss) for stage in train)))
     if not isinstance(train, int) or isinstance(train, bool) or train < 0:
         raise TransferError(f'a phase trains {train!r}: use "head", "all", a number of stages, '
                             'or a tuple of stages')
@@ -173,12 +179,14 @@ def params(self:Phase,
     ss:Stages
 ) -> dict: # name → parameter, raises `TransferError` if `only` leaves nothing below the head
     "The parameters that train"
-    which, below = self.which(ss), {}
-    for i in which[:-1]: below |= _kept(ss[i], self.only)
-    if not below and len(which) > 1:
+    which, below, head = self.which(ss), {}, len(ss) - 1
+    for i in which:
+        if i != head: below |= _kept(ss[i], self.only)
+    if not below and which != [head]:
         raise TransferError(f'no {self.only} parameters in the stages that should train: '
                             'this strategy would train the head alone')
-    found = below | (ss[-1].weights if ss.new_head or not below else _kept(ss[-1], self.only))
+    own = ss[-1].weights if ss.new_head or not below else _kept(ss[-1], self.only)
+    found = below | (own if head in which else {})
     packed = [name for name, parameter in found.items() if not parameter.is_floating_point()]
     if not packed: return found
     raise TransferError(f'{len(packed)} of the weights that should train are packed, such as {packed[0]}: use adapters '
@@ -371,6 +379,15 @@ def _in_last(names, ss, depth, last):
     if found: return found
     raise TransferError(f'no layer of the last {last} stages of the body takes an adapter: use more of them')
 
+def _in_part(names, ss, depth, step):
+    "Those of some layers that are in the part that is asked for, or in those that the network has adapted"
+    wanted = ss.adapted if step.part is None else (step.part,)
+    if not wanted or step.targets and step.part is None: return names
+    found = [name for name in names if ss[depth[f'{name}.weight']].part in wanted]
+    if found: return found
+    there = ', '.join(dict.fromkeys(stage.part for stage in ss if stage.part)) or 'no parts that have names'
+    raise TransferError(f'no layer of {" or ".join(wanted)} takes an adapter: this network has {there}')
+
 # %% ../../nbs/api/strategies/00_steps.ipynb #8aac2ca7
 @dataclass(frozen=True)
 class Adapters(Step):
@@ -380,6 +397,7 @@ class Adapters(Step):
     # layers by the end of their names, such as `query`, default linear layers and ungrouped convolutions
     targets: tuple = None
     last: int = None     # stages of the body that get them, counted from the head, default all
+    part: str = None     # of the network, whose layers alone get them, such as `language`
     kind, adds, only = 'adapters', 'adapters', 'adapter'
 
     @staticmethod
@@ -398,7 +416,7 @@ def prepare(self:Adapters, net):
     ss, peft, depth = stages(net), _peft(), {}
     for stage in ss: depth |= dict.fromkeys(stage.params, stage.depth)
     alpha = 2*self.r if self.alpha is None else self.alpha
-    names = _in_last(_to_adapt(net, ss, self.targets), ss, depth, self.last)
+    names = _in_last(_in_part(_to_adapt(net, ss, self.targets), ss, depth, self), ss, depth, self.last)
     config = peft.LoraConfig(r=self.r, lora_alpha=alpha, lora_dropout=0., target_modules=names)
     peft.inject_adapter_in_model(config, net)
     net.stage_cut = [[] for _ in ss]

@@ -16,7 +16,6 @@ from ..base.samples import *
 from .encoders import *
 from .tokens import *
 from .found import *
-from scipy.stats import binom
 
 # %% ../../nbs/api/text/10_audit.ipynb #dbcae327
 # scripts without spaces between words: a sign counts as a word
@@ -179,11 +178,12 @@ def _look(items, p):
 # %% ../../nbs/api/text/10_audit.ipynb #61a854c4
 def _tells(where, labels):
     "Of what is not known, what stands with a class more often than by chance (binomial, 1 % in all) → class"
+    from scipy.special import bdtrc
     share, found = pd.Series(labels).value_counts(normalize=True), {}
     often = {o: i for o, i in where.items() if len(i) >= 5 and o != '?'}
     for piece, rows in often.items():
         (label, n), = Counter(labels[i] for i in rows).most_common(1)
-        if binom.sf(n - 1, len(rows), share[label])*len(often)*len(share) < .01: found[piece] = label
+        if bdtrc(n - 1, len(rows), share[label])*len(often)*len(share) < .01: found[piece] = label
     return found
 
 # %% ../../nbs/api/text/10_audit.ipynb #2e584d65

@@ -14,21 +14,44 @@ from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 
+# %% ../../nbs/api/text/05_packing.ipynb #3c1f06a2
+def _cut(p): return min(round(p*2**15), 2**15 - 1) # of 15 random bits: below it, a number is dropped
+def _makes_up(p): return 2**15/(2**15 - _cut(p))
+
+# %% ../../nbs/api/text/05_packing.ipynb #d7719e3c
+def _random():
+    "Random bits, from where torch's own generator is"
+    return np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+
 # %% ../../nbs/api/text/05_packing.ipynb #cc7a5a3a
+_wholes = {2: torch.int16, 4: torch.int32, 8: torch.int64} # by their bytes
+
+def _kept(generator, like, p):
+    "An integer for each number of `like`, as wide and in its place: all its bits are 1, or else 0, by 15 random ones"
+    n = like.numel()
+    bits = generator.integers(0, 2**64 - 1, -(-n//4), np.uint64, True).view(np.int16)[:n]
+    bits &= 2**15 - 1
+    np.subtract(_cut(p) - 1, bits, out=bits)
+    bits >>= 15 # which leaves the sign in every place
+    return torch.from_numpy(bits).to(_wholes[like.element_size()]).as_strided(like.shape, like.stride())
+
+# %% ../../nbs/api/text/05_packing.ipynb #a94be7d1
+def _masked(x, kept):
+    "`x` where the bits of a mask are 1, and 0 elsewhere; `x` itself where there is no mask"
+    if kept is None: return x
+    return (x.view(kept.dtype) & kept).view(x.dtype)
+
+# %% ../../nbs/api/text/05_packing.ipynb #5decc6c9
 class _Drop(torch.autograd.Function):
-    "Dropout on a CPU, with masks from 16 random bits per element"
+    "Dropout on a CPU"
     @staticmethod
     def forward(ctx, x, p):
-        generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-        bits = generator.integers(0, 2**64 - 1, -(-x.numel()//4), np.uint64, True).view(np.int16)[:x.numel()]
-        cut = min(round(p*2**16), 2**16 - 1)
-        # torch is much slower where it compares 16 bits itself, and where it converts bool rather than bytes
-        kept = (bits >= cut - 2**15).view(np.uint8)
-        factors = torch.from_numpy(kept).view(x.shape).to(x.dtype).mul_(2**16/(2**16 - cut))
-        ctx.save_for_backward(factors)
-        return x*factors
+        x, ctx.p = x.contiguous(), p
+        kept = _kept(_random(), x, p)
+        ctx.save_for_backward(kept)
+        return _masked(x, kept).mul_(_makes_up(p))
     @staticmethod
-    def backward(ctx, grad): return grad*ctx.saved_tensors[0], None
+    def backward(ctx, grad): return _masked(grad.contiguous(), ctx.saved_tensors[0]).mul_(_makes_up(ctx.p)), None
 
 # %% ../../nbs/api/text/05_packing.ipynb #79b2fd45
 def _drop(x, p, training=True):
@@ -59,14 +82,97 @@ def _window(n, width, causal, device):
     near = distance.abs() < width if width else torch.ones_like(distance, dtype=torch.bool)
     return near & (distance >= 0) if causal else near
 
+# %% ../../nbs/api/text/05_packing.ipynb #5b1de0c7
+def _scores(query, key):
+    "`query@key.mT`, of which columns lie together in memory where that is faster"
+    n = key.shape[-2]
+    if query.dtype != torch.bfloat16 or n % 32 == 0 or n > 256: return torch.bmm(query, key.mT)
+    return torch.bmm(key, query.mT).mT
+
+# %% ../../nbs/api/text/05_packing.ipynb #71d2c80e
+def _shares(scores):
+    "The softmax of scores, `(…, T, T)`"
+    if scores.dtype != torch.bfloat16 or not scores.numel(): return scores.softmax(-1)
+    shares = scores.exp()
+    total = shares.sum(-1, keepdim=True)
+    low, high = map(float, total.aminmax())
+    if not (low > 1e-17 and high < 1e34): return scores.softmax(-1) # beyond what bf16 holds
+    return shares.mul_(total.reciprocal_())
+
+# %% ../../nbs/api/text/05_packing.ipynb #0d9e71a6
+def _followed():
+    "Is a network traced or compiled, step by step? Then it does the plain thing, which does not look at numbers"
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+# %% ../../nbs/api/text/05_packing.ipynb #93c7ab58
+def _plain(query, value, mask):
+    "Is attention without gradients written out? Not for long texts, of which torch never holds all shares at once"
+    if _followed() or mask is not None or query.device.type != 'cpu': return False
+    return value.dtype == torch.bfloat16 and query.shape[-2]*value.shape[-2] <= 2**20
+
 # %% ../../nbs/api/text/05_packing.ipynb #d6560feb
 def _attended(query, key, value, mask, dropout, scale):
     "What the tokens of one text say to each other: `(heads, T, d)`"
     if query.device.type != 'cpu' or not torch.is_grad_enabled():
+        if _plain(query, value, mask): return _shares(_scores(query.to(value.dtype)*scale, key.to(value.dtype)))@value
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
     scores = (query*scale)@key.mT
     if mask is not None: scores = scores.masked_fill(~mask, -torch.inf)
     return _drop(scores.softmax(-1), dropout).to(value.dtype)@value
+
+# %% ../../nbs/api/text/05_packing.ipynb #5900a173
+def _each_text(lengths, *states):
+    "The parts of states `(heads, T, d)` that belong to one text, text by text"
+    return zip(*(each.split(lengths, 1) for each in states))
+
+# %% ../../nbs/api/text/05_packing.ipynb #6e20fd94
+def _together(x):
+    "In one place of the memory, where products would copy it there each time"
+    return x.contiguous() if x.dtype == torch.bfloat16 else x
+
+# %% ../../nbs/api/text/05_packing.ipynb #f4a8017b
+def _of_scores(of_shares, shares):
+    "The gradient of scores of which `_shares` made shares"
+    if shares.is_contiguous(): return torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+    return torch._softmax_backward_data(of_shares.mT, shares.mT, -2, shares.dtype).mT
+
+# %% ../../nbs/api/text/05_packing.ipynb #65080274
+class _BothWays(torch.autograd.Function):
+    "Attention of each text to all of itself, where texts lie end to end: `(heads, T, d)`"
+    @staticmethod
+    def forward(ctx, query, key, value, lengths, dropout, scale):
+        ctx.how, out, known = (lengths, dropout, scale), torch.empty_like(value), []
+        ctx.widths = [states.shape[-1] for states in (query, key, value)]
+        generator = _random() if dropout else None
+        for *states, o in _each_text(lengths, query*scale, key, value, out):
+            q, k, v = map(_together, states)
+            shares = _shares(_scores(q, k))
+            kept = _kept(generator, shares, dropout) if dropout else None
+            o.copy_(torch.bmm(_masked(shares, kept), v))
+            known += [q, k, v, shares, kept]
+        ctx.save_for_backward(*known)
+        return out.mul_(_makes_up(dropout)) if dropout else out
+
+    @staticmethod
+    def backward(ctx, grad):
+        lengths, dropout, scale = ctx.how
+        if dropout: grad = grad*_makes_up(dropout)
+        known, (heads, tokens, _) = iter(ctx.saved_tensors), grad.shape
+        of = [grad.new_empty(tokens, heads, width).transpose(0, 1) for width in ctx.widths] # as networks lay them
+        for g, of_q, of_k, of_v in _each_text(lengths, grad, *of):
+            g, (q, k, v, shares, kept) = _together(g), (next(known) for _ in range(5))
+            of_v.copy_(torch.bmm(_masked(shares, kept).mT, g))
+            of_score = _of_scores(_masked(_scores(g, v), kept), shares)
+            of_q.copy_(torch.bmm(of_score, k))
+            of_k.copy_(torch.bmm(of_score.mT, q))
+        return of[0].mul_(scale), of[1], of[2], None, None, None
+
+# %% ../../nbs/api/text/05_packing.ipynb #efa22465
+def _both_ways(query, key, value, dropout, scale):
+    "The same in the precision of the values: `(heads, T, d)`"
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with torch.autocast('cpu', enabled=False):
+        return _BothWays.apply(query, key, value, _ends.lengths, dropout, scale)
 
 # %% ../../nbs/api/text/05_packing.ipynb #8cab15b4
 def _packed_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, is_causal=None,
@@ -76,6 +182,9 @@ def _packed_attention(module, query, key, value, attention_mask, dropout=0., sca
     copies = query.shape[1]//key.shape[1]
     if copies != 1: key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
     scale = query.shape[-1]**-.5 if scaling is None else scaling
+    whole = not is_causal and not sliding_window and not _followed()
+    if whole and query.device.type == 'cpu' and torch.is_grad_enabled():
+        return _both_ways(query[0], key[0], value[0], dropout, scale).transpose(0, 1)[None], None
     texts = zip(*(states[0].split(_ends.lengths, 1) for states in (query, key, value)))
     outs = []
     for text in texts:
@@ -141,6 +250,13 @@ class TextBody(nn.Module):
         if windows: vectors = _mean_of_windows(vectors, some)
         vectors = self.dense(vectors)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+# %% ../../nbs/api/text/05_packing.ipynb #581686b1
+@patch
+def __setstate__(self:TextBody, state):
+    "A network that another process has sent names its attention, and here it is said what that is"
+    _register()
+    nn.Module.__setstate__(self, state)
 
 # %% ../../nbs/api/text/05_packing.ipynb #005ba9c1
 @patch

@@ -13,6 +13,7 @@ from torch import nn
 from ..base.settings import *
 from ..base.samples import brief
 from ..networks.passes import *
+from ..networks.turns import *
 from .encoders import *
 from ..data.tables import as_item
 from fastcore.basics import patch
@@ -328,7 +329,7 @@ def cached(self:FrozenText, items, hashes, views=1, augment=None):
     "Features of texts, of which only what isn't in the cache is computed"
     if self.p.pooling != 'attention': return cached_features(self, items, hashes)
     store, keys = StateStore(settings().cache/'states'/self.key), [bytes.fromhex(each) for each in hashes]
-    self._fill(store, {key: item for key, item in zip(keys, items) if key not in store})
+    in_turns(store, keys, lambda ids: self._fill(store, {keys[i]: items[i] for i in ids}))
     return TokenStates(keys, store)
 
 # %% ../../nbs/api/text/07_tokens.ipynb #4af418e8

@@ -85,6 +85,7 @@ _files = ('state.safetensors', 'checkpoint.json')
 class Checkpoints:
     "The last two states of one run, in a folder"
     latest = None # the last one of this process that wrote or found a state
+    writes = True # else another process does, which trains together with this one
     def __init__(self,
         folder, # made when the first is written
         about:dict # what the run depends on, in what JSON can hold
@@ -119,6 +120,7 @@ def save(self:Checkpoints,
     said # what JSON can hold
 ) -> bool: # `False` if the disk is full, and what was there before is still there
     "Write a state, in the place of the last but one; raises `TransferError` if something else would be lost"
+    if not self.writes: return True
     start = time.perf_counter()
     self.number += 1
     try:

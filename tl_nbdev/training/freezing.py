@@ -88,7 +88,8 @@ def _suggested(recorder, n):
 # %% ../../nbs/api/training/04_freezing.ipynb #a9a7abb4
 def find_rate(learn, ratios):
     "fastai's suggestion for the head, with the other stages in proportion. Raises `TransferError` if it has none"
-    n, share, rise = 60, [ratio/ratios[-1] for ratio in ratios], SchedExp(1e-6, 1.)
+    top = ratios[-1] or max(ratios) # the head may be none of what trains
+    n, share, rise = 60, [ratio/top for ratio in ratios], SchedExp(1e-6, 1.)
     finder = LRFinder(num_it=n)
     def rates_at(pct): return [rise(pct)*part for part in share]
     finder.scheds = dict(lr=rates_at) # its own lists of schedules fail in fastai 2.8: a list isn't callable

@@ -81,9 +81,11 @@ def _draw_phase(ax, report, phase):
 
 # %% ../../nbs/api/training/10_frozen.ipynb #ba9dca94
 def _name_stages(ax, report):
-    "What the stages are called, and their sizes"
-    labels = [f'{name.removeprefix("body.")}\n{size:,}' for name, size in zip(report.names, report.sizes)]
-    ax.set_xticklabels(labels, rotation=40, ha='right', fontsize=7)
+    "What the stages are called, and their sizes: of many stages every second or third, and the last"
+    total = len(report.names)
+    some = range(total - 1, -1, total//-12)
+    labels = [f'{report.names[i].removeprefix("body.")}\n{report.sizes[i]:,}' for i in some]
+    ax.set_xticks(some, labels, rotation=40, ha='right', fontsize=7)
 
 # %% ../../nbs/api/training/10_frozen.ipynb #14f1abc2
 @patch
@@ -96,7 +98,7 @@ def plot(self:FrozenReport):
     always = _always_frozen(self)
     for depth in always: ax.axvspan(depth - .5, depth + .5, color='.9', lw=0)
     for phase in range(len(self.rates)): _draw_phase(ax, self, phase)
-    ax.set(yscale='log', ylim=ends, xlim=(-.5, total - .5), ylabel='highest rate', xticks=range(total))
+    ax.set(yscale='log', ylim=ends, xlim=(-.5, total - .5), ylabel='highest rate')
     _name_stages(ax, self)
     title = 'grey: frozen' if always else None
     if above: fig.legend(loc='outside right upper', fontsize=7, title=title, title_fontsize=7)

@@ -25,6 +25,7 @@ from ..data.tasks import *
 from ..base.keep import *
 from .checkpoint import *
 from .loop import *
+from .together import *
 from .freezing import *
 from .losses import *
 from .phases import *
@@ -131,12 +132,7 @@ def more(self:Job):
 @patch
 def _keep_mode(self:Job, said):
     "The arithmetic that the run began with"
-    learn = self.learn
-    if not said or Mode(**said) == learn.mode: return
-    learn.mode = Mode(**said)
-    for cb in learn.cbs:
-        if isinstance(cb, Arithmetic): cb.mode = learn.mode
-    learn.frozen_now = learn.pretrained.frozen(learn.model.body, learn.fit_how, learn.mode)
+    if said and Mode(**said) != self.learn.mode: use_mode(self.learn, Mode(**said))
 
 # %% ../../nbs/api/training/12_job.ipynb #dc58409a
 @patch

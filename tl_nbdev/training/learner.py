@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from ..base.settings import *
+from ..base.ranks import *
 from ..base.schema import *
 from ..base.samples import *
 from ..networks.stages import *
@@ -36,6 +37,8 @@ from .saving import *
 from .frozen import *
 from .inference import *
 from .job import *
+from .together import *
+from .devices import *
 from .output import *
 from fastai.basics import Learner, noop, patch
 from fastai.callback.fp16 import MixedPrecision
@@ -101,12 +104,9 @@ def _loaders(task, p, bs, augment, fit, num_workers):
 def _changes(task, kwargs):
     "Arguments that say how a network is prepared for this kind of input, taken out of those for fastai's Learner"
     changes = {name: kwargs.pop(name) for name in task.modality.options if name in kwargs}
-    for kind in modalities.values():
-        other = [name for name in kind.options if name in kwargs]
-        if not other: continue
-        are = 'is' if len(other) == 1 else 'are'
-        raise TransferError(f'{task.name} is a task of {task.modality.nouns}: '
-                            f'{", ".join(other)} {are} for {kind.nouns}')
+    for name in kwargs:
+        kinds = sorted((kind.nouns for kind in modalities.values() if name in kind.options), key=lambda nouns: (len(nouns), nouns))
+        if kinds: raise TransferError(f'{task.name} is a task of {task.modality.nouns}: {name} is for {" and ".join(kinds[:3])}')
     return changes
 
 # %% ../../nbs/api/training/13_learner.ipynb #bad092d2
@@ -209,7 +209,7 @@ def transfer_learner(
     if seed is not None: seeded(seed)
     own = isinstance(head, str) and head == 'own'
     p, head = _start(task, _asked(task, model, source, size, kwargs), head, loss_func, class_weights)
-    loss_func = loss_func or (TheirLoss() if p.by_itself else usual_loss(task, weights_of(task, class_weights)))
+    asked, loss_func = loss_func, loss_func or (TheirLoss() if p.by_itself else usual_loss(task, weights_of(task, class_weights)))
     augment = task.usual_augment() if augment is None else augment
     net, where = p.body(), device()
     dim, frozen = n_features(net, p), p.frozen(net, fit, mode)
@@ -219,6 +219,7 @@ def transfer_learner(
     dls = _loaders(task, p, bs, augment, fit, num_workers)
     network = Network(net, first_head(p, head, dim, task, own)).to(where)
     born(network, note=True)
+    if asked is None: loss_func = p.loss_for(network, loss_func)
     metrics = task.answer.shown_metric() if metrics is None else metrics
     learn = Learner(dls, network, on_device(loss_func, where), opt_func=opt_func, splitter=groups or by_stages,
                     train_bn=bool(train_bn), metrics=metrics, **kwargs)
@@ -281,7 +282,7 @@ def _carry_out(learn, how, epochs, wd, resume, folder, every, accumulate):
     "Train from the beginning or from a checkpoint, or take over a run that is done"
     about = _goes_on(learn, about_run(learn, how, epochs, wd, accumulate))
     keep = checkpoints_of(folder, about) if resume or folder else None
-    state = keep.load() if keep else None
+    state = loaded(keep) if keep else None
     learn.checkpoint, learn.cut_off, learn.resumed = keep, about, bool(state)
     if state and 'done' in state[1]:
         with keep.applied(): return _again(learn, state)
@@ -293,6 +294,30 @@ def _carry_out(learn, how, epochs, wd, resume, folder, every, accumulate):
     learn.cut_off = None
     return learn
 
+# %% ../../nbs/api/training/13_learner.ipynb #8b3f11c2
+def _together(learn, how, epochs, wd, resume, folder, every, accumulate):
+    "The same, with the other processes that run this"
+    about = about_run(learn, how, epochs, wd, accumulate)
+    form = about['network'].rpartition(' ')[2] # the weights are those of the first process, soon
+    with together(learn, dict(about, network=form)):
+        return _carry_out(learn, how, epochs, wd, resume, folder, every, accumulate)
+
+# %% ../../nbs/api/training/13_learner.ipynb #5d0c7a1e
+def _there(learn, **how):
+    "What one of several processes does"
+    learn.transfer(**how)
+
+def _several(learn, n, how, epochs, wd, resume, folder, every, accumulate):
+    "Train in processes that are started for it, which find the same checkpoints"
+    keep = None
+    if resume or folder:
+        keep = checkpoints_of(folder, _goes_on(learn, about_run(learn, how, epochs, wd, accumulate*pieces(learn))))
+    Checkpoints.latest = learn.checkpoint = keep
+    carry_out = partial(_there, how=how, epochs=epochs, wd=wd, resume=resume, folder=folder, every=every,
+                        accumulate=accumulate)
+    kept = keep and f'with resume=True the same call goes on from the last checkpoint in {keep.folder}'
+    return on_devices(learn, n, carry_out, *filter(None, [kept]))
+
 # %% ../../nbs/api/training/13_learner.ipynb #90d45c60
 @patch
 def transfer(self:Learner,
@@ -303,25 +328,31 @@ def transfer(self:Learner,
     dry_run=False, # train nothing, say what it would take
     folder=None, # of the checkpoints, default in the cache, by what the run depends on
     every=0., # seconds between checkpoints, at least. They never take more than a thirtieth of the time
-    accumulate=1 # batches whose gradients make one step
+    accumulate=1, # batches whose gradients make one step
+    # as many processes, started for this: one a GPU, or on a CPU, default those that `torchrun` has started, or this one
+    devices=None
 ): # the learner, or for a dry run a table. Raises `TransferError` before training if the strategy doesn't fit
     "Carry out a strategy: freeze, set rates by depth, and train by one-cycle, phase by phase"
     how = strategy(how)
     if epochs is not None: check_epochs(epochs)
     if accumulate < 1: raise TransferError(f'accumulate={accumulate}: use 1 or more')
+    n = to_start(devices)
     _check_head(self.model)
     _check_batches(self, self.model)
     remember_room(self, how)
     if dry_run: return estimate(self, how, epochs, accumulate*pieces(self))
+    args = how, epochs, wd, resume, folder, every
+    if world() > 1: return _together(self, *args, accumulate*pieces(self))
     def carry_out():
-        return _carry_out(self, how, epochs, wd, resume, folder, every, accumulate*pieces(self))
+        if n > 1: return _several(self, n, *args, accumulate)
+        return _carry_out(self, *args, accumulate*pieces(self))
     return with_less_room(self, how, carry_out)
 
 # %% ../../nbs/api/training/13_learner.ipynb #94c7d5dd
 def _by_own_loop(learn, rows):
     "What the network gives for rows of the task, through the Learner's own loop"
     watching = [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
-    with learn.no_logging(), learn.removed_cbs(watching):
+    with unseen(), learn.no_logging(), learn.removed_cbs(watching):
         outputs, _ = learn.get_preds(dl=learn.dls.test_dl(rows.item.to_list()), act=noop)
     return outputs.float().cpu()
 

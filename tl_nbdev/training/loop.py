@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Rest', 'source_norms', 'set_bn_eval', 'touching', 'looking', 'FromBoundary', 'Accumulate', 'Steps',
            'numbers_of_valid', 'check_monitor', 'changing', 'BestEpoch', 'Finite', 'model_state', 'set_model_state',
-           'recorder_state', 'set_recorder_state', 'KeepState', 'GoOn', 'Bar', 'watched', 'FastDepthwise', 'Arithmetic',
-           'keep_memory', 'FusedAdam', 'Peak']
+           'recorder_state', 'set_recorder_state', 'KeepState', 'GoOn', 'Bar', 'watched', 'FastDepthwise',
+           'FastAttention', 'Arithmetic', 'keep_memory', 'FusedAdam', 'Peak']
 
 # %% ../../nbs/api/training/03_loop.ipynb #52029f88
 import math, time
@@ -27,7 +27,7 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 
 # %% ../../nbs/api/training/03_loop.ipynb #7437b594
-_all_ = ['FastDepthwise', 'Arithmetic', 'keep_memory', 'FusedAdam', 'Peak']
+_all_ = ['FastDepthwise', 'FastAttention', 'Arithmetic', 'keep_memory', 'FusedAdam', 'Peak']
 
 # %% ../../nbs/api/training/03_loop.ipynb #e07a7941
 class Rest(Callback):

@@ -22,6 +22,7 @@ from .checkpoint import *
 from .loop import *
 from .freezing import *
 from .output import *
+from fastai.basics import noop
 from fastai.callback.mixup import MixHandler
 
 # %% ../../nbs/api/training/06_phases.ipynb #6c84c1a1
@@ -77,7 +78,7 @@ def contrasting(learn):
     outputs, old, train = [], learn.loss_func, learn.dls.train
     labels, usual = learn.task.targets('train').tolist(), train.shuffle_fn
     hook = learn.model.body.register_forward_hook(lambda module, args, out: outputs.append(out))
-    def of_features(pred, y): return contrastive_loss(outputs.pop(), y) + 0*pred.sum()
+    def of_features(pred, y): return contrastive_loss(getattr(learn, 'joined', noop)(outputs.pop()), y) + 0*pred.sum()
     learn.loss_func, train.shuffle_fn = of_features, lambda ids: in_couples(labels, train.rng)
     try: yield
     finally:

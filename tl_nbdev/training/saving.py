@@ -124,7 +124,7 @@ def asked_head(
     head # a kind of head, or a module
 ) -> tuple: # `p` with the features that the head is for, and its kind. Raises `TransferError` for no head
     "What `own` means: the head that a saved model has, and for other networks that of their class"
-    if not isinstance(head, str) or head != 'own': return p, head
+    if not isinstance(head, str) or head != 'own': return p.for_head(head), head
     if saved_here(p) and (had := saved_head(p.where)).kind in heads: return p, had.kind
     return p.for_own_head(), 'own'
 
@@ -149,7 +149,7 @@ def first_head(
     "The head that a learner begins with. A line says what becomes of one that was there"
     had = saved_head(p.where) if saved_here(p) and not p.by_itself else None
     if own and had is None: return p.own_head(dim, task)
-    made = p.head(head, dim, task.n_out)
+    made = p.head_for(head, dim, task)
     if had is None: return made
     fits = had.kind == head and had.features == p.features
     if not own: line = _left_behind(had, task)

@@ -10,7 +10,6 @@ __all__ = ['windowed', 'as_rows', 'detail_of', 'nearest_rows', 'whole_copies', '
 import hashlib
 from functools import lru_cache
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 from ..base.settings import *
 from ..base.disk_cache import *
 from .mirror import thumbnails
@@ -48,8 +47,13 @@ def as_rows(
 
 # %% ../../nbs/api/vision/12_copies.ipynb #de7232a6
 _cells = 32
-_smooth = gaussian_filter1d(np.eye(_cells, dtype=np.float32), 3, axis=0)
 _centred = np.eye(_cells, dtype=np.float32) - 1/_cells
+
+@lru_cache
+def _smooth():
+    "What blurs one side of a window, as a matrix"
+    from scipy.ndimage import gaussian_filter1d
+    return gaussian_filter1d(np.eye(_cells, dtype=np.float32), 3, axis=0)
 
 def detail_of(
     thumb, # `(64, 64)`
@@ -57,7 +61,7 @@ def detail_of(
 ) -> np.ndarray: # `(1024,)`, of length 1
     "What is in a window of a photo and hardly in another photo"
     part = windowed(thumb, box, _cells)
-    fine = (_centred@(part - _smooth@part@_smooth.T)@_centred).ravel()
+    fine = (_centred@(part - _smooth()@part@_smooth().T)@_centred).ravel()
     return fine/max(np.linalg.norm(fine), 1e-3*_cells)
 
 # %% ../../nbs/api/vision/12_copies.ipynb #b343bfe8

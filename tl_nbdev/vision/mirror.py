@@ -13,7 +13,6 @@ from PIL import Image
 from ..base.settings import *
 from .pixels import *
 from .features import *
-from scipy.stats import binomtest
 
 # %% ../../nbs/api/vision/11_mirror.ipynb #c78a5fc6
 def _thumbnail(file, side):
@@ -103,6 +102,7 @@ def _answers(thumbs, y, turn, groups):
 # %% ../../nbs/api/vision/11_mirror.ipynb #3ba165fa
 def _by_chance(lost, gained):
     "How likely so many losses are, if losses and gains are equally likely"
+    from scipy.stats import binomtest # here: it loads slowly, and who predicts needs none of it
     return binomtest(lost, lost + gained, alternative='greater').pvalue if lost + gained else 1.
 
 # %% ../../nbs/api/vision/11_mirror.ipynb #2f37ccca

@@ -209,7 +209,7 @@ def _all_looked_at(files, bands):
     "File → what is found in it, looked at by several threads"
     with ThreadPoolExecutor(settings().threads) as pool:
         found = pool.map(lambda file: _look(file, bands), files)
-        return dict(zip(files, progress(found, 'looking at images', len(files))))
+        return dict(zip(progress(files, 'looking at images'), found)) # the bar first, else it never ends
 
 # %% ../../nbs/api/vision/09_pixels.ipynb #79057141
 def scan(

@@ -90,9 +90,11 @@ describe_inputs('image', ImageStart, ImageInput)
 # %% ../../nbs/api/vision/02_starts.ipynb #aab5b465
 def _knows(library, name):
     "Is it a name by which a library makes a network from nothing but its own code?"
-    import timm, torchvision
     if not isinstance(name, str) or not re.fullmatch(r'[\w.-]+', name): return False
-    if library == 'timm': return timm.is_model(name)
+    if library == 'timm':
+        import timm
+        return timm.is_model(name)
+    import torchvision
     return library == 'torchvision' and name in torchvision.models.list_models(module=torchvision.models)
 
 # %% ../../nbs/api/vision/02_starts.ipynb #dd04c78c

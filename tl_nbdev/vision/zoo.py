@@ -172,10 +172,10 @@ def _hub_net(p):
 # %% ../../nbs/api/vision/03_zoo.ipynb #6cac86a9
 def _made_for(p):
     "A timm transformer is told the size of its images, for its position embeddings; convolutions take any"
-    import timm
     if p.library == 'torchvision' and p.channels != 3:
         raise TransferError(f'torchvision makes {p.name} for 3 channels, not {p.channels}: take timm\'s')
     if p.library != 'timm' or not _knows('timm', p.built): return {}
+    import timm
     cfg, fixed = timm.get_pretrained_cfg(p.built), dict(p.made)
     if cfg is not None and cfg.fixed_input_size: fixed |= dict(img_size=p.size)
     return fixed if p.channels == 3 else {**fixed, 'in_chans': p.channels}
@@ -190,11 +190,12 @@ def counts_batches(
 # %% ../../nbs/api/vision/03_zoo.ipynb #427ba72d
 def _fill(net, weights, name):
     "Load `weights`, in which only a head may be missing; for other channels they are changed as timm does it"
-    from timm.models import adapt_input_conv
     own = net.state_dict()
     for k, w in weights.items():
         other = k in own and w.dim() == 4 and w.shape[1] == 3 != own[k].shape[1]
-        if other: weights[k] = adapt_input_conv(own[k].shape[1], w)
+        if not other: continue
+        from timm.models import adapt_input_conv
+        weights[k] = adapt_input_conv(own[k].shape[1], w)
     lacks = net.load_state_dict(weights, strict=False)
     head = lambda k: k.startswith(('classifier.', 'head', 'fc.'))
     if lacks.unexpected_keys or [k for k in lacks.missing_keys if not head(k) and not counts_batches(k)]:
