@@ -2,7 +2,7 @@
 import json, re
 from collections import Counter
 
-from .common import results
+from .common import kind_of, results
 
 # What each benchmark asks, as a reader would
 questions = dict(
@@ -53,6 +53,63 @@ def record_of(
 ) -> dict:
     "A record, as it was written"
     return json.loads((results/f'{name}.json').read_text(encoding='utf-8'))
+
+def records_by_kind(
+    folder=results # of records; those of other kinds of machine are in `other`
+) -> dict: # kind of processor, or name of the GPU → benchmark → record
+    "Records of all machines, told apart by what they multiply matrices with"
+    found = {}
+    for file in sorted([*folder.glob('*.json'), *folder.glob('other/*/*.json')]):
+        record = json.loads(file.read_text(encoding='utf-8'))
+        found.setdefault(kind_of(record['machine']), {})[file.stem] = record
+    return found
+
+def _as_reached(record):
+    "What was measured → value and interval, as they are shown"
+    return {o['what']: ' '.join(filter(None, (o['reached'], o['interval']))) for o in record['reached']}
+
+def side_by_side(
+    by_kind # from `records_by_kind`
+) -> list: # of dicts, a row each
+    "What was measured on more than one kind of machine, a column each"
+    rows = []
+    for benchmark in sorted({name for records in by_kind.values() for name in records}):
+        told = {kind: _as_reached(records[benchmark]) for kind, records in by_kind.items() if benchmark in records}
+        for what in dict.fromkeys(what for each in told.values() for what in each):
+            values = {kind: each[what] for kind, each in told.items() if what in each}
+            if len(values) > 1: rows.append(dict(benchmark=benchmark, what=what, **{kind: values.get(kind, '') for kind in by_kind}))
+    return rows
+
+def drawn_ratios(
+    ax, # of matplotlib
+    rows # from `side_by_side`
+):
+    "Ratios of another library's seconds to ours, a bar for each kind of machine, with intervals where there are some"
+    ratios = [row for row in rows if ' / of ours' in row['what']]
+    kinds = [kind for kind in (ratios[0] if ratios else {}) if kind not in ('benchmark', 'what')]
+    high, named = .8/max(len(kinds), 1), set()
+    for k, kind in enumerate(kinds):
+        for i, row in enumerate(ratios):
+            if not (found := numbers(row[kind])): continue
+            at = i + (k - (len(kinds) - 1)/2)*high
+            ax.barh(at, found[0], high, color=f'C{k}', label=None if kind in named else kind)
+            named.add(kind)
+            if len(found) > 2: ax.plot(found[1:3], [at, at], color='black', lw=1.5)
+            ax.text(max(found)*1.02, at, f'{found[0]:.1f}', va='center', fontsize=8)
+    ax.set_yticks(range(len(ratios)), [row['what'].replace(' / of ours', '').replace('_', ' ') for row in ratios], fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(1, color='black', lw=1)
+    ax.set_xlabel('its time / ours')
+    ax.legend(fontsize=8)
+    for side in ('top', 'right'): ax.spines[side].set_visible(False)
+
+def measured_where(
+    by_kind # from `records_by_kind`
+) -> list: # of dicts, a row for each machine
+    "Which benchmarks have a record of which machine"
+    def said(machine): return f'{machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB'
+    return [dict(kind=kind, machine='; '.join(sorted({said(o['machine']) for o in records.values()})), benchmarks=', '.join(records))
+            for kind, records in by_kind.items()]
 
 def runs_of(
     record

@@ -7,9 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+import children
 from tl_nbdev.apps import cli
 from tl_nbdev.base.schema import sealed
 from tl_nbdev.base.settings import settings
+
+# A shell's background job ignores an interrupt, and its children would; tests send some.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that take minutes begin first, so that no core is idle while the last of them runs.
 _long = 'test_dashboard', 'test_site', 'test_jobs', 'test_wall', 'test_adapt', 'test_image_networks'
@@ -29,6 +33,14 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as mp: # what is measured on a machine must not decide a test
         for k, v in dict(CACHE=own, DEVICE='cpu', PRECISION='fp32', LAYOUT='contiguous', OFFLINE='no').items(): mp.setenv(f'TL_{k}', str(v))
         yield own
+
+@pytest.fixture(scope='session', autouse=True)
+def copied():
+    "What is saved is checked in a process that need not import its libraries anew"
+    from tl_nbdev.training import saving
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(saving, 'subprocess', SimpleNamespace(run=children.run))
+        yield
 
 @pytest.fixture(scope='module', autouse=True)
 def temporary(tmp_path_factory):

@@ -1,11 +1,12 @@
 "Networks that look and write: five classes and two that are joined, their loss and masks, strategies, what is seen once, saving, resuming, a shell, a hub, and what is said of bad input."
-import copy, json, os, signal, subprocess, sys
+import copy, json, os, signal, sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from fastai.basics import Callback
+from children import python
 from conftest import tl
 from looking import colours, every, joined, made, makers, pictures, start
 from PIL import Image
@@ -222,7 +223,7 @@ torch.save(learn.model.state_dict(), sys.argv[5])
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='a process is killed as Linux and macOS do it')
 def test_killed_and_resumed_it_ends_with_the_same_bits(folder, tmp_path):
-    def run(way, to): return subprocess.run([sys.executable, '-c', trainer, Path(__file__).parent, folder, way, tmp_path/'kept', tmp_path/to], capture_output=True, text=True)
+    def run(way, to): return python(trainer, Path(__file__).parent, folder, way, tmp_path/'kept', tmp_path/to)
     assert run('kill', 'none').returncode == -signal.SIGKILL
     for way, to in (('resume', 'resumed'), ('plain', 'plain')):
         done = run(way, to)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 import transformers as tf
+import children
 from conftest import refused, tl
 from tl_nbdev.base.samples import sample
 from tl_nbdev.base.settings import TransferError
@@ -91,7 +92,7 @@ def test_saved_read_by_a_fresh_process_and_gone_on_with(task, folder, tmp_path):
     to = learn.save_transfer(tmp_path/'model', learn.evaluate())
     file = folder/'core'/'m0.py'
     code = 'import sys; from pathlib import Path; from tl_nbdev.all import *; rows = load_transfer(sys.argv[1]).predict([Path(sys.argv[2])]); print(rows[0]["label"], rows[0]["code"])'
-    there = subprocess.run([sys.executable, '-c', code, to, file], capture_output=True, text=True)
+    there = children.python(code, to, file)
     assert there.stdout.split() == ['core', str(file)], there.stderr
     model = load_transfer(to)
     assert [row['label'] for row in model.predict([script.format(i=77), python.format(i=78)])] == ['web', 'core']

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 import browser
+from children import python
 from conftest import photos, scenes
 from tl_nbdev.vision.images import ImageTask
 from tl_nbdev.apps.jobs import Experiment
@@ -117,7 +118,7 @@ def test_voila_from_a_choice_to_the_code(room, tmp_path):
         assert faults(page) == []
         assert all('font-awesome' in o.lower() or 'fontawesome' in o.lower() for o in page.faults.elsewhere), page.faults.elsewhere
     record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
-    got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
+    got = python(code.replace('learn.evaluate()', 'print(learn.evaluate().value)'), cwd=room)
     assert got.returncode == 0, got.stderr
     assert float(got.stdout.split()[-1]) == record['report']['value']
 
@@ -150,7 +151,7 @@ def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
         drawn(page, '.t-some', 100)
         page.wait_for_function('() => (document.querySelector("img.t-sizes")?.alt || "").includes("Boxes of each class: ")') # words follow their picture
         tab(page, 'Start from')
-        see(page, 'table', 'yolov3-tiny')
+        see(page, 'table', 'retinanet')
         tab(page, 'How much')
         see(page, 'cost', 'from measured steps')
         assert 'photos per class' in text(page, 'labels') and 'photos per class' in text(page, 'rule')
@@ -171,7 +172,7 @@ def test_boxes_are_shown_learned_and_found_on_a_phone(tmp_path):
         page.wait_for_function('() => [...document.querySelectorAll(".tl-seen img")].filter(o => Math.max(o.naturalWidth, o.naturalHeight) === 320).length === 3')
         assert faults(page) == []
     record = json.loads(next((room/'runs').glob('runs*/*.json')).read_text())
-    got = subprocess.run([sys.executable, '-c', code.replace('learn.evaluate()', 'print(learn.evaluate().value)')], capture_output=True, text=True, cwd=room)
+    got = python(code.replace('learn.evaluate()', 'print(learn.evaluate().value)'), cwd=room)
     assert got.returncode == 0, got.stderr
     assert float(got.stdout.split()[-1]) == record['report']['value']
 

@@ -505,6 +505,7 @@ def test_every_child_process_is_started_so(tmp_path, monkeypatch):
     seen = []
     def run(cmd, **kwargs): seen.append((cmd, kwargs)); return SimpleNamespace(returncode=0, stdout='', stderr='', poll=lambda: 0)
     for name in ('run', 'Popen'): monkeypatch.setattr(subprocess, name, run)
+    monkeypatch.setattr(saving, 'subprocess', subprocess)
     saving._check_in_fresh_process(tmp_path)
     with pytest.raises(TransferError): samples.fetch_wheel('tiny==1', '0'*64, tmp_path)
     job = jobs.Job(tmp_path/'job')

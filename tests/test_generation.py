@@ -1,11 +1,12 @@
 "A network that writes, by the same verbs: what a strategy freezes stays, what was learned is kept, and what is odd is said in one line."
-import json, os, signal, subprocess, sys, warnings
+import json, os, signal, sys, warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers as tf
+from children import python
 from conftest import clocked
 from tl_nbdev.base.settings import TransferError
 from tl_nbdev.generation.network import WriterPretrained, writer_pretrained
@@ -149,7 +150,7 @@ torch.save(learn.model.state_dict(), sys.argv[6])
 @pytest.mark.parametrize('kind, how', [('llama', 'last2'), pytest.param('gpt2', 'full', marks=pytest.mark.slow), pytest.param('t5', 'lora', marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, kind, how):
     def run(way, to):
-        return subprocess.run([sys.executable, '-c', trainer, Path(__file__).parent, kind, how, way, tmp_path/'kept', tmp_path/to], capture_output=True, text=True)
+        return python(trainer, Path(__file__).parent, kind, how, way, tmp_path/'kept', tmp_path/to)
     assert run('kill', 'none').returncode == -signal.SIGKILL
     for way, to in (('resume', 'resumed'), ('plain', 'plain')):
         done = run(way, to)
@@ -210,7 +211,7 @@ def data(tmp_path_factory):
 
 def shell(name, *args):
     code = f'import sys, tl_nbdev.apps.cli as cli; sys.argv = [{name!r}, *sys.argv[1:]]; sys.exit(cli.{name.replace("-", "_")}())'
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, encoding='utf-8', errors='replace')
+    return python(code, *args)
 
 def test_the_verbs_of_the_shell(data):
     done = shell('tl-train', data/'chats.jsonl', '--task', 'generation', '--model', data/'tiny', '--strategy', 'lora:2', '--epochs', 1, '--out', data/'model', '--json', data/'report.json')

@@ -1,11 +1,12 @@
 "Images with texts: five classes of transformers and towers of one's own, against transformers' own numbers, under every strategy, saved, by name, and after a kill."
-import json, os, signal, subprocess, sys
+import json, os, signal, sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers as tf
+from children import python
 from conftest import tl
 from test_text_networks import bytepairs, wordpieces
 from tl_nbdev.base.captions import shapes_with_captions
@@ -237,7 +238,7 @@ print(json.dumps([weights_hash(learn.model), len(learn.recorder.losses), learn.e
 def test_killed_and_resumed_it_ends_the_same(how, stop, table, tmp_path):
     env = dict(os.environ, HERE=os.path.dirname(__file__), PYTHONPATH=os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')])))
     def run(folder, stop):
-        done = subprocess.run([sys.executable, '-c', _killed, str(table), folder, how, str(stop)], env=env, capture_output=True, text=True)
+        done = python(_killed, table, folder, how, stop, env=env)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
     whole = run('', 0)

@@ -1,8 +1,9 @@
 "Two that belong together: what is learned and judged, and the way from a table to a search, also in a shell and after a kill."
-import json, os, signal, subprocess, sys
+import json, os, signal
 
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
+from children import python
 from conftest import tl
 from torch.nn import functional as F
 from tl_nbdev.base.settings import TransferError
@@ -179,7 +180,7 @@ print(json.dumps([weights_hash(learn.model), len(learn.recorder.losses), learn.e
 def test_killed_and_resumed_it_ends_the_same(how, stop, tmp_path):
     def run(stop, folder):
         env = dict(os.environ, PYTHONPATH=os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')]))
-        done = subprocess.run([sys.executable, '-c', trainer, str(stop), str(folder), how, os.path.dirname(__file__)], capture_output=True, text=True, env=env)
+        done = python(trainer, stop, folder, how, os.path.dirname(__file__), env=env)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
     want = run(-1, '')

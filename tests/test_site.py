@@ -141,12 +141,13 @@ def pages(site): return sorted(site.rglob('*.html'))
 
 @pytest.fixture(scope='module')
 def visited(site, tmp_path_factory):
-    "What a visit of each page finds on a screen of 1280 pixels, in light and then in dark: what is wrong, boxes that are cut off, and links"
-    wrong, cut, seen = [], [], set()
+    "What a visit of each page finds on a screen of 1280 pixels, in light and then in dark, and then on one as narrow as a phone's: what is wrong, boxes that are cut off, what scrolls sideways, and links"
+    wrong, cut, over, seen = [], [], [], set()
     with browser.files(site) as address:
-        with browser.browser(tmp_path_factory.mktemp('visit'), color_scheme='light', viewport=dict(width=1280, height=900)) as page:
+        with browser.browser(tmp_path_factory.mktemp('visit'), color_scheme='light') as page:
             for f in pages(site):
                 page.faults.clear()
+                page.set_viewport_size(dict(width=1280, height=900))
                 page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
                 name = f.relative_to(site)
                 wrong += [f'{name}: image {o}' for o in page.evaluate(images)]
@@ -156,8 +157,10 @@ def visited(site, tmp_path_factory):
                 if page.evaluate(darker): wrong += [f'{name}: dark, contrast {o}' for o in page.evaluate(contrast)]
                 else: wrong.append(f'{name}: it does not become dark')
                 page.evaluate('localStorage.clear()')
+                page.set_viewport_size(dict(width=390, height=844))
+                if found := page.evaluate(wide): over.append(f'{name}: {found}')
                 wrong += [f'{name}: {o}' for o in page.faults]
-        yield SimpleNamespace(wrong=wrong, cut=cut, links=seen)
+        yield SimpleNamespace(wrong=wrong, cut=cut, over=over, links=seen)
 
 def told(wrong): return f'{len(wrong)} faults:\n' + '\n'.join(sorted(wrong, key=lambda o: (o.partition(': ')[2], o))[:60])
 
@@ -181,10 +184,16 @@ def test_little_is_cut_off(visited):
     assert len(visited.cut) <= 20, f'{len(visited.cut)}: ' + '\n'.join(visited.cut)
 
 @needs_browser
+def test_nothing_scrolls_sideways_where_it_is_narrow(visited): assert not visited.over, told(visited.over)
+
+def one_of_each_folder(site): return [next(iter(sorted(folder.glob('*.html')))) for folder in sorted({o.parent for o in pages(site)})]
+
+@needs_browser
 def test_nothing_scrolls_sideways_on_a_phone(site, tmp_path):
+    "A page of each folder, as a phone lays it out: it has a touch screen, three dots a pixel, and a viewport of its own"
     wrong = []
     with browser.files(site) as address, browser.browser(tmp_path, viewport=dict(width=390, height=844), device_scale_factor=3, is_mobile=True, has_touch=True) as page:
-        for f in pages(site):
+        for f in one_of_each_folder(site):
             page.faults.clear()
             page.goto(f'{address}/{f.relative_to(site)}', wait_until='load')
             if over := page.evaluate(wide): wrong.append(f'{f.relative_to(site)}: {over}')

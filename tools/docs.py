@@ -103,8 +103,7 @@ def smalldocs():
     # Markdown copies of the pages, and widths by option, are Quarto's alone: nbs/styles.css says the widths, too.
     edit(proc/'_quarto.yml', (r'^ *commonmark:.*\n', ''), (r'^ *grid:\n(?: {6,}.*\n)*', ''))
     edit(proc/'nbdev.yml', (r'^format-links:\n(?: .*\n)*', ''))
-    for verb in 'check', 'render':
-        if subprocess.run([sys.executable, '-P', '-m', 'smalldocs.cli', verb, proc]).returncode: sys.exit('the site is not built: see above')
+    if subprocess.run([sys.executable, '-P', '-m', 'smalldocs.cli', 'render', '--strict', proc]).returncode: sys.exit('the site is not built: see above')
     shutil.move(proc/site.name, site)
 
 def faults():

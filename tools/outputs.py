@@ -8,7 +8,7 @@ got two hashes: of its own cells, and of what they import (`behind.py`). After t
     outputs.py --stale            say which those are
     outputs.py --test …           nbdev-test, with its options; what the notebooks show as they run is compared with what is stored
     outputs.py --stamp PAGE …     they were stored just now, by other means"""
-import json, multiprocessing, os, re, subprocess, sys, tempfile
+import json, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -121,8 +121,26 @@ _marks = {} # of all pages, when the test began
 
 def _seen_file(page): return seen/f'{name(page).replace("/", "+")}.json'
 
+_needs = re.compile(r'^#\| needs: (.+)$', re.M)
+
+def lacking(page):
+    "What a page needs and is not here: programs, and samples that have to be agreed to (`#| needs: espeak-ng stamps` in one of its cells)"
+    from tl_nbdev.base.samples import _check_asked, _folder, _samples
+    from tl_nbdev.base.settings import TransferError
+    def here(what):
+        if what not in _samples: return shutil.which(what) is not None
+        if _folder(_samples[what]).exists(): return True
+        try: _check_asked(_samples[what])
+        except TransferError: return False
+        return True
+    words = [word for cell in cells(page) for line in _needs.findall(''.join(cell['source'])) for word in line.split()]
+    return [word for word in words if not here(word)]
+
 def test_page(fn, save=False, **kwargs):
     "What nbdev runs for each notebook, in a process of its own: what another one left in memory, or on disk, must not decide a test"
+    if missing := lacking(Path(fn)):
+        print(f'{fn}: not run, as it needs {", ".join(missing)}', file=sys.__stderr__)
+        return True, 0
     if not hasattr(os, 'fork') or sys.platform == 'darwin': return _test_page(fn, save, **kwargs)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: return _apart(fn, save, folder, **kwargs)
 
@@ -149,8 +167,10 @@ def _test_page(fn, save, **kwargs):
     if save or page not in pages(): return _test_nb()(fn, save=save, **kwargs)
     def compare(nb, fn): before.append(differences(cells(page), clean(nb).cells))
     nbdev.test.write_nb = compare
+    began = time.perf_counter()
     result = _test_nb()(fn, save=True, **kwargs)
-    if before: _seen_file(page).write_text(json.dumps(dict(mark=_marks.get(page) or mark(page), differs=before[0])), encoding='utf-8')
+    took = round(time.perf_counter() - began, 1)
+    if before: _seen_file(page).write_text(json.dumps(dict(mark=_marks.get(page) or mark(page), differs=before[0], seconds=took)), encoding='utf-8')
     return result
 
 def clean(nb):
