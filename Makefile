@@ -31,6 +31,7 @@ demo: $(READY)  ## from data to a report: make demo DATA=elpv OUT=demo_out
 	@echo "==> tl-demo $(DATA) --out $(OUT) $(ARGS)"
 	@$(BIN)/tl-demo "$(DATA)" --out "$(OUT)" $(ARGS)
 
+# `make test NBDEV_TEST=--all` runs all pages, and those too that take long and of which nothing has changed since their outputs were stored.
 test: $(READY)  ## all that must hold before a change goes in
 	@echo "==> notebooks are clean, and tl_nbdev/ is what they export"
 	@$(BIN)/python tools/check.py

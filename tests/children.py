@@ -8,6 +8,9 @@ import atexit, json, os, shutil, signal, socket, sys, threading, traceback
 import torch
 torch.set_num_threads(1)
 import fastai.basics, fastai.vision.all, matplotlib.figure, pandas, safetensors.torch, scipy.stats, sklearn.linear_model, timm, torchvision
+import torch._dynamo # as torchvision does
+from PIL import Image
+Image.init()
 import transformers.models.auto.modeling_auto, transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama
 
 def carry_out(code, args, env, cwd):

@@ -93,6 +93,7 @@ def one(rank, world, port, out, kwargs):
     sys.stdout.flush()
     os._exit(status)
 
+with contextlib.redirect_stdout(sys.stderr): transfer_learner(ImageTask.from_folder(sys.argv[1]), small(), size=32, mode=Mode()) # imports what each child needs
 for line in sys.stdin:
     world, port, out, kwargs = json.loads(line)
     pids = []
@@ -123,7 +124,7 @@ def free_port():
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "What each process of a training ends with; without `world`, one process"
-    p = subprocess.Popen([sys.executable, '-c', server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', server, photos(tmp_path_factory.mktemp('first'), 6)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     folder, number, known = tmp_path_factory.mktemp('out'), iter(range(10_000)), {}
     def train(data, world=1, port=None, **kwargs):
         key = repr((data, world, kwargs))

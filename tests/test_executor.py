@@ -1,5 +1,5 @@
 "Runs that others carry out: the same table, whoever dies on the way; and one line for what can't be."
-import os, pickle, re, signal, subprocess, sys, threading, time, warnings
+import os, pickle, re, signal, sys, threading, time, warnings
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from tl_nbdev.selection.crews import Crew, Shipment, crew_of, sent_out
 from tl_nbdev.training.learner import FusedAdam
 from tl_nbdev.vision.images import ImageTask
 
+from children import python
 from conftest import killed, photos, refused, small, tl
 
 driver = os.getpid()
@@ -299,7 +300,7 @@ def test_nothing_of_it_is_needed_on_a_laptop(tmp_path):
             'task = ImageTask.from_folder(sys.argv[1])\ncompare(task, Tiny(), ["feature"], epochs=1, size=32)\n'
             'assert not {"ray", "dask"} & sys.modules.keys() and not multiprocessing.active_children()')
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([os.environ.get('PYTHONPATH', ''), str(Path(__file__).parent)])}
-    got = subprocess.run([sys.executable, '-c', code, str(photos(tmp_path/'data', 12))], env=env, capture_output=True, text=True)
+    got = python(code, photos(tmp_path/'data', 12), env=env)
     assert not got.returncode, got.stderr[-1500:]
 
 

@@ -228,6 +228,24 @@ def test_a_cell_that_shows_something_else_each_time_is_known(house):
     r = run('--test', 'nbs/chance.ipynb')
     assert not r.returncode and 'chance' not in r.stdout + r.stderr
 
+def test_pages_that_are_not_run(house):
+    "What takes long, while nothing has changed since its outputs were stored; what needs something that isn't here"
+    def run(*args): return tool(house.root, 'tools/outputs.py', *args)
+    def ran(): return (house.root/'ran').read_text().count('x') if (house.root/'ran').exists() else 0
+    house.nb('hours.ipynb', 'from tl_nbdev.hall import *', f'with open({str(house.root/"ran")!r}, "a") as f: f.write("x")', 'below()')
+    house.nb('speaks.ipynb', '#| needs: no-such-program\nraise SystemExit("it was run")')
+    run('--stamp')
+    file = house.root/'nbs/outputs.json'
+    said = json.loads(file.read_text('utf-8'))
+    said['hours.ipynb'] += ' long'
+    file.write_text(json.dumps(said), encoding='utf-8')
+    r = run('--test')
+    assert not r.returncode and 'hours.ipynb' in r.stdout and '--all runs them' in r.stdout and not ran(), r.stderr
+    assert 'speaks.ipynb: not run, as it needs no-such-program' in r.stderr
+    write(house.deep, ('return 3', 'return 4'))
+    run('--test')
+    assert ran() and json.loads((house.root/'.outputs/hours.ipynb.json').read_text('utf-8'))['differs']
+
 @pytest.mark.parametrize('was, now, kind', [
     ('took 3 s', 'took 14 s', ''), ('| a | seconds |\n| --- | --- |\n| b | 3 |', '| a | seconds |\n| --- | --- |\n| b | 12 |', ''), ('<a at 0x12>', '<a at 0x7f>', ''),
     ('made 2026-01-02T03:04:05+00:00', 'made 2027-01-02', ''), ('a\n', 'a', ''), ('epoch ██ 1\na', 'a', ''),

@@ -28,10 +28,11 @@ class Die(Callback):
 
 def train(data, how, folder, augment):
     KeepState.often = 0.
-    learn = transfer_learner(ImageTask.from_folder(data), 'squeezenet1_1', size=32, bs=4, seed=0, augment=augment, head='textbook')
+    learn = transfer_learner(ImageTask.from_folder(data), 'timm/test_efficientnet', size=32, bs=4, seed=0, augment=augment, head='textbook', source='random')
     with watched(learn), learn.added_cbs(Die()): learn.transfer(how, 2, resume=folder is not None, folder=folder)
     return [weights_hash(learn.model), len(learn.recorder.losses), learn.recorder.losses[0].item(), learn.evaluate().value]
 
+transfer_learner(ImageTask.from_folder(sys.argv[1]), 'timm/test_efficientnet', size=32, source='random') # imports what each child needs
 for line in sys.stdin:
     stop, out, *args = json.loads(line)
     if not (child := os.fork()):
@@ -43,8 +44,8 @@ for line in sys.stdin:
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "What a training ends with, or `None` if it was killed"
-    p = subprocess.Popen([sys.executable, '-c', trainer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     data, out = str(photos(tmp_path_factory.mktemp('photos'), 16)), tmp_path_factory.mktemp('out')/'out.json'
+    p = subprocess.Popen([sys.executable, '-c', trainer, data], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     def train(how, folder=None, stop=-1, augment='flip'):
         print(json.dumps([stop, str(out), data, how, folder and str(folder), augment]), file=p.stdin, flush=True)
         status = int(p.stdout.readline())

@@ -1,8 +1,9 @@
 "The walls, by a stranger: an input and an answer that the package lacks go all the way, and nothing in it knows of them."
-import os, subprocess, sys
+import os
 from dataclasses import dataclass
 
 import numpy as np, pandas as pd, pytest, torch
+from children import python
 from torch import nn
 from tl_nbdev.data.answers import Answer, add_answer, answers
 from tl_nbdev.data.modality import Modality, add_modality, modalities
@@ -101,7 +102,7 @@ def test_from_audit_to_a_fresh_process(task, tmp_path):
     row = load_transfer(folder).predict(item)[0]
     assert row['label'] == learn.predict(item)[0] and row['label'] in task.vocab and result.answer.details(result)
     code = 'import sys; from tl_nbdev.training.saved import load_transfer; print(load_transfer(sys.argv[1]).predict([eval(sys.argv[2])])[0]["label"])'
-    there = subprocess.run([sys.executable, '-c', code, folder, repr(tuple(map(float, item)))], capture_output=True, text=True)
+    there = python(code, folder, repr(tuple(map(float, item))))
     assert there.stdout.split()[-1:] == [row['label']], there.stderr
 
 def test_compared_advised_chosen_and_trained_by_a_command(task, file, tmp_path):

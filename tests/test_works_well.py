@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import transformers as tf
+from children import python
 from conftest import photo, photos, tl
 from datasets import ClassLabel, Dataset, Features, List, Sequence, Value
 from fastai.vision.all import (ClassificationInterpretation, CSVLogger, CutMix, EarlyStoppingCallback, GradientClip, MixUp, ProgressCallback, SaveModelCallback,
@@ -683,7 +684,7 @@ from tl_nbdev.base.settings import TransferError
 try: from tl_nbdev.apps.dashboard import *
 except TransferError as e: print(e)
 """
-    got = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    got = python(code)
     assert got.stdout == f'the dashboard needs {lacks}: pip install "tl_nbdev[dashboard]"\n', got.stderr
 
 @pytest.mark.parametrize('column, said', [('group', True), ('patient_id', True), ('Subject', True), ('notes', False)])

@@ -1,5 +1,6 @@
 """Stored outputs belong to the code above them, and to the code of the package behind it. When the outputs of a page were stored, nbs/outputs.json
-got two hashes: of its own cells, and of what they import (`behind.py`). After them stand the cells that show something else each time.
+got two hashes: of its own cells, and of what they import (`behind.py`). After them stand `long`, where it takes long, and the cells that show
+something else each time. Of what a page computes nothing changes while both hashes stay, so a page that takes long is then not run again.
 
     outputs.py                    run the pages that are stale, and store what they show; one that shows what is stored is only marked so
     outputs.py PAGE …             run and store these
@@ -7,6 +8,7 @@ got two hashes: of its own cells, and of what they import (`behind.py`). After t
     outputs.py --check --package  fail also where the package behind a page has: before a release
     outputs.py --stale            say which those are
     outputs.py --test …           nbdev-test, with its options; what the notebooks show as they run is compared with what is stored
+    outputs.py --test --all …     the same, with pages that take long and whose outputs were stored with this very code
     outputs.py --stamp PAGE …     they were stored just now, by other means"""
 import json, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
 from contextlib import suppress
@@ -48,6 +50,17 @@ def varying(page, was):
     "The cells of a page that show something else each time"
     return was.get(name(page), '').split()[2:]
 
+_long, _short = 12, 6 # seconds; in between a page is what it was
+
+def is_long(page, was):
+    "Does a page take long?"
+    return 'long' in was.get(name(page), '').split()[2:]
+
+def _takes_long(page, was):
+    try: seconds = json.loads(_seen_file(page).read_text('utf-8')).get('seconds', 0)
+    except (OSError, ValueError): seconds = 0
+    return seconds > (_short if is_long(page, was) else _long) if seconds else is_long(page, was)
+
 def stamp(done, varies={}):
     "Mark pages as stored just now; `varies`: page → cells that were seen to show something else each time"
     was, now = known(), {}
@@ -55,7 +68,7 @@ def stamp(done, varies={}):
         there = {cell.get('id') for cell in cells(page)}
         odd = sorted({*varying(page, was), *varies.get(page, [])} & there)
         hashes = mark(page) if page in done else ' '.join(was.get(name(page), '').split()[:2])
-        now[name(page)] = ' '.join([hashes, *odd])
+        now[name(page)] = ' '.join([hashes, *['long']*_takes_long(page, was), *odd])
     file.write_text(json.dumps(now, indent=1) + '\n', encoding='utf-8')
 
 
@@ -125,22 +138,28 @@ _needs = re.compile(r'^#\| needs: (.+)$', re.M)
 
 def lacking(page):
     "What a page needs and is not here: programs, and samples that have to be agreed to (`#| needs: espeak-ng stamps` in one of its cells)"
-    from tl_nbdev.base.samples import _check_asked, _folder, _samples
-    from tl_nbdev.base.settings import TransferError
-    def here(what):
-        if what not in _samples: return shutil.which(what) is not None
-        if _folder(_samples[what]).exists(): return True
-        try: _check_asked(_samples[what])
-        except TransferError: return False
-        return True
     words = [word for cell in cells(page) for line in _needs.findall(''.join(cell['source'])) for word in line.split()]
-    return [word for word in words if not here(word)]
+    return [word for word in words if not shutil.which(word) and not _can_be_had(word)]
+
+def _can_be_had(sample):
+    "Is a sample here, or has somebody agreed to it?"
+    try: from tl_nbdev.base.samples import _check_asked, _folder, _samples
+    except ImportError: return False
+    from tl_nbdev.base.settings import TransferError
+    if sample not in _samples: return False
+    try: return _folder(_samples[sample]).exists() or not _check_asked(_samples[sample])
+    except TransferError: return False
+
+def left_alone(page, was):
+    "Does it take long, and have neither its code nor the package changed since its outputs were stored? Then it is tested only where somebody asks for it, or for all"
+    return 'TL_ALL_PAGES' not in os.environ and is_long(page, was) and state(page, was) == 'fresh'
 
 def test_page(fn, save=False, **kwargs):
     "What nbdev runs for each notebook, in a process of its own: what another one left in memory, or on disk, must not decide a test"
     if missing := lacking(Path(fn)):
         print(f'{fn}: not run, as it needs {", ".join(missing)}', file=sys.__stderr__)
         return True, 0
+    if not save and left_alone(Path(fn).resolve(), known()): return True, 0
     if not hasattr(os, 'fork') or sys.platform == 'darwin': return _test_page(fn, save, **kwargs)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: return _apart(fn, save, folder, **kwargs)
 
@@ -231,6 +250,8 @@ def listen():
 
 def report():
     "What was seen"
+    was = known()
+    if left := [page for page in pages() if left_alone(page, was)]: print(f'not run, as they take long and nothing has changed since their outputs were stored (--all runs them): {", ".join(map(name, left))}')
     told, failed = verdict()
     if told: print('shows something else than is stored, by chance, by this machine, or since nobody ran it after a change of the package: ' + ', '.join(told))
     if failed: sys.exit('the package behind these pages has changed, and what is stored is no longer what they show:\n' + '\n'.join(failed) + '\nrun make outputs, look at them, and commit')
@@ -286,6 +307,8 @@ if __name__ == '__main__':
     else:
         from nbdev.test import nbdev_test
         del sys.argv[1]
+        if '--all' in sys.argv or any(o.endswith('.ipynb') for o in sys.argv): os.environ['TL_ALL_PAGES'] = 'yes'
+        if '--all' in sys.argv: sys.argv.remove('--all')
         if '--flags' not in sys.argv: outputs.listen() # a device, or hours, show something else
         nbdev_test() # reads the options itself, and exits where a notebook fails
         outputs.report()
