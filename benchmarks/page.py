@@ -33,6 +33,8 @@ questions = dict(
     sentiment='Sentiment in another domain: does adaptation help?',
     serve='A served model, asked by many: is anybody lost, and does answering together pay?',
     export='A model that left for onnxruntime: is it as fast there?',
+    executor='Runs that are handed to other workers: what does it cost to hand them out?',
+    scale='Two processes: how much faster than one?',
     steps='How much of what the processor can do does a step of training use, and what takes the rest?',
     strategies="Which strategy, and are they as good as fastai's fine_tune?",
     texts='How long does an epoch over texts take?',
@@ -65,8 +67,8 @@ def records_by_kind(
     return found
 
 def _as_reached(record):
-    "What was measured → value and interval, as they are shown"
-    return {o['what']: ' '.join(filter(None, (o['reached'], o['interval']))) for o in record['reached']}
+    "What was measured → value, interval and verdict, as they are shown"
+    return {o['what']: ' '.join(filter(None, (o['reached'], o['interval'], marks[o['verdict']]))) for o in record['reached']}
 
 def side_by_side(
     by_kind # from `records_by_kind`

@@ -5,7 +5,7 @@ from importlib import import_module
 from fastcore.script import call_parse
 from .summary import page, records, summary
 
-names = ('scores', 'copies', 'dashboard', 'throughput', 'steps', 'serve', 'export', 'scaling', 'kills', 'lora', 'encoders', 'texts', 'spoken', 'alignment', 'pretraining', 'domains', 'sentiment', 'writing', 'captioning', 'captions', 'transcription', 'finetune', 'fewimages', 'boxes', 'pairs', 'scratch', 'fewshot', 'labels', 'features', 'accuracy', 'strategies', 'truth') # the longest last
+names = ('scores', 'copies', 'dashboard', 'throughput', 'steps', 'serve', 'export', 'scale', 'executor', 'scaling', 'kills', 'lora', 'encoders', 'texts', 'spoken', 'alignment', 'pretraining', 'domains', 'sentiment', 'writing', 'captioning', 'captions', 'transcription', 'finetune', 'fewimages', 'boxes', 'pairs', 'scratch', 'fewshot', 'labels', 'features', 'accuracy', 'strategies', 'truth') # the longest last
 
 @call_parse
 def run(

@@ -2,21 +2,25 @@
 import json, os, socket, subprocess, sys, tempfile
 from functools import cache
 
-# Listens at a socket. Whoever connects says what is to be done, and gives it two files to write to; a copy of the process does it, another waits for its end and tells
-_server = '''
-import atexit, json, os, shutil, signal, socket, sys, threading, traceback
-import torch
-torch.set_num_threads(1)
-import fastai.basics, fastai.vision.all, matplotlib.figure, pandas, safetensors.torch, scipy.stats, sklearn.linear_model, timm, torchvision
+# What takes seconds to import; nothing is computed before a process is copied, as torch's threads are not.
+libraries = '''import fastai.basics, fastai.vision.all, matplotlib.figure, pandas, safetensors.torch, scipy.stats, sklearn.linear_model, timm, torchvision
 import torch._dynamo # as torchvision does
 from PIL import Image
 Image.init()
 import transformers.models.auto.modeling_auto, transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama
+'''
 
+# Listens at a socket. Whoever connects says what is to be done, and gives it two files to write to; a copy of the process does it, another waits for its end and tells
+_server = '''
+import atexit, json, os, shutil, signal, socket, sys, tempfile, threading, traceback
+import torch
+torch.set_num_threads(1)
+''' + libraries + '''
 def carry_out(code, args, env, cwd):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    tempfile.tempdir = None # that of the environment
     sys.argv = ['-c', *args]
     if 'PYTHONSAFEPATH' in env: sys.path.remove('')
     sys.path[:0] = [o for o in env.get('PYTHONPATH', '').split(os.pathsep) if o]

@@ -53,7 +53,7 @@ refusals = {
     'no such group column':    (csv(more=['--group', 'patient']), ['no column "patient"', 'file, label']),
     'no such file column':     (csv(more=['--file', 'photo']), ['no column "photo"', 'file, label']),
     'one column':              (lambda: [table('a.png', 'b.png', head='file')], ['no column "label"', 'its columns are file\n']),
-    'no image files':          (csv('a,x', 'b,y'), ['no column holds names of image files', 'file, label']),
+    'no image files':          (csv('no-a,x', 'no-b,y'), ['no column holds names of image files', 'file, label']),
     'no file is there':        (csv('gone1.png,x', 'gone2.png,y'), ['nothing to learn from', 'gone1.png', 'no such file']),
     'one class is there':      (lambda: [table(*rows(label=lambda f: 'x'), 'gone.png,y')], ['only one class, "x"', 'gone.png', 'no such file']),
     'no labels':               (lambda: [table(*rows(label=lambda f: ''))], ['nothing to learn from', 'no label']),

@@ -196,7 +196,7 @@ def _overrun(got, clock, began, budget, least):
 def test_a_budget_is_kept_to_with_photos(noisy, monkeypatch, budget, size):
     each, clock = .1, clocked(monkeypatch, .1)
     began = clock[0]
-    got = advise(noisy, budget, ['squeezenet1_1', 'timm/test_efficientnet'], epochs=2, size=size)
+    got = advise(noisy, budget, ['squeezenet1_1', 'tf_efficientnet_lite0'], epochs=2, size=size)
     _overrun(got, clock, began, budget, each*len(noisy.df))
 
 @pytest.mark.parametrize('budget', [30, 300])

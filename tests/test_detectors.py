@@ -7,7 +7,7 @@ import torch
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.interpret import Interpretation
 from PIL import Image, ImageOps
-from children import python
+from children import libraries, python
 from conftest import clocked
 from scenes import drawn, modules, named, start_of
 from tl_nbdev.adaptation.gap import domain_gap
@@ -164,7 +164,7 @@ np.save(sys.argv[2], np.stack([probs for _, probs, _ in load_transfer(sys.argv[1
     assert not done.returncode, done.stderr
     assert task.answer.apart(np.load(tmp_path/'found.npy'), boxes(learn.predictor(), items)) < 1e-3
 
-trainer = '''
+trainer = libraries + '''
 import json, os, signal, sys, warnings
 sys.path.insert(0, sys.argv[1])
 warnings.simplefilter('ignore')
@@ -191,8 +191,6 @@ def train(data, name, how, folder):
     with watched(learn), learn.added_cbs(Die()): learn.transfer(how, 2, resume=folder is not None, folder=folder)
     return [weights_hash(learn.model), len(learn.recorder.losses), learn.recorder.losses[0].item(), learn.evaluate().value]
 
-for name in ('yolov3-tiny', 'DETR'): # imports what each child needs
-    transfer_learner(DetectionTask.from_coco(sys.argv[2], valid=.2, test=.2, name='scenes'), size=64, bs=4, seed=0, **start_of(name))
 for line in sys.stdin:
     stop, out, *args = json.loads(line)
     if not (child := os.fork()):
@@ -204,7 +202,7 @@ for line in sys.stdin:
 @pytest.fixture(scope='module')
 def trained(folder, task, tmp_path_factory):
     "What a training ends with, or `None` if it was killed"
-    p = subprocess.Popen([sys.executable, '-c', trainer, os.path.dirname(__file__), folder/'annotations.json'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', trainer, os.path.dirname(__file__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     out = tmp_path_factory.mktemp('out')/'out.json'
     def train(name, how, run=None, stop=-1):
         print(json.dumps([stop, str(out), str(folder/'annotations.json'), name, how, run and str(run)]), file=p.stdin, flush=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest, torch
+from children import libraries
 from conftest import photos
 from fastai.basics import SGD, Callback
 from torch import nn
@@ -14,7 +15,7 @@ from tl_nbdev.training.devices import to_start
 from tl_nbdev.training.learner import transfer_learner, watched
 from tl_nbdev.vision.images import ImageTask
 
-server = '''
+server = libraries + '''
 import contextlib, io, json, os, signal, sys, time, traceback
 import torch
 torch.set_num_threads(1)
@@ -93,7 +94,6 @@ def one(rank, world, port, out, kwargs):
     sys.stdout.flush()
     os._exit(status)
 
-with contextlib.redirect_stdout(sys.stderr): transfer_learner(ImageTask.from_folder(sys.argv[1]), small(), size=32, mode=Mode()) # imports what each child needs
 for line in sys.stdin:
     world, port, out, kwargs = json.loads(line)
     pids = []
@@ -124,7 +124,7 @@ def free_port():
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "What each process of a training ends with; without `world`, one process"
-    p = subprocess.Popen([sys.executable, '-c', server, photos(tmp_path_factory.mktemp('first'), 6)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     folder, number, known = tmp_path_factory.mktemp('out'), iter(range(10_000)), {}
     def train(data, world=1, port=None, **kwargs):
         key = repr((data, world, kwargs))

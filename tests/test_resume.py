@@ -2,6 +2,7 @@
 import errno, json, os, signal, subprocess, sys
 
 import pytest
+from children import libraries
 from conftest import photos, tl
 from tl_nbdev.training import checkpoint
 from tl_nbdev.vision.features import weights_hash
@@ -10,7 +11,7 @@ from tl_nbdev.training.learner import transfer_learner, watched
 from tl_nbdev.base.settings import TransferError
 
 # A process that imports once, and forks a child for each training: a child may be killed by itself after a number of batches, counted over all phases
-trainer = '''
+trainer = libraries + '''
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
@@ -32,7 +33,6 @@ def train(data, how, folder, augment):
     with watched(learn), learn.added_cbs(Die()): learn.transfer(how, 2, resume=folder is not None, folder=folder)
     return [weights_hash(learn.model), len(learn.recorder.losses), learn.recorder.losses[0].item(), learn.evaluate().value]
 
-transfer_learner(ImageTask.from_folder(sys.argv[1]), 'timm/test_efficientnet', size=32, source='random') # imports what each child needs
 for line in sys.stdin:
     stop, out, *args = json.loads(line)
     if not (child := os.fork()):
@@ -45,7 +45,7 @@ for line in sys.stdin:
 def trained(tmp_path_factory):
     "What a training ends with, or `None` if it was killed"
     data, out = str(photos(tmp_path_factory.mktemp('photos'), 16)), tmp_path_factory.mktemp('out')/'out.json'
-    p = subprocess.Popen([sys.executable, '-c', trainer, data], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', trainer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     def train(how, folder=None, stop=-1, augment='flip'):
         print(json.dumps([stop, str(out), data, how, folder and str(folder), augment]), file=p.stdin, flush=True)
         status = int(p.stdout.readline())

@@ -3,7 +3,6 @@ import os
 from dataclasses import dataclass
 
 import numpy as np, pandas as pd, pytest, torch
-from children import python
 from torch import nn
 from tl_nbdev.data.answers import Answer, add_answer, answers
 from tl_nbdev.data.modality import Modality, add_modality, modalities
@@ -102,6 +101,7 @@ def test_from_audit_to_a_fresh_process(task, tmp_path):
     row = load_transfer(folder).predict(item)[0]
     assert row['label'] == learn.predict(item)[0] and row['label'] in task.vocab and result.answer.details(result)
     code = 'import sys; from tl_nbdev.training.saved import load_transfer; print(load_transfer(sys.argv[1]).predict([eval(sys.argv[2])])[0]["label"])'
+    from children import python # not above: this file is read in processes which know nothing of tests
     there = python(code, folder, repr(tuple(map(float, item))))
     assert there.stdout.split()[-1:] == [row['label']], there.stderr
 
